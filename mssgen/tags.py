@@ -1,0 +1,239 @@
+"""Titles, artists and cover art: from the song into its stems, where the format can hold them.
+
+Only names of one neutral set travel. What describes the mix as a signal (ReplayGain, R128,
+iTunes' loudness, recording codes, fingerprints) stays behind, for a stem is another signal.
+"""
+
+import base64
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+_log = logging.getLogger(__name__)
+
+# Neutral name (also the Vorbis comment): the ID3 frame, the MP4 atom, the ASF attribute.
+_FIELDS = {
+    "title": ("TIT2", "\xa9nam", "Title"),
+    "artist": ("TPE1", "\xa9ART", "Author"),
+    "album": ("TALB", "\xa9alb", "WM/AlbumTitle"),
+    "albumartist": ("TPE2", "aART", "WM/AlbumArtist"),
+    "date": ("TDRC", "\xa9day", "WM/Year"),
+    "genre": ("TCON", "\xa9gen", "WM/Genre"),
+    "tracknumber": ("TRCK", "trkn", "WM/TrackNumber"),
+    "discnumber": ("TPOS", "disk", "WM/PartOfSet"),
+    "composer": ("TCOM", "\xa9wrt", "WM/Composer"),
+    "lyricist": ("TEXT", "", "WM/Writer"),
+    "conductor": ("TPE3", "", "WM/Conductor"),
+    "copyright": ("TCOP", "cprt", "Copyright"),
+    "organization": ("TPUB", "", "WM/Publisher"),
+    "language": ("TLAN", "", "WM/Language"),
+    "bpm": ("TBPM", "tmpo", "WM/BeatsPerMinute"),
+    "initialkey": ("TKEY", "", "WM/InitialKey"),
+    "comment": ("COMM", "\xa9cmt", "Description"),
+}
+# The block that holds a picture in FLAC has a 24-bit length; ogg follows the same layout.
+_MAX_PICTURE_BYTES = 2**24 - 2**12
+_FRONT_COVER = 3
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image: its media type ("image/jpeg"), its role (3 is the front cover), its bytes."""
+
+    mime: str
+    type: int
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Tags:
+    """What a song says about itself: neutral lower-case names, each with its values."""
+
+    fields: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    pictures: tuple[Picture, ...] = ()
+
+    def for_stem(self, stem: str) -> "Tags":
+        """The same with the stem's name behind the title: "Song (bass)"."""
+        title = tuple(f"{value} ({stem})" for value in self.fields.get("title", ()))
+        return Tags(self.fields | ({"title": title} if title else {}), self.pictures)
+
+
+def read_tags(path: Path) -> Tags:
+    """Read the tags of a sound file; one without tags, or an odd one, gives empty `Tags`."""
+    try:
+        return _read(path)
+    except Exception as error:  # tags are never a reason to lose a song
+        _log.debug("no tags from %s: %r", path, error)
+        return Tags()
+
+
+def write_tags(path: Path, tags: Tags, *, stem: str, container: str) -> bool:
+    """Write the tags into a finished stem of format `container`, whatever its file name.
+
+    Returns whether the file now carries them: caf, w64 and raw cannot. A failure is logged as a
+    warning and leaves the sound as it was, because a tag must never cost a stem.
+    """
+    write = _WRITERS.get(container)
+    if write is None or not (tags.fields or tags.pictures):
+        return False
+    try:
+        write(path, tags.for_stem(stem))
+    except Exception as error:
+        _log.warning("the %s stem could not be tagged (%s); its sound is complete", stem, error)
+        return False
+    return True
+
+
+def _read(path: Path) -> Tags:
+    import mutagen
+    from mutagen.asf import ASFTags
+    from mutagen.id3 import ID3
+    from mutagen.mp4 import MP4Tags
+
+    file = mutagen.File(path)
+    found = None if file is None else file.tags
+    if isinstance(found, ID3):
+        return _from_id3(found)
+    if isinstance(found, MP4Tags):
+        return _from_mp4(found)
+    if isinstance(found, ASFTags):
+        return Tags(_kept({name: found.get(key, ()) for name, (_, _, key) in _FIELDS.items()}))
+    if found:
+        pictures = tuple(getattr(file, "pictures", ())) or tuple(_ogg_pictures(found))
+        return Tags(
+            _kept({name: found.get(name, ()) for name in _FIELDS}),
+            tuple(Picture(one.mime, int(one.type), one.data) for one in pictures),
+        )
+    # The INFO list of a wav: mutagen passes over it, libsndfile reads it.
+    import soundfile as sf
+
+    with sf.SoundFile(path) as sound:
+        return Tags(_kept({name: (text,) for name, text in sound.copy_metadata().items()}))
+
+
+def _kept(found: dict[str, Any]) -> dict[str, tuple[str, ...]]:
+    """Neutral fields that have a value, as text."""
+    fields = {}
+    for name, values in found.items():
+        texts = tuple(text for text in (str(value).strip() for value in values) if text)
+        if name in _FIELDS and texts:
+            fields[name] = texts
+    return fields
+
+
+def _from_id3(found: Any) -> Tags:
+    values: dict[str, Any] = {}
+    for name, (frame_id, _, _) in _FIELDS.items():
+        # Comments with a description are iTunes' notes about loudness and gaps.
+        frames = [one for one in found.getall(frame_id) if not getattr(one, "desc", "")]
+        if frames:
+            values[name] = frames[0].genres if frame_id == "TCON" else frames[0].text
+    pictures = (Picture(one.mime, int(one.type), one.data) for one in found.getall("APIC"))
+    return Tags(_kept(values), tuple(pictures))
+
+
+def _from_mp4(found: Any) -> Tags:
+    from mutagen.mp4 import MP4Cover
+
+    values = {name: found.get(atom, ()) for name, (_, atom, _) in _FIELDS.items() if atom}
+    for name in ("tracknumber", "discnumber"):
+        values[name] = [f"{one}/{of}" if of else one for one, of in values[name]]
+    pictures = []
+    for cover in found.get("covr", ()):
+        is_png = cover.imageformat == MP4Cover.FORMAT_PNG
+        pictures.append(
+            Picture("image/png" if is_png else "image/jpeg", _FRONT_COVER, bytes(cover))
+        )
+    return Tags(_kept(values), tuple(pictures))
+
+
+def _ogg_pictures(found: Any) -> list[Any]:
+    from mutagen.flac import Picture as FLACPicture
+
+    blocks = found.get("metadata_block_picture", ())
+    return [FLACPicture(base64.b64decode(block)) for block in blocks]
+
+
+def _flac_pictures(tags: Tags) -> list[Any]:
+    from mutagen.flac import Picture as FLACPicture
+
+    blocks = []
+    for picture in tags.pictures:
+        if len(picture.data) <= _MAX_PICTURE_BYTES:
+            block = FLACPicture()
+            block.mime, block.type, block.data = picture.mime, picture.type, picture.data
+            blocks.append(block)
+    return blocks
+
+
+def _write_flac(path: Path, tags: Tags) -> None:
+    from mutagen.flac import FLAC
+
+    file = FLAC(path)
+    file.update({name: list(values) for name, values in tags.fields.items()})
+    for block in _flac_pictures(tags):
+        file.add_picture(block)
+    file.save()
+
+
+def _write_ogg(path: Path, tags: Tags, *, is_opus: bool) -> None:
+    from mutagen.oggopus import OggOpus
+    from mutagen.oggvorbis import OggVorbis
+
+    file = OggOpus(path) if is_opus else OggVorbis(path)
+    file.update({name: list(values) for name, values in tags.fields.items()})
+    blocks = [base64.b64encode(block.write()).decode("ascii") for block in _flac_pictures(tags)]
+    if blocks:
+        file["metadata_block_picture"] = blocks
+    file.save()
+
+
+def _add_id3(frames: Any, tags: Tags) -> None:
+    from mutagen import id3
+
+    for name, values in tags.fields.items():
+        frame_id = _FIELDS[name][0]
+        extra = {"lang": "XXX"} if frame_id == "COMM" else {}
+        frames.add(getattr(id3, frame_id)(encoding=3, text=list(values), **extra))
+    for index, picture in enumerate(tags.pictures):
+        # Two pictures of one description would be one: the later gets its number.
+        frames.add(
+            id3.APIC(
+                encoding=3,
+                mime=picture.mime,
+                type=picture.type,
+                desc=str(index or ""),
+                data=picture.data,
+            )
+        )
+
+
+def _write_mp3(path: Path, tags: Tags) -> None:
+    from mutagen.id3 import ID3
+
+    frames = ID3()
+    _add_id3(frames, tags)
+    frames.save(path)
+
+
+def _write_chunk(path: Path, tags: Tags, *, is_aiff: bool) -> None:
+    from mutagen.aiff import AIFF
+    from mutagen.wave import WAVE
+
+    file = AIFF(path) if is_aiff else WAVE(path)
+    if file.tags is None:
+        file.add_tags()
+    _add_id3(file.tags, tags)
+    file.save()
+
+
+_WRITERS: dict[str, Callable[[Path, Tags], None]] = {
+    "wav": lambda path, tags: _write_chunk(path, tags, is_aiff=False),
+    "aiff": lambda path, tags: _write_chunk(path, tags, is_aiff=True),
+    "flac": _write_flac,
+    "ogg": lambda path, tags: _write_ogg(path, tags, is_opus=False),
+    "opus": lambda path, tags: _write_ogg(path, tags, is_opus=True),
+    "mp3": _write_mp3,
+}

@@ -1,0 +1,59 @@
+"""Where a stem goes: from a template to a path that stays inside the output folder."""
+
+import os
+import re
+import string
+from pathlib import Path
+
+from mssgen.errors import UsageError
+
+_TEMPLATE_NAMES = ("track", "trackext", "stem", "ext")
+_SEPARATORS = re.escape(os.sep + (os.altsep or ""))
+_MAX_NAME_BYTES = 255
+
+
+def safe_target(
+    output_dir: Path, template: str, *, track: str, stem: str, ext: str, trackext: str = ""
+) -> Path:
+    """Expand a template such as "{track}/{stem}.{ext}" to a path that lies inside `output_dir`.
+
+    A "/" in `track` keeps its folders. Raises UsageError for names that the template may not use
+    and for every path that would leave `output_dir`: absolute, through "..", through a link.
+    """
+    values = {"track": track, "trackext": trackext, "stem": stem, "ext": ext}
+    expanded = ""
+    try:
+        for literal, name, spec, conversion in string.Formatter().parse(template):
+            expanded += literal
+            if name is not None:
+                if spec or conversion:
+                    raise KeyError(name)
+                expanded += values[name]
+    except (ValueError, KeyError) as error:
+        names = ", ".join(f"{{{name}}}" for name in _TEMPLATE_NAMES)
+        raise UsageError(
+            f"--template {template!r} is not understood; it can hold {names}"
+        ) from error
+
+    parts = re.split(f"[{_SEPARATORS}]", expanded)
+    if "\0" in expanded or any(part in ("", ".", "..") for part in parts) or Path(expanded).anchor:
+        raise UsageError(
+            f"--template {template!r} gives {expanded!r}, which is no path inside the output "
+            "folder; use names without '..', without empty parts and without a leading '/'"
+        )
+    try:
+        too_long = any(len(os.fsencode(part)) > _MAX_NAME_BYTES for part in parts)
+        target = output_dir.joinpath(*parts)
+        is_inside = not too_long and target.resolve().is_relative_to(output_dir.resolve())
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UsageError(f"--template {template!r} gives a name that no disk can hold") from error
+    if too_long:
+        raise UsageError(
+            f"--template {template!r} gives a name of more than {_MAX_NAME_BYTES} bytes for "
+            f"{track!r}; use a shorter one"
+        )
+    if not is_inside:
+        raise UsageError(
+            f"--template {template!r} leads out of {output_dir} through a link; choose another"
+        )
+    return target
