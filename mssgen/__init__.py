@@ -1,0 +1,39 @@
+"""mssgen: separate a song into stems, then make the stems sound better.
+
+    import mssgen
+
+    stems = mssgen.separate("song.wav")                 # {"drums": [C, T], "bass": ..., ...}
+    separator = mssgen.load_separator("htdemucs")       # load once, use for many songs
+
+Importing this package loads neither torch nor numpy; the names below load what they need.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from mssgen.batch import separate_files as separate_files
+    from mssgen.errors import MssgenError as MssgenError
+    from mssgen.pipeline import load_separator as load_separator
+    from mssgen.pipeline import separate as separate
+
+_LAZY = {
+    "MssgenError": "mssgen.errors",
+    "load_separator": "mssgen.pipeline",
+    "separate": "mssgen.pipeline",
+    "separate_files": "mssgen.batch",
+}
+__all__ = ["MssgenError", "__version__", "load_separator", "separate", "separate_files"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        from importlib import import_module
+
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'mssgen' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,6 @@
+"""`python -m mssgen`."""
+
+from mssgen.cli import main
+
+if __name__ == "__main__":
+    main()

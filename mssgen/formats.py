@@ -1,0 +1,259 @@
+"""What is in a checkpoint: every format becomes the same `Checkpoint`.
+
+The formats are told apart by content and trusted no further than they must be:
+
+* our folder: `config.json` + `model.safetensors` (fp16, fp32, or int8 as in `quantization`);
+* Demucs' hub files: safetensors whose metadata names class, args and kwargs;
+* Demucs' `.th` packages (see `pickles`);
+* bare safetensors without metadata: a `config.json` beside it, or a layout of the registry.
+
+No name read from a file is ever imported, and none leads out of the folder it stands in.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mssgen.errors import CheckpointError
+from mssgen.pickles import ARCHITECTURES, read_package
+from mssgen.registry import LAYOUTS
+
+if TYPE_CHECKING:
+    import torch
+
+FORMAT_VERSION = 1
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+_MAX_CONFIG_BYTES = 2**20
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One network, ready to be built: no file is needed any more.
+
+    `options` are keyword values of the constructor (numbers, strings, lists, Fractions); `state`
+    holds float16 or float32 tensors on the CPU, already dequantised.
+    """
+
+    architecture: str  # "htdemucs" | "hdemucs"
+    options: dict[str, Any]
+    state: dict[str, "torch.Tensor"]
+    path: Path
+
+    @property
+    def stems(self) -> tuple[str, ...]:
+        """In the order of the network's output."""
+        return tuple(self.options["sources"])
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz."""
+        return int(self.options.get("samplerate", 44_100))
+
+
+def read_checkpoint(path: Path, *, config: Path | None = None) -> Checkpoint:
+    """Read the folder or file at `path`; CheckpointError says what is wrong with it and what to do.
+
+    `config` is the config.json for a file without options of its own; the one beside it by default.
+    Nothing in the file is executed, whatever it is.
+    """
+    path = Path(path)
+    try:
+        if path.is_dir():
+            if not (path / CONFIG).is_file():
+                raise CheckpointError(f"{path} has no {CONFIG}, so it is no checkpoint folder")
+            return _read_safetensors(path / WEIGHTS, path / CONFIG, path)
+        with path.open("rb") as file:
+            head = file.read(9)
+        if not head:
+            raise CheckpointError(f"{path} is empty: get the file again")
+        if head[8:] == b"{":  # eight bytes of header length, then JSON
+            return _read_safetensors(path, config or path.parent / CONFIG, path)
+        if head[:2] == b"PK" or head[0] == 0x80:
+            _check_promised_hash(path)
+            return _checked(path, *_from_package(path))
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
+    raise CheckpointError(
+        f"{path} is neither safetensors nor a Demucs package: it may be damaged or of another kind"
+    )
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Our config.json with its types checked; `options` has its fractions back."""
+    try:
+        if path.stat().st_size > _MAX_CONFIG_BYTES:
+            raise CheckpointError(f"{path} is too large to be a config.json of ours")
+        config = json.loads(path.read_bytes())
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not valid JSON ({error}): get the file again") from None
+    if not isinstance(config, dict) or config.get("format_version") != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path} has no format_version {FORMAT_VERSION}, the only one this mssgen reads"
+        )
+    if config.get("architecture") not in ARCHITECTURES.values():
+        raise CheckpointError(
+            f"{path} names no known architecture ({', '.join(ARCHITECTURES.values())})"
+        )
+    if not isinstance(config.get("options"), dict):
+        raise CheckpointError(f"{path} has no options for the model's constructor")
+    config["options"] = _plain(path, config["options"])
+    return config
+
+
+def fractions_to_json(value: Any) -> Any:
+    """Options as JSON: a Fraction becomes {"fraction": [39, 5]}, the rest stays."""
+    if isinstance(value, Fraction):
+        return {"fraction": [value.numerator, value.denominator]}
+    if isinstance(value, Mapping):
+        return {key: fractions_to_json(item) for key, item in value.items()}
+    return [fractions_to_json(item) for item in value] if isinstance(value, list) else value
+
+
+def fingerprint(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """Sixteen hex digits that stand for the names and shapes of a state."""
+    lines = "\n".join(f"{key} {list(shapes[key])}" for key in sorted(shapes))
+    return hashlib.sha256(lines.encode()).hexdigest()[:16]
+
+
+def sha256_of(path: Path) -> str:
+    """Hex sha256 of a file; raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_safetensors(path: Path, config_path: Path, shown: Path) -> Checkpoint:
+    """Options come from the file's metadata, else from `config_path`, else from its layout."""
+    import torch
+    from safetensors import SafetensorError, safe_open
+
+    from mssgen.quantization import dequantize_state
+
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is damaged or incomplete ({error}): get the file again"
+        ) from None
+    if any(tensor.dtype == torch.int8 for tensor in state.values()):
+        state = dequantize_state(state, path)
+    if "klass" in metadata:
+        return _checked(shown, *_from_metadata(path, metadata), state)
+    if config_path.is_file():
+        config = read_config(config_path)
+        return _checked(shown, config["architecture"], config["options"], state)
+    layout = LAYOUTS.get(fingerprint({key: tuple(value.shape) for key, value in state.items()}))
+    if layout is None:
+        raise CheckpointError(
+            f"{path} does not say which model it is: put a {CONFIG} beside it with "
+            "format_version, architecture and options (see weights/README.md)"
+        )
+    return _checked(shown, layout.architecture, layout.options, state)
+
+
+def _from_metadata(path: Path, metadata: dict[str, str]) -> tuple[str, dict[str, Any]]:
+    """(architecture, options) from the metadata of a Demucs hub file."""
+    architecture = ARCHITECTURES.get(metadata["klass"])
+    if architecture is None:
+        raise CheckpointError(
+            f"{path} holds a {metadata['klass'][:80]}; only {' and '.join(ARCHITECTURES)} are known"
+        )
+    if "structure" in metadata:
+        raise CheckpointError(
+            f"{path} is quantised with diffq, which is not supported: take the model without _q"
+        )
+    try:
+        args, kwargs = json.loads(metadata["args"]), json.loads(metadata["kwargs"])
+    except (KeyError, ValueError, RecursionError):
+        raise CheckpointError(f"{path} has damaged metadata: get the file again") from None
+    return architecture, _options(path, args, kwargs)
+
+
+def _from_package(path: Path) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """(architecture, options, state) from a `.th` package."""
+    architecture, args, kwargs, state = read_package(path)
+    return architecture, _options(path, args, kwargs), state
+
+
+def _options(path: Path, args: Any, kwargs: Any) -> dict[str, Any]:
+    """One table of keyword values; the first constructor arguments may have been positional."""
+    names = ("sources", "audio_channels", "channels")
+    if not isinstance(args, list) or not isinstance(kwargs, dict) or len(args) > len(names):
+        raise CheckpointError(f"{path} has damaged constructor arguments: get the file again")
+    options: dict[str, Any] = _plain(path, {**dict(zip(names, args, strict=False)), **kwargs})
+    return options
+
+
+def _plain(path: Path, value: Any, depth: int = 0) -> Any:
+    """`value` if it is made of plain data, with either spelling of a fraction turned into one."""
+    if value is None or isinstance(value, str | int | float | Fraction):
+        return value
+    if depth < 8 and isinstance(value, list | tuple):
+        return [_plain(path, item, depth + 1) for item in value]
+    if depth < 8 and isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        parts = value.get("fraction")
+        if value.get("_type") == "fraction":
+            parts = [value.get("numerator"), value.get("denominator")]
+        if parts is None:
+            return {key: _plain(path, item, depth + 1) for key, item in value.items()}
+        if (
+            isinstance(parts, list)
+            and [type(part) for part in parts] == [int, int]
+            and parts[1] != 0
+        ):
+            return Fraction(*parts)
+    raise CheckpointError(f"{path} has an option that is no plain value: get the file again")
+
+
+def _checked(
+    path: Path, architecture: str, options: dict[str, Any], state: Mapping[Any, Any]
+) -> Checkpoint:
+    """The Checkpoint, once its parts are what the adapters may rely on."""
+    import torch
+
+    sources = options.get("sources")
+    if (
+        not isinstance(sources, list)
+        or not sources
+        or not all(isinstance(stem, str) and re.fullmatch(r"[\w-]{1,40}", stem) for stem in sources)
+        or len(set(sources)) != len(sources)
+    ):
+        raise CheckpointError(f"{path} does not name its stems properly (option sources)")
+    if not isinstance(options.get("samplerate", 1), int) or options.get("samplerate", 1) < 1:
+        raise CheckpointError(f"{path} has no proper sample rate (option samplerate)")
+    if not state:
+        raise CheckpointError(f"{path} holds no tensors: get the file again")
+    tensors: dict[str, torch.Tensor] = {}
+    for key, value in state.items():
+        # A strided view may claim any size over few bytes; the storage must hold what is claimed.
+        if (
+            not isinstance(key, str)
+            or not isinstance(value, torch.Tensor)
+            or value.device.type != "cpu"
+            or value.layout != torch.strided
+            or not value.is_floating_point()
+            or value.numel() * value.element_size() > value.untyped_storage().nbytes()
+        ):
+            raise CheckpointError(f"{path} holds something else than weights at '{key}'")
+        keeps = value.dtype in (torch.float16, torch.float32)
+        tensors[key] = value.detach() if keeps else value.detach().float()
+    return Checkpoint(architecture, options, tensors, path)
+
+
+def _check_promised_hash(path: Path) -> None:
+    """Demucs names its packages <signature>-<first 8 hex digits of sha256>.th."""
+    promise = re.fullmatch(r"[0-9a-f]{8}-([0-9a-f]{8})\.th", path.name)
+    if promise and not (got := sha256_of(path)).startswith(promise[1]):
+        raise CheckpointError(
+            f"{path} is damaged: its name promises sha256 {promise[1]}… but it is {got[:8]}…; "
+            "download it again"
+        )

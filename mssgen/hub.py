@@ -1,0 +1,259 @@
+"""Downloads from the Hugging Face Hub: the only file that imports huggingface_hub.
+
+That library brings the cache, the token, resuming a cut connection, HF_ENDPOINT, HF_HUB_OFFLINE
+and HF_HOME. What it lacks is here: hashes, sentences instead of exceptions, and waits that end. It
+retries a failed look-up by itself for half a minute, or for as long as the server's Retry-After
+says, so each round here first asks once, without its retries, and only a server that answered is
+asked for the file. During a file's transfer its own resuming (five times in a row without
+progress) stays on.
+"""
+
+import contextlib
+import errno
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from logging import ERROR
+from pathlib import Path
+
+import huggingface_hub
+from huggingface_hub import constants
+from huggingface_hub.errors import (
+    FileMetadataError,
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+)
+from huggingface_hub.utils import logging
+from huggingface_hub.utils.tqdm import (
+    are_progress_bars_disabled,
+    disable_progress_bars,
+    enable_progress_bars,
+)
+
+from mssgen.errors import CheckpointError
+from mssgen.formats import sha256_of
+from mssgen.registry import Bundle, RemoteFile
+
+# The HTTP library is the hub library's choice and has changed before: its base class by descent.
+_HTTPError: type[Exception] = HfHubHTTPError.__bases__[0]
+_TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
+_DISK = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}
+    | {errno.EEXIST, errno.EISDIR, errno.EIO, errno.ENAMETOOLONG}
+)
+
+
+@dataclass(frozen=True)
+class HubSettings:
+    """How to reach the hub; None means the library's own default (HF_ENDPOINT, HF_HOME)."""
+
+    endpoint: str | None = None
+    cache_dir: Path | None = None
+    n_attempts: int = 4
+    backoff_s: float = 1.0  # before the second attempt; doubles each time
+    longest_wait_s: float = 60.0  # a Retry-After beyond this gives up at once
+
+    @property
+    def shown_endpoint(self) -> str:
+        return (self.endpoint or constants.ENDPOINT).rstrip("/")
+
+    @property
+    def shown_cache(self) -> str:
+        return str(self.cache_dir or constants.HF_HUB_CACHE)
+
+
+DEFAULTS = HubSettings()
+
+
+def cached(bundle: Bundle, file: RemoteFile, settings: HubSettings = DEFAULTS) -> Path | None:
+    """The file in the hub's cache, unchecked, or None; never touches the network.
+
+    Another tool may have fetched it from the default branch; the hash tells if it is the same.
+    """
+    for revision in dict.fromkeys((bundle.revision, "main")):
+        found = huggingface_hub.try_to_load_from_cache(
+            bundle.repo, file.name, cache_dir=settings.cache_dir, revision=revision
+        )
+        if isinstance(found, str):
+            return Path(found)
+    return None
+
+
+def fetch(
+    bundle: Bundle,
+    file: RemoteFile,
+    *,
+    offline: bool = False,
+    progress: bool = False,
+    settings: HubSettings = DEFAULTS,
+) -> Path:
+    """The file's path in the hub's cache, downloaded if need be and checked against its sha256.
+
+    A file with a wrong hash is downloaded once more, then refused. `progress` draws a bar on
+    standard error. Raises CheckpointError with what to do about it.
+    """
+    offline = offline or bool(constants.HF_HUB_OFFLINE)
+    path = cached(bundle, file, settings)
+    if path is None and offline:
+        raise CheckpointError(
+            f"{bundle.name} is not on this machine ({file.name} of {bundle.repo}) and --offline or "
+            f"HF_HUB_OFFLINE forbids the download: run `mssgen models pull {bundle.name}` online"
+        )
+    if path is None:
+        path = _download(bundle, file, progress, settings, again=False)
+    got = _mismatch(bundle, file, path)
+    if got is None:
+        return path
+    if offline:
+        raise CheckpointError(
+            f"{path} is damaged, {_difference(file, got)}: run `mssgen models pull {bundle.name}` "
+            "online"
+        )
+    path = _download(bundle, file, progress, settings, again=True)
+    got = _mismatch(bundle, file, path)
+    if got is None:
+        return path
+    raise CheckpointError(
+        f"{bundle.name} is refused: {file.name} from {settings.shown_endpoint}/{bundle.repo} came "
+        f"twice with a wrong hash, {_difference(file, got)}; something between here and the hub "
+        "changes it, or it was replaced there"
+    )
+
+
+def _mismatch(bundle: Bundle, file: RemoteFile, path: Path) -> str | None:
+    """The sha256 of `path` if it is not the expected one."""
+    if file.sha256 is None:
+        return None
+    try:
+        got = sha256_of(path)
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} ({bundle.name}) cannot be read: {error.strerror or error}"
+        ) from None
+    return None if got == file.sha256 else got
+
+
+def _difference(file: RemoteFile, got: str) -> str:
+    return f"expected sha256 {file.sha256} but got {got}"
+
+
+def _download(
+    bundle: Bundle, file: RemoteFile, progress: bool, settings: HubSettings, *, again: bool
+) -> Path:
+    """Fetch one file in at most `n_attempts` rounds; `again` replaces a copy in the cache."""
+    revision = bundle.revision or "main"
+    url = huggingface_hub.hf_hub_url(
+        bundle.repo, file.name, revision=revision, endpoint=settings.endpoint
+    )
+    for attempt in range(1, settings.n_attempts + 1):
+        try:
+            with _quiet(progress):
+                huggingface_hub.get_hf_file_metadata(
+                    url, token=huggingface_hub.get_token(), endpoint=settings.endpoint
+                )
+                path = huggingface_hub.hf_hub_download(
+                    bundle.repo,
+                    file.name,
+                    revision=revision,
+                    endpoint=settings.endpoint,
+                    cache_dir=settings.cache_dir,
+                    force_download=again,
+                )
+            return Path(path)
+        except (_HTTPError, OSError, ValueError, RuntimeError) as error:
+            cause = _root(error)
+            wait_s = _wait_s(cause, attempt, settings)
+            if wait_s is None or attempt == settings.n_attempts:
+                raise CheckpointError(_sentence(bundle, file, cause, settings)) from error
+        time.sleep(wait_s)
+    raise AssertionError("the last attempt returns or raises")
+
+
+@contextlib.contextmanager
+def _quiet(progress: bool) -> Iterator[None]:
+    """Neither the library's own log lines nor, without `progress`, its bars."""
+    verbosity = logging.get_verbosity()
+    hide = not progress and not are_progress_bars_disabled()
+    logging.set_verbosity(ERROR)
+    if hide:
+        disable_progress_bars()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if hide:
+            enable_progress_bars()
+
+
+def _root(error: BaseException) -> BaseException:
+    """What went wrong, beneath the library's 'cannot find it in the cache either'."""
+    wrappers = (LocalEntryNotFoundError, ValueError)
+    while isinstance(error, wrappers) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _status(error: BaseException) -> int | None:
+    return error.response.status_code if isinstance(error, HfHubHTTPError) else None
+
+
+def _wait_s(error: BaseException, attempt: int, settings: HubSettings) -> float | None:
+    """Seconds until the next attempt, None if another one is of no use."""
+    backoff_s: float = settings.backoff_s * 2 ** (attempt - 1)
+    if isinstance(error, HfHubHTTPError):
+        if _status(error) not in _TRANSIENT:
+            return None
+        asked = error.response.headers.get("Retry-After", "").strip()
+        if asked.isdigit():
+            return float(asked) if int(asked) <= settings.longest_wait_s else None
+        return backoff_s
+    if isinstance(error, FileMetadataError):
+        return None
+    if isinstance(error, _HTTPError):  # no connection, a cut one, a timeout
+        return backoff_s
+    if isinstance(error, OSError) and error.errno is None:  # fewer bytes than promised
+        return backoff_s
+    return None
+
+
+def _sentence(bundle: Bundle, file: RemoteFile, error: BaseException, settings: HubSettings) -> str:
+    """One sentence for the user: the model, what happened, the cure."""
+    page = f"{settings.shown_endpoint}/{bundle.repo}"
+    what = f"{bundle.name} could not be downloaded"
+    retry = f"`mssgen models pull {bundle.name}`"
+    status = _status(error)
+    if isinstance(error, GatedRepoError) or status in (401, 403):
+        return (
+            f"{what}: {page} asks for a login ({status}), so it is gated, private or gone: ask "
+            "for access on that page, then run `hf auth login` or set HF_TOKEN"
+        )
+    if status == 404:
+        return (
+            f"{what}: {page} has no {file.name} at revision {bundle.revision or 'main'} (404): it "
+            "was moved or removed there; give the path of a local copy instead of the name"
+        )
+    if status is not None and status in _TRANSIENT:
+        reason = "allows no more requests for now" if status == 429 else "is out of order for now"
+        return f"{what}: {settings.shown_endpoint} {reason} ({status}): run {retry} later"
+    if status is not None:
+        return f"{what}: {page} answered {status}: check HF_ENDPOINT, then run {retry}"
+    if isinstance(error, FileMetadataError):
+        return f"{what}: {settings.shown_endpoint} does not answer like a hub: check HF_ENDPOINT"
+    if isinstance(error, _HTTPError):
+        return (
+            f"{what}: no lasting connection to {settings.shown_endpoint} ({_first_line(error)}): "
+            f"check the network, the proxy and HF_ENDPOINT, then run {retry}"
+        )
+    if isinstance(error, OSError) and error.errno in _DISK:
+        return (
+            f"{what}: {settings.shown_cache} cannot be written ({os.strerror(error.errno or 0)}): "
+            "make room or set HF_HOME to another folder"
+        )
+    return f"{what}: {_first_line(error)}: run {retry} again"
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".:") if lines else type(error).__name__
