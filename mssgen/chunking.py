@@ -1,0 +1,162 @@
+"""Long signals in short segments: the only overlap-add of the project.
+
+Signals are streams of blocks [..., T'] along the last axis. Nothing holds more than a few segments,
+so memory does not depend on the length of the signal.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def overlap_add(
+    blocks: Iterable[Tensor],
+    process: Callable[[Tensor], Tensor],
+    *,
+    n_samples: int,
+    segment_samples: int,
+    overlap: float = 0.25,
+    batch_size: int = 1,
+    lead_samples: int = 0,
+    has_fixed_length: bool = True,
+) -> Iterator[Tensor]:
+    """Run `process` over overlapping segments and cross-fade what it gives.
+
+    Segments and weights are those of Demucs (`demucs.apply.apply_model`), so that the same network
+    gives the same result: a segment starts every `(1 - overlap) * segment_samples`; triangular
+    weights, normalised by their sum; the last, shorter segments are centred in a full one, with
+    what comes before them as context and zeros after the end.
+
+    Args:
+        blocks: the signal, [..., T'] each, at least `n_samples` in all.
+        process: takes [B, ..., L] and gives [B, ..., L] with any axes between; L is
+            `segment_samples`, or less for the last segments without `has_fixed_length`.
+        n_samples: length of the signal.
+        segment_samples: length of a segment.
+        overlap: share of a segment that the next one repeats, 0 <= overlap < 1.
+        batch_size: at most this many segments go to `process` at once.
+        lead_samples: zeros to imagine before the signal; they shift the segments against it.
+        has_fixed_length: whether `process` insists on segments of full length.
+
+    Yields:
+        The result in order, [..., T'] with `n_samples` in all.
+
+    Raises:
+        ValueError: the stream ends before `n_samples`.
+    """
+    stride = max(1, int((1 - overlap) * segment_samples))
+    rising = torch.arange(1, segment_samples // 2 + 1)
+    falling = torch.arange(segment_samples - segment_samples // 2, 0, -1)
+    weight = torch.cat([rising, falling]) / (segment_samples - segment_samples // 2)
+    window = _Window(blocks, n_samples)
+    fader = _CrossFader(weight, -lead_samples)
+
+    batch: list[Tensor] = []
+    starts: list[int] = []
+    offsets = range(-lead_samples, n_samples, stride)
+    for index, offset in enumerate(offsets):
+        length = min(segment_samples, n_samples - offset)
+        n_context = segment_samples - length if has_fixed_length else 0
+        start = offset - n_context // 2
+        batch.append(window.read(start, start + length + n_context))
+        starts.append(n_context // 2)
+        # Later segments look back by no more than half of their length.
+        window.forget(offset + stride - segment_samples // 2)
+        is_last = index == len(offsets) - 1
+        next_length = 0 if is_last else min(segment_samples, n_samples - offset - stride)
+        changes_length = not has_fixed_length and next_length != length
+        if len(batch) == batch_size or is_last or changes_length:
+            results = process(torch.stack(batch))
+            first = offset - (len(batch) - 1) * stride
+            for number, (result, skip) in enumerate(zip(results, starts, strict=True)):
+                position = first + number * stride
+                end = min(segment_samples, n_samples - position)
+                fader.add(result[..., skip : skip + end], position)
+            yield from fader.take(n_samples if is_last else offset + stride)
+            batch, starts = [], []
+
+
+class _Window:
+    """The part of a stream that segments may still need, with zeros before and after."""
+
+    def __init__(self, blocks: Iterable[Tensor], n_samples: int) -> None:
+        self._blocks, self._n_samples = iter(blocks), n_samples
+        self._held: list[Tensor] = []
+        self._start = self._end = 0
+
+    def read(self, start: int, stop: int) -> Tensor:
+        inner_start, inner_stop = max(0, start), max(0, min(stop, self._n_samples))
+        while self._end < inner_stop or not self._held:
+            block = next(self._blocks, None)
+            if block is None:
+                raise ValueError(f"the stream ended after {self._end} of {self._n_samples} samples")
+            self._held.append(block)
+            self._end += block.shape[-1]
+        self._held = [torch.cat(self._held, dim=-1)]
+        inner = self._held[0][..., max(0, inner_start - self._start) : inner_stop - self._start]
+        n_before = min(inner_start, stop) - start
+        return F.pad(inner, (n_before, stop - start - n_before - inner.shape[-1]))
+
+    def forget(self, before: int) -> None:
+        n_old = min(max(0, before - self._start), self._held[0].shape[-1])
+        self._held = [self._held[0][..., n_old:].clone()]
+        self._start += n_old
+
+
+class _CrossFader:
+    """Weighted sums of overlapping results, given out as soon as they are complete."""
+
+    def __init__(self, weight: Tensor, start: int) -> None:
+        self._weight, self._start = weight, start
+        self._sum: Tensor | None = None  # [..., held]
+        self._weights = weight.new_zeros(0)  # [held]
+
+    def add(self, result: Tensor, position: int) -> None:
+        result = result.to("cpu", torch.float32)
+        weight = self._weight[: result.shape[-1]]
+        if self._sum is None:
+            self._sum = result.new_zeros(*result.shape[:-1], 0)
+        place = slice(position - self._start, position - self._start + result.shape[-1])
+        n_missing = place.stop - self._sum.shape[-1]
+        if n_missing > 0:
+            self._sum = F.pad(self._sum, (0, n_missing))
+            self._weights = F.pad(self._weights, (0, n_missing))
+        self._sum[..., place] += weight * result
+        self._weights[place] += weight
+
+    def take(self, stop: int) -> Iterator[Tensor]:
+        """What is complete before the position `stop` and not before the signal's start."""
+        assert self._sum is not None
+        n_done = stop - self._start
+        done = self._sum[..., :n_done] / self._weights[:n_done]
+        n_lead = max(0, -self._start)
+        self._sum = self._sum[..., n_done:].clone()
+        self._weights = self._weights[n_done:].clone()
+        self._start = stop
+        if done.shape[-1] > n_lead:
+            yield done[..., n_lead:]
+
+
+def align(streams: Sequence[Iterable[Any]]) -> Iterator[tuple[Any, ...]]:
+    """Cut several streams of blocks [..., T'] (arrays or tensors) into blocks of equal length.
+
+    Raises ValueError when the streams end at different lengths.
+    """
+    iterators = [iter(stream) for stream in streams]
+    held: list[Any] = [None] * len(iterators)
+    while True:
+        for index, iterator in enumerate(iterators):
+            while held[index] is None or held[index].shape[-1] == 0:
+                held[index] = next(iterator, None)
+                if held[index] is None:
+                    break
+        if all(block is None for block in held):
+            return
+        if any(block is None for block in held):
+            raise ValueError("the streams have different lengths")
+        length = min(block.shape[-1] for block in held)
+        yield tuple(block[..., :length] for block in held)
+        held = [block[..., length:] for block in held]

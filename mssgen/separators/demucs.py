@@ -1,0 +1,319 @@
+"""The Demucs family as a separator: one network or a bag of them, on music of any length.
+
+Around the network, as in `demucs.api` and `demucs.apply`: normalise the mixture to zero mean and
+unit deviation, cut it into overlapping segments, average over random shifts, average the members of
+a bag, undo the normalisation. Unlike there, it works on streams, batches segments, runs only the
+members of a bag that the wanted stems need, and steps back when memory runs out.
+"""
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from mssgen.checkpoints import Checkpoint, ResolvedModel, read_checkpoint
+from mssgen.chunking import align, overlap_add
+from mssgen.errors import CheckpointError, OutOfMemoryError, UsageError
+from mssgen.separators.base import Level, Network, measure_level
+from mssgen.separators.devices import DTYPES
+from mssgen.separators.htdemucs import HTDemucs
+from mssgen.separators.htdemucs_state import HTDemucsConfig
+from mssgen.separators.original import OriginalNetwork
+
+# Options of the original HTDemucs that our network assumes; any other value goes to the original.
+_ASSUMED = {
+    "cac": True,
+    "rewrite": True,
+    "hybrid_old": False,
+    "multi_freqs": None,  # or []
+    "context": 1,
+    "context_enc": 0,
+    "kernel_size": 8,
+    "stride": 4,
+    "t_emb": "sin",
+    "t_norm_in": True,
+    "t_norm_in_group": False,
+    "t_group_norm": False,
+    "t_norm_first": True,
+    "t_norm_out": True,
+    "t_layer_scale": True,
+    "t_gelu": True,
+    "t_cross_first": False,
+    "t_sin_random_shift": 0,
+    "t_sparse_self_attn": False,
+    "t_sparse_cross_attn": False,
+    "use_train_segment": True,
+}
+_MAX_AUTO_BATCH_CPU = 4
+_MAX_AUTO_BATCH_GPU = 8
+_SILENCE_STD = 1e-8  # as in demucs.api: keeps the division finite
+
+
+@dataclass(frozen=True)
+class Member:
+    """One network of a bag and the stems that it is trusted with."""
+
+    network: Network
+    stems: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SeparationOptions:
+    """How a mixture is cut up; contradictions raise UsageError."""
+
+    overlap: float = 0.25
+    """Share of a segment that the next one repeats, 0 <= overlap < 1."""
+    shifts: int = 0
+    """Average over this many random time shifts of up to half a second; 0: none."""
+    seed: int = 0
+    """Of the shifts."""
+    batch_size: int | None = None
+    """Segments at once; None: as many as the device does well."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.overlap < 1:
+            raise UsageError(f"--overlap {self.overlap:g} is out of range; use 0 to 0.99")
+        if self.shifts < 0:
+            raise UsageError(f"--shifts {self.shifts} is negative; use 0 or more")
+        if self.batch_size is not None and self.batch_size < 1:
+            raise UsageError(f"--batch-size {self.batch_size} is too small; use 1 or more, or auto")
+
+
+class DemucsSeparator:
+    """Separates streams or whole mixtures; see `mssgen.separators.base.Separator`.
+
+    Args:
+        members: the networks; they agree on sources, rate and channels.
+        name: shown to users.
+        device, precision: where and in what the networks run, as shown to users.
+        options: how mixtures are cut up.
+    """
+
+    def __init__(
+        self,
+        members: Sequence[Member],
+        *,
+        name: str,
+        device: str = "cpu",
+        precision: str = "fp32",
+        options: SeparationOptions | None = None,
+    ) -> None:
+        first = members[0].network
+        for member in members:
+            network = member.network
+            if (network.sources, network.sample_rate, network.n_channels) != (
+                first.sources,
+                first.sample_rate,
+                first.n_channels,
+            ):
+                raise CheckpointError(f"the members of {name} differ in stems, rate or channels")
+        self.members, self.name, self.device, self.precision = members, name, device, precision
+        given = {stem for member in members for stem in member.stems}
+        self.sources = tuple(source for source in first.sources if source in given)
+        self.sample_rate, self.n_channels = first.sample_rate, first.n_channels
+        self.options = options or SeparationOptions()
+        self.batch_size = self.options.batch_size or self._auto_batch_size()
+
+    def __call__(self, mixture: Tensor) -> Tensor:
+        """Separate whole mixtures.
+
+        Args:
+            mixture: [B, C, T] fp32 at `sample_rate`; each of the B is normalised by itself.
+
+        Returns:
+            [B, S, C, T] fp32, stems in the order of `sources`.
+        """
+        blocks = list(self.stream([mixture], measure_level([mixture])))
+        return torch.cat(blocks, dim=-1)
+
+    def stream(
+        self,
+        blocks: Iterable[Tensor],
+        level: Level,
+        *,
+        stems: Sequence[str] | None = None,
+        warn: Callable[[str], None] | None = None,
+    ) -> Iterator[Tensor]:
+        """Separate a stream with memory that does not depend on its length.
+
+        Args:
+            blocks: [B, C, T'] fp32 at `sample_rate`.
+            level: of the same stream, by `measure_level`.
+            stems: which stems to give, in this order; None: all of `sources`.
+            warn: told when memory made the batch smaller.
+
+        Yields:
+            [B, S, C, T'] fp32, `level.n_samples` in all.
+
+        Raises:
+            UsageError: a stem that is not in `sources`.
+            OutOfMemoryError: not even one segment fits.
+        """
+        stems = self.sources if stems is None else tuple(stems)
+        if unknown := [stem for stem in stems if stem not in self.sources]:
+            raise UsageError(
+                f"{self.name} has no stem '{unknown[0]}': it gives {', '.join(self.sources)}"
+            )
+        if level.is_silent:
+            for block in blocks:
+                yield block.new_zeros(len(block), len(stems), *block.shape[1:])
+            return
+        mean = level.mean[:, None, None]
+        scale = level.std[:, None, None] + _SILENCE_STD
+        normalised = ((block - mean) / scale for block in blocks)
+        needed = [member for member in self.members if set(member.stems) & set(stems)]
+        leads = self._leads() or [0]
+        passes = [(member, lead) for member in needed for lead in leads]
+        # Every pass reads the same stream; in step, so that none of it piles up.
+        copies = itertools.tee(normalised, len(passes))
+        streams = [
+            self._pass(member.network, copy, level.n_samples, lead, warn)
+            for (member, lead), copy in zip(passes, copies, strict=True)
+        ]
+        weights = self._weights([member for member, _ in passes], stems)
+        order = [needed[0].network.sources.index(stem) for stem in stems]
+        for pieces in align(streams):
+            mixed = sum(
+                weight[:, None, None] * piece[:, order]
+                for weight, piece in zip(weights, pieces, strict=True)
+            )
+            assert isinstance(mixed, Tensor)
+            yield mixed * scale[:, None] + mean[:, None]
+
+    def _pass(
+        self,
+        network: Network,
+        blocks: Iterable[Tensor],
+        n_samples: int,
+        lead_samples: int,
+        warn: Callable[[str], None] | None,
+    ) -> Iterator[Tensor]:
+        """One network over the whole stream, its segments shifted by `lead_samples`."""
+        return overlap_add(
+            blocks,
+            lambda segments: self._run(network, segments, warn),
+            n_samples=n_samples,
+            segment_samples=network.segment_samples,
+            overlap=self.options.overlap,
+            batch_size=self.batch_size,
+            lead_samples=lead_samples,
+            has_fixed_length=network.has_fixed_length,
+        )
+
+    def _run(
+        self, network: Network, segments: Tensor, warn: Callable[[str], None] | None
+    ) -> Tensor:
+        """[n, B, C, L] -> [n, B, S, C, L]; steps back to smaller batches when memory runs out."""
+        flat = segments.flatten(0, 1)
+        results: list[Tensor] = []
+        n_done = 0
+        while n_done < len(flat):
+            try:
+                results.append(network(flat[n_done : n_done + self.batch_size]).cpu())
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                if not _is_out_of_memory(error):
+                    raise
+                if self.batch_size == 1:
+                    raise OutOfMemoryError(
+                        f"memory on {self.device} is too small for one segment of {self.name}: "
+                        "close other programs, or use --device cpu"
+                    ) from None
+                self.batch_size //= 2
+                if warn is not None:
+                    warn(f"memory ran out; going on with --batch-size {self.batch_size}")
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
+                continue
+            n_done += len(results[-1])
+        return torch.cat(results).unflatten(0, segments.shape[:2])
+
+    def _leads(self) -> list[int]:
+        """Shifts in samples: up to half a second, as in demucs.apply, but from our own seed."""
+        random = torch.Generator().manual_seed(self.options.seed)
+        half_second = self.sample_rate // 2
+        shape = (self.options.shifts,)
+        return torch.randint(0, half_second + 1, shape, generator=random).tolist()
+
+    @staticmethod
+    def _weights(members: Sequence[Member], stems: Sequence[str]) -> Tensor:
+        """[passes, S]: a stem is the plain average of the passes that may give it."""
+        may_give = torch.tensor([[float(stem in m.stems) for stem in stems] for m in members])
+        return may_give / may_give.sum(0)
+
+    def _auto_batch_size(self) -> int:
+        if self.device.startswith("cuda"):
+            return _MAX_AUTO_BATCH_GPU
+        # On a CPU the segments of a batch run side by side, on a share of the threads each.
+        is_ours = all(isinstance(member.network, HTDemucs) for member in self.members)
+        is_cpu = self.device == "cpu"
+        return min(_MAX_AUTO_BATCH_CPU, torch.get_num_threads()) if is_ours and is_cpu else 1
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """CUDA raises a type of its own; the CPU's allocator only a RuntimeError with a sentence."""
+    is_known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return is_known or "not enough memory" in str(error) or "out of memory" in str(error)
+
+
+def load_demucs(
+    model: ResolvedModel,
+    *,
+    device: torch.device,
+    precision: str,
+    options: SeparationOptions | None = None,
+) -> DemucsSeparator:
+    """Read the checkpoints of a resolved model and build its separator.
+
+    Raises CheckpointError when a file is damaged or does not fit.
+    """
+    members = []
+    for path, stems in zip(model.paths, model.stems_of, strict=True):
+        checkpoint = read_checkpoint(path)
+        try:
+            network = build_network(
+                checkpoint, device=device, dtype=DTYPES[precision], segment_s=model.segment_s
+            )
+        except CheckpointError as error:
+            raise CheckpointError(f"{path}: {error}") from error
+        members.append(Member(network, network.sources if stems is None else stems))
+    return DemucsSeparator(
+        members, name=model.name, device=str(device), precision=precision, options=options
+    )
+
+
+def build_network(
+    checkpoint: Checkpoint,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    segment_s: float | None = None,
+) -> Network:
+    """Our network where it covers the checkpoint's options, else the demucs package's."""
+    options = checkpoint.options
+    if checkpoint.architecture == "htdemucs" and _is_covered(options):
+        known = {field.name for field in fields(HTDemucsConfig)}
+        given = {name: value for name, value in options.items() if name in known}
+        given["sources"] = tuple(options["sources"])
+        config = HTDemucsConfig(**given)
+        return HTDemucs(config, checkpoint.state, device=device, dtype=dtype)
+    return OriginalNetwork(
+        checkpoint.architecture,
+        options,
+        checkpoint.state,
+        device=device,
+        dtype=dtype,
+        segment_s=segment_s,
+    )
+
+
+def _is_covered(options: dict[str, object]) -> bool:
+    is_as_assumed = all(
+        (options.get(name, value) or None) == (value or None) for name, value in _ASSUMED.items()
+    )
+    depth = options.get("depth", HTDemucsConfig.depth)
+    # Norms start at this layer; ours has none in the U-Nets.
+    no_norms = options.get("norm_starts", 4) >= depth  # type: ignore[operator]
+    has_all_parts = bool(options.get("freq_emb", 0.2)) and bool(options.get("t_layers", 5))
+    return is_as_assumed and no_norms and has_all_parts

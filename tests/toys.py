@@ -1,0 +1,53 @@
+"""Small separators whose right answer is known: each stem is the mixture times a constant."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from mssgen.separators.demucs import DemucsSeparator, Member, SeparationOptions
+
+SOURCES = ("drums", "bass", "other", "vocals")
+GAINS = (0.1, 0.2, 0.3, 0.25)
+
+
+class ToyNetwork:
+    """Gives `gains` times its input; counts its calls and the segments that it saw."""
+
+    def __init__(
+        self,
+        *,
+        gains: Sequence[float] = GAINS,
+        sources: Sequence[str] = SOURCES,
+        sample_rate: int = 8000,
+        segment_samples: int = 1000,
+        has_fixed_length: bool = True,
+        before: Callable[[Tensor], None] | None = None,
+    ) -> None:
+        self.sources, self.gains = tuple(sources), torch.tensor(gains)
+        self.sample_rate, self.n_channels = sample_rate, 2
+        self.segment_samples, self.has_fixed_length = segment_samples, has_fixed_length
+        self.before, self.n_calls, self.n_segments = before, 0, 0
+
+    def __call__(self, mixture: Tensor) -> Tensor:
+        if self.before is not None:
+            self.before(mixture)
+        if self.has_fixed_length:
+            assert mixture.shape[-1] == self.segment_samples
+        self.n_calls += 1
+        self.n_segments += len(mixture)
+        return mixture[:, None] * self.gains[:, None, None]
+
+
+def toy_separator(
+    network: ToyNetwork | None = None, *, options: SeparationOptions | None = None
+) -> DemucsSeparator:
+    """The toy network in the separator of the Demucs family."""
+    network = network or ToyNetwork()
+    return DemucsSeparator([Member(network, network.sources)], name="toy", options=options)
+
+
+def snr_db(reference: Tensor, estimate: Tensor) -> float:
+    """How far the difference lies below the reference."""
+    error = (reference - estimate).double().square().sum()
+    return float(10 * torch.log10(reference.double().square().sum() / error.clamp_min(1e-30)))
