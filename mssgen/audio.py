@@ -6,6 +6,7 @@ block, whatever the length. The names of writing
 (`encoding`, `stem_writer`, `targets`) can be had from here too: one door for all sound files.
 """
 
+import errno
 import logging
 import os
 import re
@@ -35,6 +36,8 @@ from mssgen.targets import safe_target as safe_target
 MIN_RATE, MAX_RATE = 8_000, 192_000
 # A damaged header can claim a thousand channels; no music has more than this.
 MAX_CHANNELS = 64
+# Some programs scale float samples like 32-bit integers; what is above that is damage.
+MAX_MAGNITUDE = 2.0**32
 BLOCK_SAMPLES = 2**16
 
 _log = logging.getLogger(__name__)
@@ -66,7 +69,8 @@ class AudioSource:
     path: Path
     """The file that is read; temporary for standard input and for what ffmpeg decoded."""
     info: AudioInfo
-    _length_is_a_guess: bool = False
+    _guessed_from: int | None = None
+    """Where the sound of an MP3 starts (bytes) whose length libsndfile can only guess."""
 
     def blocks(self, block_samples: int = BLOCK_SAMPLES) -> Iterator[NDArray[np.float32]]:
         """Yield the file from its start as blocks [C, T'], T' at most `block_samples`.
@@ -76,8 +80,8 @@ class AudioSource:
         rate, n_read = self.info.sample_rate, 0
         with ExitStack() as stack:
             whole = None
-            if self._length_is_a_guess:
-                whole = stack.enter_context(_LongerFile(self.path))
+            if self._guessed_from is not None:
+                whole = stack.enter_context(_LongerFile(self.path, self._guessed_from))
                 block_samples = min(block_samples, _MP3_FRAME)
             try:
                 file = stack.enter_context(sf.SoundFile(whole or os.fsencode(self.path)))
@@ -182,7 +186,7 @@ def _probe(file: Path, name: str) -> AudioSource | None:
     ):
         _log.warning("%s has no end mark: it may be cut short", name)
     info = AudioInfo(rate, n_channels, container, subtype)
-    return AudioSource(name, file, info, container == "mp3" and not _declares_length(file))
+    return AudioSource(name, file, info, _guessed_from(file) if container == "mp3" else None)
 
 
 def _is_cut_short(log: str) -> bool:
@@ -199,25 +203,30 @@ def _is_cut_short(log: str) -> bool:
     return match is not None and int(match[1]) < int(match[2]) < 2**62
 
 
-def _declares_length(file: Path) -> bool:
-    """Whether an MP3 has a Xing, Info or VBRI header."""
-    from mutagen.mp3 import MP3, BitrateMode
+def _guessed_from(file: Path) -> int | None:
+    """The first frame (bytes) of an MP3 without a Xing, Info or VBRI header; else None."""
+    from mutagen.mp3 import BitrateMode, MPEGInfo
 
     try:
-        return bool(MP3(file).info.bitrate_mode != BitrateMode.UNKNOWN)
-    except Exception:  # damaged in a way of its own: then it is read to its end
-        return False
+        with open(file, "rb") as opened:
+            # Not `MP3`, which fails on odd tags too.
+            info = MPEGInfo(opened)
+    except Exception:  # damaged in a way of its own: libsndfile's guess must do
+        return None
+    return int(info.frame_offset) if info.bitrate_mode == BitrateMode.UNKNOWN else None
 
 
 class _LongerFile:
-    """A file that looks 64 times its size.
+    """A file from byte `start` on that looks 64 times its size.
 
     libsndfile guesses the length of an MP3 without a length header from the size of its first
     frame, and reads no further: a file of variable bit rate can lose half its music that way.
+    What stands before the first frame would hide from it what the file is.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, start: int) -> None:
         self._file = open(path, "rb")  # noqa: SIM115 (closed in __exit__)
+        self._start = self._file.seek(start)
         self._is_measuring = False
 
     def __enter__(self) -> "_LongerFile":
@@ -231,10 +240,11 @@ class _LongerFile:
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         self._is_measuring = whence == os.SEEK_END
-        return self._file.seek(offset, whence)
+        n_before = self._start if whence == os.SEEK_SET else 0
+        return self._file.seek(n_before + offset, whence) - self._start
 
     def tell(self) -> int:
-        return self._file.tell() * (64 if self._is_measuring else 1)
+        return (self._file.tell() - self._start) * (64 if self._is_measuring else 1)
 
     def read(self, size: int = -1) -> bytes:
         return self._file.read(size)
@@ -277,6 +287,11 @@ def _reading(name: str) -> Iterator[None]:
     except PermissionError as error:
         raise AudioError(f"{name} may not be read by this user; change its permissions") from error
     except (OSError, ValueError) as error:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise AudioError(
+                f"{name} does not fit into the temporary folder {tempfile.gettempdir()}; free some "
+                "space there, or set TMPDIR to another folder"
+            ) from error
         reason = getattr(error, "strerror", None) or error
         raise AudioError(f"{name} cannot be read ({reason}); copy it elsewhere first") from error
 
@@ -284,12 +299,12 @@ def _reading(name: str) -> Iterator[None]:
 def check_finite(
     block: NDArray[np.float32], position_samples: int, sample_rate: int, name: str
 ) -> None:
-    """Raise AudioError where a block [C, T'] that starts at `position_samples` is not finite."""
-    is_bad = ~np.isfinite(block).all(axis=0)
+    """Raise AudioError where a block [C, T'] that starts at `position_samples` holds no sound."""
+    is_bad = ~(np.abs(block) <= MAX_MAGNITUDE).all(axis=0)  # NaN compares as false
     if is_bad.any():
         position_s = (position_samples + int(is_bad.argmax())) / sample_rate
         raise AudioError(
-            f"{name} holds samples that are no numbers (NaN or infinite), the first at "
+            f"{name} holds samples that are no sound (NaN, infinite or huge), the first at "
             f"{position_s:.3f} s; repair it or export it again"
         )
 

@@ -1,0 +1,280 @@
+"""Songs to files: names, order, reading ahead, and a count of what failed."""
+
+import logging
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mssgen.audio import (
+    MAX_RATE,
+    MIN_RATE,
+    AudioInfo,
+    StemWriter,
+    choose_encoding,
+    open_source,
+    safe_target,
+)
+from mssgen.channels import n_mixed
+from mssgen.errors import AudioError, MssgenError, UsageError
+from mssgen.events import Done, Failed, Hook, Skipped, Start, Warned, Written, ignore
+from mssgen.outputs import OutputPlan
+from mssgen.pipeline import Measured, Source, measure, out_samples, stream_outputs
+from mssgen.separators.base import Separator
+from mssgen.stem_writer import CLIP_MODES
+from mssgen.tags import Tags, read_tags
+from mssgen.tracks import STDIN, Track
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class WriteOptions:
+    """How outputs are written; None keeps what the input has."""
+
+    template: str = "{track}/{stem}.{ext}"
+    container: str | None = None
+    """"wav" (also for None), "flac", "mp3", ...; see `mssgen.encoding.CONTAINERS`."""
+    bit_depth: str | None = None
+    """"16", "24" or "32f"."""
+    sample_rate: int | None = None
+    clip: str = "rescale"
+    """What to do with samples over full scale where the format cannot hold them: "rescale" lowers
+    all outputs of the song alike, "clamp" limits them, "none" leaves them to the format."""
+    downmix: bool = False
+    """Mix more than two channels to stereo; otherwise each pair of channels is separated."""
+    existing: str = "refuse"
+    """"refuse", "skip" or "overwrite" outputs that are there."""
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for what no input could be written as."""
+        if self.clip not in CLIP_MODES:
+            raise UsageError(f"--clip {self.clip} is unknown; use one of {', '.join(CLIP_MODES)}")
+        if self.existing not in ("refuse", "skip", "overwrite"):
+            raise UsageError(f"existing={self.existing!r} is none of refuse, skip and overwrite")
+        if self.sample_rate is not None and not MIN_RATE <= self.sample_rate <= MAX_RATE:
+            raise UsageError(
+                f"--sample-rate {self.sample_rate} is out of range; use {MIN_RATE} to {MAX_RATE}"
+            )
+        # Every container holds this rate, and one channel.
+        rate = self.sample_rate or 48_000
+        anything = AudioInfo(rate, 1, "", "")
+        choose_encoding(anything, self.container, self.bit_depth).check(rate, 1)
+
+
+def separate_files(
+    tracks: Sequence[Track],
+    separator: Separator,
+    plan: OutputPlan,
+    *,
+    output_dir: Path | str = "separated",
+    options: WriteOptions | None = None,
+    hook: Hook = ignore,
+) -> Done:
+    """Separate songs into files; a song that fails does not stop the others.
+
+    While one song is separated, the next one is read and measured. Every output appears under its
+    name only when it is complete.
+
+    Raises:
+        UsageError: two songs would write the same file, or an option is wrong (found before any
+            work). What goes wrong with single songs is told to `hook` and counted.
+    """
+    started = time.monotonic()
+    options = options or WriteOptions()
+    jobs = _plan_jobs(tracks, plan, Path(output_dir), options)
+    n_done = n_skipped = n_failed = 0
+    with ThreadPoolExecutor(1, "reader") as reader, ExitStack() as cleanup:
+        ahead: dict[int, Future[_Opened]] = {}
+
+        def open_ahead(index: int) -> None:
+            if index < len(jobs) and jobs[index].targets:
+                ahead[index] = reader.submit(_open, jobs[index], separator, options)
+
+        def close_all() -> None:
+            for future in ahead.values():
+                _close(future)
+
+        cleanup.callback(close_all)
+        open_ahead(0)
+        for index, job in enumerate(jobs):
+            try:
+                if not job.targets:
+                    n_skipped += 1
+                    hook(Skipped(job.track.label))
+                    open_ahead(index + 1)
+                    continue
+                opened = ahead[index].result()
+                open_ahead(index + 1)
+                _separate_job(job, opened, plan, separator, options, hook)
+                n_done += 1
+            except Exception as error:
+                if index + 1 not in ahead:
+                    open_ahead(index + 1)
+                n_failed += 1
+                _log.debug("%s failed", job.track.label, exc_info=True)
+                is_ours = isinstance(error, MssgenError)
+                message = str(error) if is_ours else f"unexpected {type(error).__name__}: {error}"
+                hook(Failed(job.track.label, message))
+            finally:
+                if index in ahead:
+                    _close(ahead.pop(index))
+    done = Done(n_done, n_skipped, n_failed, time.monotonic() - started)
+    hook(done)
+    return done
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A song and the files to write, by output; what is kept is not among them."""
+
+    track: Track
+    targets: dict[str, Path]
+
+
+def _plan_jobs(
+    tracks: Sequence[Track], plan: OutputPlan, output_dir: Path, options: WriteOptions
+) -> list[_Job]:
+    extension = options.container or "wav"
+    inputs = {track.real_path: track.label for track in tracks if track.path != STDIN}
+    writers: dict[Path, str] = {}
+    jobs = []
+    for track in tracks:
+        targets = {
+            name: safe_target(
+                output_dir,
+                options.template,
+                track=track.name,
+                stem=name,
+                ext=extension,
+                trackext=track.suffix,
+            )
+            for name in plan.names
+        }
+        for target in targets.values():
+            if target in writers:
+                raise UsageError(
+                    f"{target} would be written twice, for {writers[target]} and {track.label}: "
+                    "use a --template with {track}, {trackext} and {stem}, or name the folder "
+                    "that holds both"
+                )
+            if (song := inputs.get(os.path.realpath(target))) is not None:
+                raise UsageError(
+                    f"{target} would replace the input {song}: choose another --output or "
+                    "--template"
+                )
+            writers[target] = track.label
+        if options.existing == "skip":
+            targets = {name: path for name, path in targets.items() if not path.exists()}
+        jobs.append(_Job(track, targets))
+    return jobs
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A song that is open and measured."""
+
+    source: Source
+    measured: Measured
+    tags: Tags | None
+    stack: ExitStack
+
+
+def _open(job: _Job, separator: Separator, options: WriteOptions) -> _Opened:
+    if options.existing == "refuse":
+        for target in job.targets.values():
+            if target.exists():
+                raise AudioError(
+                    f"{target} exists; use --overwrite to replace it or --skip-existing to keep it"
+                )
+    with ExitStack() as stack:
+        source = stack.enter_context(open_source(job.track.path))
+        encoding = choose_encoding(source.info, options.container, options.bit_depth)
+        n_channels = n_mixed(source.info.n_channels, downmix=options.downmix)
+        encoding.check(options.sample_rate or source.info.sample_rate, n_channels)
+        measured = measure(source, separator, downmix=options.downmix)
+        tags = None if job.track.path == STDIN else read_tags(source.path)
+        return _Opened(source, measured, tags, stack.pop_all())
+
+
+def _close(future: "Future[_Opened]") -> None:
+    if not future.cancel() and future.exception() is None:
+        future.result().stack.close()
+
+
+def _separate_job(
+    job: _Job,
+    opened: _Opened,
+    plan: OutputPlan,
+    separator: Separator,
+    options: WriteOptions,
+    hook: Hook,
+) -> None:
+    info, measured = opened.source.info, opened.measured
+    label = job.track.label
+    hook(
+        Start(
+            label,
+            measured.n_samples / info.sample_rate,
+            info.sample_rate,
+            info.n_channels,
+            separator.device,
+            separator.precision,
+        )
+    )
+    if measured.level.is_silent:
+        hook(Warned(label, "the mixture is silent, and so are its stems"))
+    out_rate = options.sample_rate or info.sample_rate
+    encoding = choose_encoding(info, options.container, options.bit_depth)
+    with ExitStack() as stack:
+        writers = {
+            name: stack.enter_context(
+                StemWriter(
+                    target,
+                    sample_rate=out_rate,
+                    n_channels=n_mixed(info.n_channels, downmix=options.downmix),
+                    n_samples=out_samples(measured.n_samples, info.sample_rate, out_rate),
+                    encoding=encoding,
+                    clip=options.clip,
+                )
+            )
+            for name, target in job.targets.items()
+        }
+        outputs = stream_outputs(
+            opened.source,
+            measured,
+            separator,
+            plan,
+            sample_rate=out_rate,
+            downmix=options.downmix,
+            hook=hook,
+        )
+        peak = 0.0  # of all outputs, also of those that are kept: they share one gain
+        for blocks in outputs:
+            for name, block in zip(plan.names, blocks, strict=True):
+                peak = max(peak, float(np.abs(block).max()))
+                if name in writers:
+                    writers[name].write(block)
+        gain = 1.0
+        if not encoding.is_float and peak > encoding.ceiling:
+            over_db = 20 * np.log10(peak / encoding.ceiling)
+            if options.clip == "rescale":
+                # One gain for all: the stems still sum to the mixture, only softer.
+                gain = encoding.ceiling / peak
+                done = "all outputs of the song were lowered by that"
+            else:
+                done = "what is above was cut off"
+            hook(
+                Warned(
+                    label,
+                    f"the loudest output peaks {over_db:.1f} dB over full scale; {done} "
+                    "(--bit-depth 32f keeps it)",
+                )
+            )
+        for name, writer in writers.items():
+            hook(Written(label, name, writer.finish(gain, tags=opened.tags, stem=name)))

@@ -1,0 +1,110 @@
+"""What to write: every output is a weighted sum of the mixture and its stems."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mssgen.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Output:
+    """One output file: `mixture_weight` * mixture + sum of `stem_weights` * stems."""
+
+    name: str
+    mixture_weight: float
+    stem_weights: dict[str, float]
+
+
+@dataclass(frozen=True)
+class OutputPlan:
+    """The outputs of a song and the stems that must be separated for them."""
+
+    outputs: tuple[Output, ...]
+    stems: tuple[str, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(output.name for output in self.outputs)
+
+    def mix(
+        self, mixture: NDArray[np.float32], stems: NDArray[np.float32]
+    ) -> list[NDArray[np.float32]]:
+        """Mixture [C, T] and stems [S, C, T], in the order of `stems`, to one [C, T] an output."""
+        results = []
+        for output in self.outputs:
+            result = output.mixture_weight * mixture
+            for stem, block in zip(self.stems, stems, strict=True):
+                weight = output.stem_weights.get(stem, 0.0)
+                if weight:
+                    result = result + weight * block
+            results.append(result.astype(np.float32, copy=False))
+        return results
+
+
+def plan_outputs(
+    sources: Sequence[str],
+    *,
+    stems: Sequence[str] = (),
+    two_stems: str | None = None,
+    without: Sequence[str] = (),
+    residual: bool = False,
+    mix_consistent: bool = False,
+) -> OutputPlan:
+    """Decide what to write.
+
+    Args:
+        sources: what the model can give.
+        stems: stems to write; empty writes all, unless `two_stems` or `without` asks for others.
+        two_stems: write this stem and `no_STEM`, the mixture minus the stem, sample by sample.
+        without: write one `no_A_B...`: the mixture minus these stems.
+        residual: write `residual` too: what the stems do not explain.
+        mix_consistent: share the residual out over the stems in equal parts, so that they sum to
+            the mixture (uniform weights of Wisdom et al., "Differentiable Consistency
+            Constraints for Improved Deep Speech Enhancement", 2019).
+
+    Raises:
+        UsageError: an unknown stem, or options that contradict each other.
+    """
+    for option, names in (
+        ("--stem", stems),
+        ("--two-stems", [two_stems] if two_stems else []),
+        ("--without", without),
+    ):
+        for name in names:
+            if name not in sources:
+                raise UsageError(
+                    f"{option} {name} is not a stem of this model; it gives {', '.join(sources)}"
+                )
+    if two_stems and (stems or without):
+        raise UsageError("--two-stems cannot go with --stem or --without; use one of them")
+    if residual and mix_consistent:
+        raise UsageError(
+            "--residual is silent with --mix-consistent, which shares it out; leave one of them"
+        )
+    share = 1 / len(sources) if mix_consistent else 0.0
+
+    def output(name: str, group: Sequence[str], mixture: float = 0, sign: float = 1) -> Output:
+        # An estimate is stem + share * (mixture - sum of all stems); here, summed over the group.
+        shared = share * len(group)
+        weights = {source: sign * ((source in group) - shared) for source in sources}
+        weights = {source: weight for source, weight in weights.items() if weight}
+        return Output(name, mixture + sign * shared, weights)
+
+    outputs = []
+    if two_stems:
+        outputs.append(output(two_stems, [two_stems]))
+        outputs.append(output(f"no_{two_stems}", [two_stems], mixture=1, sign=-1))
+    wanted = tuple(dict.fromkeys(stems)) or (() if two_stems or without else tuple(sources))
+    outputs += [output(stem, [stem]) for stem in wanted]
+    if without:
+        group = tuple(dict.fromkeys(without))
+        outputs.append(output("no_" + "_".join(group), group, mixture=1, sign=-1))
+    if residual:
+        outputs.append(Output("residual", 1.0, dict.fromkeys(sources, -1.0)))
+    needed = {stem for one in outputs for stem in one.stem_weights}
+    separated = tuple(source for source in sources if source in needed)
+    # A model of one stem that shares the residual out gives the mixture back; it runs all the same.
+    return OutputPlan(tuple(outputs), separated or tuple(sources[:1]))

@@ -1,0 +1,267 @@
+"""The story of a song.
+
+    mixture [C, T]
+        -> pairs of channels [B, 2, T] at the separator's rate      (audio, channels)
+        -> stems [B, S, 2, T]                                       (separators)
+        -> stems [S, C, T] at the output's rate, T as in the file   (audio, channels)
+        -> outputs: weighted sums of mixture and stems              (outputs)
+        -> files, complete or absent                                (batch, stem_writer)
+
+All of it streams: a song is read twice (once for its level and length, once to be separated) and
+never held. `stream_outputs` is that story; `separate` tells it for arrays, `batch.py` for files.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeVar, overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mssgen.audio import (
+    BLOCK_SAMPLES,
+    MAX_CHANNELS,
+    AudioInfo,
+    check_finite,
+    fit_length,
+    open_source,
+    resample,
+)
+from mssgen.channels import downmixed, from_pairs, n_mixed, to_pairs
+from mssgen.checkpoints import resolve
+from mssgen.chunking import align
+from mssgen.errors import UsageError
+from mssgen.events import Hook, Progress, Warned, ignore
+from mssgen.outputs import OutputPlan, plan_outputs
+from mssgen.separators.base import Level, Separator, measure_level
+from mssgen.separators.demucs import SeparationOptions, load_demucs
+from mssgen.separators.devices import choose_device, choose_precision
+
+Array = TypeVar("Array", NDArray[np.float32], torch.Tensor)
+
+
+class Source(Protocol):
+    """Sound that can be read more than once; `mssgen.audio.AudioSource` is one."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def info(self) -> AudioInfo: ...
+
+    def blocks(self, block_samples: int = BLOCK_SAMPLES) -> Iterator[NDArray[np.float32]]:
+        """[C, T'] from the start."""
+        ...
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the first pass over a song finds."""
+
+    n_samples: int
+    """At the rate of the input."""
+    level: Level
+    """At the rate of the separator."""
+
+
+def load_separator(
+    model: str = "htdemucs",
+    *,
+    stems: Sequence[str] | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    options: SeparationOptions | None = None,
+    offline: bool = False,
+    progress: bool = False,
+) -> Separator:
+    """Load a separator once, for any number of songs.
+
+    Args:
+        model: a name from `mssgen models list`, or the path of a checkpoint.
+        stems: the stems that will be asked for, so that a bag loads only what they need.
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+        precision: "auto", "fp32", "bf16" or "fp16".
+        options: overlap, shifts, seed, batch size.
+        offline: never ask the hub.
+        progress: draw a bar on standard error while downloading.
+
+    Raises:
+        UsageError: an unknown model, stem, device or precision.
+        CheckpointError: the checkpoint is out of reach, damaged or untrusted.
+    """
+    chosen = choose_device(device)
+    resolved = resolve(model, offline=offline, progress=progress, wanted_stems=stems)
+    return load_demucs(
+        resolved, device=chosen, precision=choose_precision(precision, chosen), options=options
+    )
+
+
+@overload
+def separate(audio: str | Path, **options: object) -> dict[str, NDArray[np.float32]]: ...
+@overload
+def separate(audio: Array, sample_rate: int, **options: object) -> dict[str, Array]: ...
+def separate(  # type: ignore[misc]
+    audio: str | Path | NDArray[np.float32] | torch.Tensor,
+    sample_rate: int | None = None,
+    *,
+    stems: Sequence[str] = (),
+    two_stems: str | None = None,
+    without: Sequence[str] = (),
+    residual: bool = False,
+    mix_consistent: bool = False,
+    downmix: bool = False,
+    separator: Separator | None = None,
+    model: str = "htdemucs",
+    device: str = "auto",
+    precision: str = "auto",
+    options: SeparationOptions | None = None,
+) -> dict[str, NDArray[np.float32]] | dict[str, torch.Tensor]:
+    """Separate one song into arrays.
+
+    Args:
+        audio: a sound file, or samples [C, T] or [T], numpy or torch, full scale at 1.
+        sample_rate: of the samples, Hz; left out for a file.
+        stems, two_stems, without, residual, mix_consistent: see `mssgen.outputs.plan_outputs`.
+        downmix: mix more than two channels to stereo.
+        separator: from `load_separator`; None loads `model` with `device`, `precision`, `options`.
+
+    Returns:
+        {name: [C, T]} fp32 with the rate, channels and length of the input; tensors (on the CPU)
+        where a tensor came in, else numpy arrays.
+
+    Raises:
+        UsageError: a wrong option. AudioError: the sound cannot be read. CheckpointError: the
+        model cannot be loaded. OutOfMemoryError: not even one segment fits.
+    """
+    if separator is None:
+        separator = load_separator(model, device=device, precision=precision, options=options)
+    plan = plan_outputs(
+        separator.sources,
+        stems=stems,
+        two_stems=two_stems,
+        without=without,
+        residual=residual,
+        mix_consistent=mix_consistent,
+    )
+    with ExitStack() as stack:
+        source: Source
+        if isinstance(audio, str | Path):
+            source = stack.enter_context(open_source(audio))
+        else:
+            source = _ArraySource.from_samples(audio, sample_rate)
+        measured = measure(source, separator, downmix=downmix)
+        pieces = list(stream_outputs(source, measured, separator, plan, downmix=downmix))
+    joined = [np.concatenate(output, axis=-1) for output in zip(*pieces, strict=True)]
+    if isinstance(audio, torch.Tensor):
+        return {name: torch.from_numpy(x) for name, x in zip(plan.names, joined, strict=True)}
+    return dict(zip(plan.names, joined, strict=True))
+
+
+def measure(source: Source, separator: Separator, *, downmix: bool = False) -> Measured:
+    """The first pass: length, level, and whether every sample is a number."""
+    n_samples = 0
+
+    def counted() -> Iterator[NDArray[np.float32]]:
+        nonlocal n_samples
+        for block in source.blocks():
+            check_finite(block, n_samples, source.info.sample_rate, source.name)
+            n_samples += block.shape[-1]
+            yield downmixed(block) if downmix else block
+
+    level = measure_level(_at_model(counted(), source.info, separator, downmix=downmix))
+    return Measured(n_samples, level)
+
+
+def stream_outputs(
+    source: Source,
+    measured: Measured,
+    separator: Separator,
+    plan: OutputPlan,
+    *,
+    sample_rate: int | None = None,
+    downmix: bool = False,
+    hook: Hook = ignore,
+) -> Iterator[list[NDArray[np.float32]]]:
+    """The second pass: yield blocks [C, T'] of every output of the plan, in step.
+
+    All have `out_samples(...)` samples in the end: those of the input, at `sample_rate` if given.
+    """
+    info, n_stems = source.info, len(plan.stems)
+    out_rate = sample_rate or info.sample_rate
+    n_channels = n_mixed(info.n_channels, downmix=downmix)
+    n_samples = out_samples(measured.n_samples, info.sample_rate, out_rate)
+    duration_s = measured.n_samples / info.sample_rate
+
+    def mixture() -> Iterator[NDArray[np.float32]]:
+        for block in source.blocks():
+            yield downmixed(block) if downmix else block
+
+    def warn(message: str) -> None:
+        hook(Warned(source.name, message))
+
+    separated = separator.stream(
+        _at_model(mixture(), info, separator, downmix=downmix),
+        measured.level,
+        stems=plan.stems,
+        warn=warn,
+    )
+    # Stems share one resampler: [S, C, T'] as S * C channels.
+    stems = (from_pairs(block, n_channels).reshape(n_stems * n_channels, -1) for block in separated)
+    at_output = fit_length(
+        resample(stems, n_stems * n_channels, separator.sample_rate, out_rate),
+        n_stems * n_channels,
+        n_samples,
+    )
+    reference = fit_length(
+        resample(mixture(), n_channels, info.sample_rate, out_rate), n_channels, n_samples
+    )
+    n_done = 0
+    for mixture_block, stem_block in align([reference, at_output]):
+        yield plan.mix(mixture_block, stem_block.reshape(n_stems, n_channels, -1))
+        n_done += mixture_block.shape[-1]
+        hook(Progress(source.name, n_done / out_rate, duration_s))
+
+
+def out_samples(n_samples: int, in_rate: int, out_rate: int) -> int:
+    """The length at another rate, rounded to the nearest sample."""
+    return (2 * n_samples * out_rate + in_rate) // (2 * in_rate)
+
+
+def _at_model(
+    blocks: Iterable[NDArray[np.float32]], info: AudioInfo, separator: Separator, *, downmix: bool
+) -> Iterator[torch.Tensor]:
+    """Blocks [C, T'] of the input as pairs [B, 2, T'] at the separator's rate."""
+    n_channels = n_mixed(info.n_channels, downmix=downmix)
+    at_rate = resample(blocks, n_channels, info.sample_rate, separator.sample_rate)
+    return (to_pairs(block) for block in at_rate if block.shape[-1])
+
+
+@dataclass(frozen=True)
+class _ArraySource:
+    """Samples in memory as a source."""
+
+    samples: NDArray[np.float32]
+    info: AudioInfo
+    name: str = "the array"
+
+    @staticmethod
+    def from_samples(
+        samples: NDArray[np.float32] | torch.Tensor, sample_rate: int | None
+    ) -> "_ArraySource":
+        if sample_rate is None or sample_rate < 1:
+            raise UsageError("samples need their rate: separate(samples, sample_rate)")
+        if isinstance(samples, torch.Tensor):
+            samples = samples.detach().cpu().numpy()
+        array = np.atleast_2d(np.asarray(samples, np.float32))
+        if array.ndim != 2 or not array.size:
+            raise UsageError(f"samples must be [C, T] and not empty, not {list(array.shape)}")
+        if len(array) > MAX_CHANNELS:
+            raise UsageError(f"samples must be [C, T], and {list(array.shape)} looks like [T, C]")
+        return _ArraySource(array, AudioInfo(sample_rate, len(array), "array", "FLOAT"))
+
+    def blocks(self, block_samples: int = BLOCK_SAMPLES) -> Iterator[NDArray[np.float32]]:
+        for start in range(0, self.samples.shape[-1], block_samples):
+            yield self.samples[:, start : start + block_samples]
