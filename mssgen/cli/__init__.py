@@ -1,0 +1,52 @@
+"""The command line: a table of contents. Nothing here imports torch, numpy or audio libraries."""
+
+import os
+import signal
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+from mssgen import __version__
+from mssgen.cli.console import run
+from mssgen.cli.models import app as models_app
+from mssgen.cli.separate import separate
+
+app = typer.Typer(
+    name="mssgen",
+    help="Separate a song into stems, then make the stems sound better.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("separate")(separate)
+app.add_typer(models_app, name="models")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"mssgen {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """Options that stand before a command."""
+
+
+def main() -> NoReturn:
+    """The `mssgen` program."""
+    # `kill` leaves by the way of exceptions too, so that temporary files are removed.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    verbose = "--verbose" in sys.argv or "-v" in sys.argv
+    # Completion is a protocol of the shell's: typer ends that call itself.
+    standalone = "_MSSGEN_COMPLETE" in os.environ
+    sys.exit(run(lambda: app(standalone_mode=standalone), verbose=verbose))

@@ -1,0 +1,334 @@
+"""`mssgen models`: what there is, where it is, whether it is whole; nothing here imports torch
+except `quantize`, and only `pull` goes to the network."""
+
+import json
+import statistics
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mssgen.errors import CheckpointError, MssgenError, UsageError
+from mssgen.registry import REGISTRY, Bundle, lookup
+
+app = typer.Typer(help="List, inspect, download, check and convert models.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="A name from `mssgen models list`.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+@app.command("list")
+def list_models(as_json: Json = False) -> None:
+    """List models: stems, size, licence, place."""
+    rows: list[dict[str, Any]] = [
+        {
+            "name": bundle.name,
+            "stems": list(bundle.stems),
+            "size_bytes": _size_bytes(bundle),
+            "licence": bundle.licence,
+            "where": _where(bundle),
+        }
+        for bundle in REGISTRY.values()
+    ]
+    if as_json:
+        return _print_json(rows)
+    _print_table(
+        ("name", "stems", "size", "where", "licence"),
+        [
+            (
+                row["name"],
+                " ".join(row["stems"]),
+                _megabytes(row["size_bytes"]),
+                row["where"],
+                row["licence"],
+            )
+            for row in rows
+        ],
+    )
+
+
+@app.command()
+def info(name: Name, as_json: Json = False) -> None:
+    """Show one model: files, hashes, licence.
+
+    Prints every statement about the licence that is known, also where they contradict.
+    """
+    bundle = lookup(name)
+    facts: dict[str, Any] = {
+        "name": bundle.name,
+        "stage": bundle.stage,
+        "architecture": bundle.architecture,
+        "stems": list(bundle.stems),
+        "sample_rate": bundle.sample_rate,
+        "where": _where(bundle),
+        "repo": bundle.repo,
+        "revision": bundle.revision,
+        "files": [
+            {
+                "name": file.name,
+                "size_bytes": file.size_bytes,
+                "sha256": file.sha256,
+                "stems": list(bundle.member_stems[i] if bundle.member_stems else bundle.stems),
+            }
+            for i, file in enumerate(bundle.files)
+        ],
+        "licence": bundle.licence,
+        "licence_note": bundle.licence_note,
+        "quality_note": bundle.quality_note,
+        "note": bundle.note,
+        "embedded": _embedded_facts(bundle),
+    }
+    if as_json:
+        return _print_json(facts)
+    lines = []
+    for key, value in facts.items():
+        if key == "files":
+            for file in value:
+                digest = file["sha256"] or "not known: downloads are not checked"
+                size = _megabytes(file["size_bytes"])
+                stems = " ".join(file["stems"])
+                lines.append(("file", f"{file['name']} ({size}; {stems}), sha256 {digest}"))
+        elif key == "embedded":
+            if value:
+                lines.append((key, f"{value['path']}, sha256 {value['sha256']}"))
+        elif key == "revision":
+            lines.append((key, value or "not pinned: the default branch"))
+        elif value is not None:
+            text = " ".join(value) if isinstance(value, list) else str(value)
+            lines.append((key, f"{text} Hz" if key == "sample_rate" else text))
+    _print_table((), [(key.replace("_", " "), text) for key, text in lines])
+
+
+@app.command()
+def pull(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Names to download.")],
+    original: Annotated[
+        bool,
+        typer.Option("--original", help="Also the published file of a model that ships here."),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Download models, so that they work offline."""
+    bundles = [lookup(name) for name in names]
+
+    from mssgen import hub
+    from mssgen.checkpoints import embedded_checkpoint
+
+    progress = sys.stderr.isatty() and not as_json
+    results: list[dict[str, Any]] = []
+    failures: list[str] = []
+    for bundle in bundles:
+        result: dict[str, Any] = {"name": bundle.name, "status": "ready", "paths": []}
+        results.append(result)
+        folder = embedded_checkpoint(bundle.name)
+        if folder is not None and not original:
+            result |= {"status": "ships with mssgen", "paths": [str(folder)]}
+            continue
+        try:
+            result["paths"] = [
+                str(hub.fetch(bundle, file, progress=progress)) for file in bundle.files
+            ]
+        except MssgenError as error:
+            result |= {"status": "failed", "error": str(error)}
+            failures.append(str(error))
+    if as_json:
+        _print_json(results)
+    else:
+        for result in results:
+            for path in result["paths"]:
+                typer.echo(f"{result['name']}: {result['status']}: {path}")
+    if failures:
+        raise CheckpointError("; ".join(failures))
+
+
+@app.command()
+def verify(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME]...", help="Names to check; all that are here by default."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Check the hashes of local files.
+
+    Looks at embedded and cached files only and never touches the network.
+    """
+    bundles = [lookup(name) for name in names] if names else list(REGISTRY.values())
+    results = [result for bundle in bundles for result in _verify(bundle, bool(names))]
+    if as_json:
+        _print_json(results)
+    else:
+        _print_table(
+            ("name", "status", "file"),
+            [(row["name"], row["status"], row["path"] or row["file"]) for row in results],
+        )
+    if bad := [row for row in results if row["status"] in ("damaged", "missing")]:
+        cures = {
+            "embedded": "reinstall mssgen",
+            "cached": f"run `mssgen models pull {bad[0]['name']}`",
+        }
+        raise CheckpointError(
+            f"{len(bad)} of {len(results)} files are not whole, first {bad[0]['name']}/"
+            f"{bad[0]['file']} ({bad[0]['status']}): {cures[bad[0]['where']]}"
+        )
+
+
+@app.command()
+def path(name: Name, as_json: Json = False) -> None:
+    """Print the paths of a model's files.
+
+    One a line; fails if the model is not on this machine.
+    """
+    from mssgen.checkpoints import resolve
+
+    resolved = resolve(name, offline=True)
+    paths = [str(path) for path in resolved.paths]
+    if as_json:
+        return _print_json({"name": resolved.name, "where": resolved.where, "paths": paths})
+    for line in paths:
+        typer.echo(line)
+
+
+@app.command()
+def quantize(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A checkpoint's path or name.")],
+    target: Annotated[Path, typer.Argument(metavar="TARGET", help="The folder to write.")],
+    model: Annotated[
+        str | None,
+        typer.Option("--model", metavar="NAME", help="Whose licence and signature to record."),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", help="A config.json for a source that has no options itself."),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace TARGET.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Halve a checkpoint's size (int8 weights).
+
+    Writes a folder with config.json and model.safetensors: int8 weights with one fp16 scale per
+    output channel. The same source gives the same bytes.
+    """
+    from mssgen.checkpoints import resolve
+    from mssgen.quantization import quantize_checkpoint
+
+    bundle = lookup(model) if model else None
+    resolved = resolve(source)
+    if resolved.where == "embedded":
+        raise UsageError(
+            f"{source} ships as int8 already: `mssgen models pull --original {source}` gets the "
+            "published file, whose path can be given here"
+        )
+    if len(resolved.paths) != 1:
+        raise UsageError(f"{source} has {len(resolved.paths)} files: give the path of one of them")
+    noise = quantize_checkpoint(
+        resolved.paths[0],
+        target,
+        bundle=bundle or resolved.bundle,
+        config=config,
+        overwrite=overwrite,
+    )
+    summary = {
+        "target": str(target),
+        "size_bytes": sum(file.stat().st_size for file in target.iterdir()),
+        "n_int8_tensors": len(noise),
+        "snr_db_lowest": round(min(noise.values()), 2) if noise else None,
+        "snr_db_median": round(statistics.median(noise.values()), 2) if noise else None,
+    }
+    if as_json:
+        return _print_json(summary)
+    _print_table((), [(key.replace("_", " "), str(value)) for key, value in summary.items()])
+    lowest = sorted(noise, key=noise.__getitem__)[:5]
+    _print_table(("tensor", "SNR (dB)"), [(key, f"{noise[key]:.2f}") for key in lowest])
+
+
+def _where(bundle: Bundle) -> str:
+    """embedded, cached, cached (2 of 4) or on the hub."""
+    from mssgen import hub
+    from mssgen.checkpoints import embedded_checkpoint
+
+    if embedded_checkpoint(bundle.name) is not None:
+        return "embedded"
+    n_cached = sum(hub.cached(bundle, file) is not None for file in bundle.files)
+    if n_cached == len(bundle.files):
+        return "cached"
+    return f"cached ({n_cached} of {len(bundle.files)})" if n_cached else "on the hub"
+
+
+def _embedded_facts(bundle: Bundle) -> dict[str, str] | None:
+    """Path and recorded sha256 of the copy that ships, if there is one."""
+    from mssgen.checkpoints import embedded_checkpoint
+    from mssgen.formats import CONFIG, read_config
+
+    folder = embedded_checkpoint(bundle.name)
+    if folder is None:
+        return None
+    return {"path": str(folder), "sha256": str(read_config(folder / CONFIG).get("sha256"))}
+
+
+def _size_bytes(bundle: Bundle) -> int | None:
+    """Bytes of what is used: the embedded copy, or the published files."""
+    from mssgen.checkpoints import embedded_checkpoint
+
+    folder = embedded_checkpoint(bundle.name)
+    if folder is None:
+        return bundle.size_bytes
+    return sum(file.stat().st_size for file in folder.iterdir())
+
+
+def _verify(bundle: Bundle, is_asked: bool) -> list[dict[str, Any]]:
+    """One row for each local file; missing ones count if the user asked for this model."""
+    from mssgen import hub
+    from mssgen.formats import WEIGHTS, sha256_of
+
+    rows: list[dict[str, Any]] = []
+
+    def add(file: str, where: str, path: Path | None, expected: str | None) -> None:
+        if path is None:
+            status = "missing"
+        elif expected is None:
+            status = "no hash to compare with"
+        else:
+            status = "ok" if sha256_of(path) == expected else "damaged"
+        rows.append(
+            {
+                "name": bundle.name,
+                "file": file,
+                "where": where,
+                "status": status,
+                "path": str(path) if path else None,
+            }
+        )
+
+    embedded = _embedded_facts(bundle)
+    if embedded:
+        add(WEIGHTS, "embedded", Path(embedded["path"]) / WEIGHTS, embedded["sha256"])
+    cached = [hub.cached(bundle, file) for file in bundle.files]
+    # A model that ships needs no cached files; another one needs all of them.
+    needs_cache = is_asked and not embedded
+    for file, path in zip(bundle.files, cached, strict=True):
+        if path is not None or needs_cache:
+            add(file.name, "cached", path, file.sha256)
+    return rows
+
+
+def _megabytes(n_bytes: int | None) -> str:
+    return "not known" if n_bytes is None else f"{n_bytes / 1e6:.0f} MB"
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, ensure_ascii=False))
+
+
+def _print_table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    """A borderless table on standard output; `header` may be empty."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, show_header=bool(header), pad_edge=False)
+    for index in range(len(rows[0]) if rows else len(header)):
+        table.add_column(header[index] if header else "", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    Console(markup=False, highlight=False).print(table)

@@ -1,0 +1,100 @@
+"""Who may import whom: the dependency rule, read from the sources."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "mssgen"
+MODULES = {
+    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+# From the caller down; a module imports from its own row and the rows below, never from above.
+ROWS = [
+    ["mssgen.__main__"],
+    ["mssgen.cli"],
+    ["mssgen.batch"],
+    ["mssgen.pipeline"],
+    ["mssgen.separators"],
+    ["mssgen.checkpoints", "mssgen.hub", "mssgen.quantization", "mssgen.formats", "mssgen.pickles"],
+    ["mssgen.registry", "mssgen.outputs", "mssgen.tracks", "mssgen.channels", "mssgen.chunking"],
+    ["mssgen.audio", "mssgen.stem_writer", "mssgen.encoding", "mssgen.targets", "mssgen.tags"],
+    ["mssgen.ffmpeg", "mssgen.events"],
+    ["mssgen.errors"],
+]
+# Each of these libraries appears in its own adapters only.
+OWNERS = {
+    "demucs": {"mssgen.separators.original"},
+    "huggingface_hub": {"mssgen.hub"},
+    "mutagen": {"mssgen.tags", "mssgen.audio"},
+    "soundfile": {"mssgen.audio", "mssgen.stem_writer", "mssgen.tags"},
+    "soxr": {"mssgen.audio"},
+    "yaml": {"mssgen.checkpoints"},
+    "pickle": set(),
+    "torchaudio": set(),
+}
+
+
+def imports(path: Path) -> Iterator[ast.Import | ast.ImportFrom]:
+    """Every import, also inside functions and under TYPE_CHECKING."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield node
+
+
+def imported(path: Path) -> set[str]:
+    """Full names; `from mssgen import hub` counts as mssgen.hub."""
+    names = set()
+    for node in imports(path):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        else:
+            assert node.level == 0, f"{path} has a relative import"
+            module = node.module or ""
+            inner = {f"{module}.{alias.name}" for alias in node.names} & set(MODULES)
+            names |= inner or {module}
+    return names
+
+
+def row(module: str) -> int:
+    """Where a module stands in ROWS; packages stand for what is in them."""
+    for index, members in enumerate(ROWS):
+        if any(module == name or module.startswith(f"{name}.") for name in members):
+            return index
+    pytest.fail(f"{module} has no place in the dependency rule: give it one in ROWS")
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name != "mssgen"])
+def test_imports_point_down(module: str) -> None:
+    for name in imported(MODULES[module]):
+        if name.startswith("mssgen."):
+            assert row(module) <= row(name), f"{module} imports its caller {name}"
+
+
+@pytest.mark.parametrize("library", OWNERS)
+def test_each_library_stays_in_its_adapter(library: str) -> None:
+    users = {
+        module
+        for module, path in MODULES.items()
+        if any(name.split(".")[0] == library for name in imported(path))
+    }
+    assert users == OWNERS[library]
+
+
+def test_only_the_command_line_draws() -> None:
+    for module, path in MODULES.items():
+        used = {name.split(".")[0] for name in imported(path)} & {"typer", "rich"}
+        assert not used or module.startswith("mssgen.cli"), f"{module} imports {used}"
+
+
+def test_files_stay_short() -> None:
+    lengths = {path.name: len(path.read_text().splitlines()) for path in MODULES.values()}
+    assert {name: length for name, length in lengths.items() if length > 450} == {}
+
+
+def test_every_module_says_what_it_is_for() -> None:
+    for module, path in MODULES.items():
+        source = path.read_text(encoding="utf-8")
+        assert not source.strip() or ast.get_docstring(ast.parse(source)), module

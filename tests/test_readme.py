@@ -1,0 +1,148 @@
+"""The commands of the README work as they are written."""
+
+import re
+import shlex
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import soundfile as sf
+import torch
+from conftest import EXCERPT
+from typer.main import get_command
+
+from mssgen import hub
+from mssgen.cli import app
+from mssgen.cli.console import run
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+# What a test cannot run: it needs the network, a GPU or minutes. It is parsed all the same.
+NOT_RUN = ("models pull", "models quantize", "models path", "--device cuda", "--device mps")
+SOUND = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".opus", ".caf", ".w64")
+
+
+def commands() -> list[str]:
+    """Each `mssgen ...` in the fenced console, bash, sh and shell blocks, also within pipes."""
+    found = []
+    for block in re.findall(r"^```(?:console|bash|sh|shell)\n(.*?)^```", README, re.M | re.S):
+        for line in block.replace("\\\n", " ").splitlines():
+            plain = re.sub(r"\s#.*", "", line.strip().removeprefix("$ "))
+            for part in re.split(r"&&|\|\||[|;]", plain):
+                if re.match(r"\s*mssgen(\s|$)", part):
+                    found.append(" ".join(part.split()))
+    return list(dict.fromkeys(found))
+
+
+def words_of(command: str) -> list[str]:
+    """The arguments, without redirections."""
+    return shlex.split(re.sub(r"\s\d?[<>]+\s*\S+", "", command))[1:]
+
+
+def parsed(words: list[str]) -> dict[str, Any]:
+    """What typer understands, by parameter; raises its error for what it does not."""
+    command: Any = get_command(app)
+    while words and words[0] in getattr(command, "commands", {}):
+        command, words = command.commands[words[0]], words[1:]
+    assert not (words and hasattr(command, "commands") and not words[0].startswith("-")), words
+    context: Any = command.make_context("mssgen", list(words))
+    return dict(context.params)
+
+
+def is_help(words: list[str]) -> bool:
+    return not {"-h", "--help", "--version", "--show-completion"}.isdisjoint(words)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Threads cost such small networks more than they give."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_the_readme_shows_the_main_job() -> None:
+    assert any(command.startswith("mssgen separate ") for command in commands())
+
+
+def test_what_does_not_exist_is_found() -> None:
+    """The two tests below rest on this."""
+    with pytest.raises(Exception, match="--frob"):
+        parsed(["separate", "song.wav", "--frob"])
+    with pytest.raises(AssertionError, match="refine"):
+        parsed(["refine", "song.wav"])
+
+
+# README commands are read when the tests are collected; the test above fails if there are none.
+@pytest.mark.parametrize("command", commands() or ["mssgen separate song.wav"])
+def test_every_command_is_understood(command: str) -> None:
+    words = words_of(command)
+    if not is_help(words):
+        parsed(words)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [c for c in commands() if not any(word in c for word in NOT_RUN)]
+    or ["mssgen separate song.wav"],
+)
+def test_every_command_runs(
+    command: str,
+    tiny_model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In a folder where the inputs that it names are real music, with a small model."""
+    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    words = words_of(command)
+    separates = words[:1] == ["separate"] and not is_help(words)
+    if separates:
+        words = prepared(words, tiny_model)
+    code = run(lambda: app(words, standalone_mode=False), verbose=False)
+    assert code == 0, capsys.readouterr().err
+    if separates:
+        folder = Path(parsed(words)["output"])
+        assert any(path.suffix for path in folder.rglob("*")), "nothing was written"
+
+
+def prepared(words: list[str], model: Path) -> list[str]:
+    """Make what the command reads, and give it a small model; pipes become files."""
+    words = ["piped.wav" if word == "-" else word for word in words]
+    given = parsed(words)
+    inputs = list(given["inputs"] or [])
+    if given["list_file"]:
+        Path(given["list_file"]).write_text("listed.wav\n")
+        inputs.append("listed.wav")
+    for name in inputs:
+        is_file = name.lower().endswith(SOUND)
+        for pattern in [name] if is_file else [f"{name}/one.wav", f"{name}/two.flac"]:
+            excerpt(Path(pattern.replace("*", "any")))
+    expanded = [name.replace("*", "any") for name in words]
+    if given["output"] == "piped.wav":
+        expanded += ["--output", "separated"]
+    return [*expanded, "--model", str(model)]
+
+
+def excerpt(path: Path) -> None:
+    """A second of real music in the format of its name; nothing outside the folder."""
+    assert not path.is_absolute(), f"{path} in the README names one machine's file"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    samples, rate = sf.read(EXCERPT, frames=44_100)
+    if path.suffix == ".opus":
+        sf.write(path, samples, 48_000, "OPUS", format="OGG")
+    else:
+        sf.write(path, samples, rate)
+
+
+def test_the_install_lines_are_those_of_the_project() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert re.search(r"pip install \.(\s|$)", README), "the first line installs"
+    extras = re.findall(r"pip install[^\n]*\.\[([\w,]+)\]", README)
+    assert "test" in ",".join(extras).split(",")
+    for group in extras:
+        assert set(group.split(",")) <= set(project["optional-dependencies"])
