@@ -10,7 +10,7 @@ import errno
 import logging
 import os
 import re
-import shutil
+import select
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -268,8 +268,21 @@ def _spool(stack: ExitStack, stream: BinaryIO, name: str) -> Path:
     """Copy a stream to a temporary file that lives as long as the stack."""
     file = _temporary_folder(stack) / "input"
     with _reading(name), open(file, "wb") as spool:
-        shutil.copyfileobj(stream, spool, 2**20)
-    return file
+        read = getattr(stream, "read1", stream.read)
+        while True:
+            # A signal that another thread takes does not wake a read: look up now and then.
+            while not _is_ready(stream, timeout_s=0.5):
+                pass
+            if not (data := read(2**20)):
+                return file
+            spool.write(data)
+
+
+def _is_ready(stream: BinaryIO, timeout_s: float) -> bool:
+    try:
+        return bool(select.select([stream], [], [], timeout_s)[0])
+    except (OSError, ValueError):  # no pipe, or none of Unix
+        return True
 
 
 def _temporary_folder(stack: ExitStack) -> Path:

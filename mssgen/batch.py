@@ -93,7 +93,7 @@ def separate_files(
         ahead: dict[int, Future[_Opened]] = {}
 
         def open_ahead(index: int) -> None:
-            if index < len(jobs) and jobs[index].targets:
+            if index < len(jobs) and jobs[index].targets and jobs[index].track.path != STDIN:
                 ahead[index] = reader.submit(_open, jobs[index], separator, options)
 
         def close_all() -> None:
@@ -109,6 +109,9 @@ def separate_files(
                     hook(Skipped(job.track.label))
                     open_ahead(index + 1)
                     continue
+                if index not in ahead:  # standard input: signals do not reach a thread that waits
+                    ahead[index] = Future()
+                    ahead[index].set_result(_open(job, separator, options))
                 opened = ahead[index].result()
                 open_ahead(index + 1)
                 _separate_job(job, opened, plan, separator, options, hook)

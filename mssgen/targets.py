@@ -38,8 +38,8 @@ def safe_target(
     parts = re.split(f"[{_SEPARATORS}]", expanded)
     if "\0" in expanded or any(part in ("", ".", "..") for part in parts) or Path(expanded).anchor:
         raise UsageError(
-            f"--template {template!r} gives {expanded!r} for {track!r}, which is no path inside the "
-            "output folder; use names without '..', without empty parts and without a leading '/'"
+            f"--template {template!r} gives {expanded!r} for {track!r}, which is no path inside "
+            "the output folder; use names without '..', empty parts and a leading '/'"
         )
     try:
         too_long = any(len(os.fsencode(part)) > _MAX_NAME_BYTES for part in parts)

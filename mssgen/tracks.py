@@ -61,7 +61,7 @@ def find_tracks(
     for name in names:
         if name == STDIN:
             found: Iterable[Track] = [Track(STDIN, "stdin")]
-        elif Path(name).is_dir():
+        elif os.path.isdir(name):  # Path.is_dir raises where a name is too long
             found = _in_folder(Path(name), output_dir)
         else:
             found = [Track(name, Path(name).stem or Path(name).name)]
@@ -87,7 +87,14 @@ def _in_folder(folder: Path, output_dir: Path | None) -> list[Track]:
     if excluded is not None and folder.resolve().is_relative_to(excluded):
         excluded = None  # the user asks for the outputs' own folder
     found = []
-    for parent, folders, files in os.walk(folder):
+
+    def refuse(error: OSError) -> None:
+        raise AudioError(
+            f"{error.filename} may not be read by this user ({error.strerror}); change its "
+            "permissions"
+        )
+
+    for parent, folders, files in os.walk(folder, onerror=refuse):
         folders[:] = sorted(
             name
             for name in folders
@@ -95,7 +102,9 @@ def _in_folder(folder: Path, output_dir: Path | None) -> list[Track]:
         )
         for name in sorted(files):
             path = Path(parent) / name
-            if path.suffix.lower() in EXTENSIONS and not name.startswith("."):
+            is_hidden = name.startswith(".")
+            # Neither named pipes, which may never end, nor links to nowhere.
+            if path.suffix.lower() in EXTENSIONS and not is_hidden and path.is_file():
                 found.append(Track(str(path), path.relative_to(folder).with_suffix("").as_posix()))
     if not found:
         raise AudioError(f"{folder} holds no sound files; name a folder that does, or a file")

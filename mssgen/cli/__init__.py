@@ -8,7 +8,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from mssgen import __version__
-from mssgen.cli.console import run
+from mssgen.cli.console import hush_libraries, run
 from mssgen.cli.models import app as models_app
 from mssgen.cli.separate import separate
 
@@ -47,6 +47,8 @@ def main() -> NoReturn:
     # `kill` leaves by the way of exceptions too, so that temporary files are removed.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     verbose = "--verbose" in sys.argv or "-v" in sys.argv
+    if not verbose:
+        hush_libraries()
     # Completion is a protocol of the shell's: typer ends that call itself.
     standalone = "_MSSGEN_COMPLETE" in os.environ
     sys.exit(run(lambda: app(standalone_mode=standalone), verbose=verbose))

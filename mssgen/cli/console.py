@@ -12,7 +12,19 @@ INTERRUPTED = 130
 
 def warn(message: str) -> None:
     """Print one line on standard error; standard output may be carrying audio or JSON."""
-    sys.stderr.write(f"mssgen: {message}\n")
+    # A file's name may hold line breaks and the terminal's commands.
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
+    sys.stderr.write(f"mssgen: {line}\n")
+
+
+def hush_libraries() -> None:
+    """Drop what C libraries write to standard error (libmpg123 on every odd MP3); ours stays."""
+    if sys.stderr is None:
+        return
+    number, encoding = sys.stderr.fileno(), sys.stderr.encoding
+    own = os.dup(number)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+    sys.stderr = open(own, "w", 1, encoding, "backslashreplace")  # noqa: SIM115
 
 
 def run(command: Callable[[], object], *, verbose: bool) -> int:

@@ -216,9 +216,10 @@ class DemucsSeparator:
                 if not _is_out_of_memory(error):
                     raise
                 if self.batch_size == 1:
+                    cure = "" if self.device == "cpu" else ", or use --device cpu"
                     raise OutOfMemoryError(
                         f"memory on {self.device} is too small for one segment of {self.name}: "
-                        "close other programs, or use --device cpu"
+                        f"close other programs{cure}"
                     ) from None
                 self.batch_size //= 2
                 if warn is not None:
@@ -254,7 +255,9 @@ class DemucsSeparator:
 def _is_out_of_memory(error: BaseException) -> bool:
     """CUDA raises a type of its own; the CPU's allocator only a RuntimeError with a sentence."""
     is_known = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    return is_known or "not enough memory" in str(error) or "out of memory" in str(error)
+    # Windows; Linux; libraries below.
+    sentences = ("not enough memory", "can't allocate memory", "out of memory")
+    return is_known or any(sentence in str(error) for sentence in sentences)
 
 
 def load_demucs(
