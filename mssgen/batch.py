@@ -88,46 +88,40 @@ def separate_files(
     started = time.monotonic()
     options = options or WriteOptions()
     jobs = _plan_jobs(tracks, plan, Path(output_dir), options)
-    n_done = n_skipped = n_failed = 0
-    with ThreadPoolExecutor(1, "reader") as reader, ExitStack() as cleanup:
-        ahead: dict[int, Future[_Opened]] = {}
+    todo = [job for job in jobs if job.targets]
+    for job in jobs:
+        if not job.targets:
+            hook(Skipped(job.track.label))
+    n_failed = 0
+    ahead: list[Future[_Opened]] = []  # the next song, at most
+    with ThreadPoolExecutor(1, "reader") as reader:
 
-        def open_ahead(index: int) -> None:
-            if index < len(jobs) and jobs[index].targets and jobs[index].track.path != STDIN:
-                ahead[index] = reader.submit(_open, jobs[index], separator, options)
+        def read_ahead(index: int) -> None:
+            # Not standard input: signals do not reach a thread that waits for it.
+            if index < len(todo) and todo[index].track.path != STDIN:
+                ahead.append(reader.submit(_open, todo[index], separator, options))
 
-        def close_all() -> None:
-            for future in ahead.values():
-                _close(future)
-
-        cleanup.callback(close_all)
-        open_ahead(0)
-        for index, job in enumerate(jobs):
-            try:
-                if not job.targets:
-                    n_skipped += 1
-                    hook(Skipped(job.track.label))
-                    open_ahead(index + 1)
-                    continue
-                if index not in ahead:  # standard input: signals do not reach a thread that waits
-                    ahead[index] = Future()
-                    ahead[index].set_result(_open(job, separator, options))
-                opened = ahead[index].result()
-                open_ahead(index + 1)
-                _separate_job(job, opened, plan, separator, options, hook)
-                n_done += 1
-            except Exception as error:
-                if index + 1 not in ahead:
-                    open_ahead(index + 1)
-                n_failed += 1
-                _log.debug("%s failed", job.track.label, exc_info=True)
-                is_ours = isinstance(error, MssgenError)
-                message = str(error) if is_ours else f"unexpected {type(error).__name__}: {error}"
-                hook(Failed(job.track.label, message))
-            finally:
-                if index in ahead:
-                    _close(ahead.pop(index))
-    done = Done(n_done, n_skipped, n_failed, time.monotonic() - started)
+        try:
+            for index, job in enumerate(todo):
+                try:
+                    try:
+                        opened = ahead.pop().result() if ahead else _open(job, separator, options)
+                    finally:
+                        read_ahead(index + 1)
+                    with opened.stack:
+                        _separate_job(job, opened, plan, separator, options, hook)
+                except Exception as error:
+                    n_failed += 1
+                    _log.debug("%s failed", job.track.label, exc_info=True)
+                    is_ours = isinstance(error, MssgenError)
+                    name = f"unexpected {type(error).__name__}: "
+                    hook(Failed(job.track.label, f"{'' if is_ours else name}{error}"))
+        finally:
+            for future in ahead:
+                if not future.cancel() and future.exception() is None:
+                    future.result().stack.close()
+    n_skipped = len(jobs) - len(todo)
+    done = Done(len(todo) - n_failed, n_skipped, n_failed, time.monotonic() - started)
     hook(done)
     return done
 
@@ -203,11 +197,6 @@ def _open(job: _Job, separator: Separator, options: WriteOptions) -> _Opened:
         measured = measure(source, separator, downmix=options.downmix)
         tags = None if job.track.path == STDIN else read_tags(source.path)
         return _Opened(source, measured, tags, stack.pop_all())
-
-
-def _close(future: "Future[_Opened]") -> None:
-    if not future.cancel() and future.exception() is None:
-        future.result().stack.close()
 
 
 def _separate_job(
