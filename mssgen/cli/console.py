@@ -12,9 +12,12 @@ INTERRUPTED = 130
 
 def warn(message: str) -> None:
     """Print one line on standard error; standard output may be carrying audio or JSON."""
-    # A file's name may hold line breaks and the terminal's commands.
-    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
-    sys.stderr.write(f"mssgen: {line}\n")
+    sys.stderr.write(f"mssgen: {printable(message)}\n")
+
+
+def printable(message: str) -> str:
+    """The message on one line: a file's name may hold line breaks and the terminal's commands."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
 
 
 def hush_libraries() -> None:

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from mssgen.cli.console import warn
+from mssgen.cli.console import printable, warn
 from mssgen.events import Done, Event, Failed, Hook, Progress, Skipped, Start, Warned, Written
 
 if TYPE_CHECKING:
@@ -149,13 +149,15 @@ class _BarReporter:
     def __call__(self, event: Event) -> None:
         if isinstance(event, Start):
             self._remove()
-            self._task = self._bars.add_task(Path(event.track).name, total=event.duration_s)
+            self._task = self._bars.add_task(
+                printable(Path(event.track).name), total=event.duration_s
+            )
         elif isinstance(event, Progress) and self._task is not None:
             self._bars.update(self._task, completed=event.done_s)
         elif isinstance(event, Failed | Done):
             self._remove()
         if line := _common(event, self._failures):
-            self._bars.console.print(line, markup=False, highlight=False, soft_wrap=True)
+            self._bars.console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
 
     def _remove(self) -> None:
         if self._task is not None:
