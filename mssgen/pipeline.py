@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar, overload
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -39,8 +39,6 @@ from mssgen.outputs import OutputPlan, plan_outputs
 from mssgen.separators.base import Level, Separator, measure_level
 from mssgen.separators.demucs import SeparationOptions, load_demucs
 from mssgen.separators.devices import choose_device, choose_precision
-
-Array = TypeVar("Array", NDArray[np.float32], torch.Tensor)
 
 
 class Source(Protocol):
@@ -93,17 +91,12 @@ def load_separator(
         CheckpointError: the checkpoint is out of reach, damaged or untrusted.
     """
     chosen = choose_device(device)
+    choose_precision(precision, chosen)  # a wrong word is found before a download
     resolved = resolve(model, offline=offline, progress=progress, wanted_stems=stems)
-    return load_demucs(
-        resolved, device=chosen, precision=choose_precision(precision, chosen), options=options
-    )
+    return load_demucs(resolved, device=chosen, precision=precision, options=options)
 
 
-@overload
-def separate(audio: str | Path, **options: object) -> dict[str, NDArray[np.float32]]: ...
-@overload
-def separate(audio: Array, sample_rate: int, **options: object) -> dict[str, Array]: ...
-def separate(  # type: ignore[misc]
+def separate(
     audio: str | Path | NDArray[np.float32] | torch.Tensor,
     sample_rate: int | None = None,
     *,
@@ -118,7 +111,7 @@ def separate(  # type: ignore[misc]
     device: str = "auto",
     precision: str = "auto",
     options: SeparationOptions | None = None,
-) -> dict[str, NDArray[np.float32]] | dict[str, torch.Tensor]:
+) -> dict[str, Any]:
     """Separate one song into arrays.
 
     Args:

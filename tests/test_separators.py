@@ -1,6 +1,7 @@
 """Stage 1: our networks against the demucs package, and the separator around them."""
 
 import copy
+import json
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -14,6 +15,7 @@ from demucs.apply import apply_model
 from demucs.hdemucs import HDemucs
 from demucs.htdemucs import HTDemucs as DemucsHTDemucs
 from numpy.typing import NDArray
+from safetensors.torch import save_file
 from torch import Tensor
 from toys import SOURCES, ToyNetwork, snr_db, toy_separator
 
@@ -139,6 +141,19 @@ def test_bf16_is_close(music: NDArray[np.float32]) -> None:
     result = reduced(segment)
     assert result.dtype == torch.float32
     assert snr_db(exact(segment), result) >= 25
+
+
+def test_auto_is_fp32_for_networks_of_the_package(tmp_path: Path) -> None:
+    """bf16 was measured with our network only; whoever asks for it gets it."""
+    state = {
+        key: tensor.contiguous() for key, tensor in HDemucs(**HDEMUCS_OPTIONS).state_dict().items()
+    }
+    save_file(state, tmp_path / "model.safetensors")
+    config = {"format_version": 1, "architecture": "hdemucs", "options": HDEMUCS_OPTIONS}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    resolved = resolve(str(tmp_path))
+    assert load_demucs(resolved, device=CPU).precision == "fp32"
+    assert load_demucs(resolved, device=CPU, precision="bf16").precision == "bf16"
 
 
 class TestCheckpointsThatDoNotFit:

@@ -17,7 +17,7 @@ from mssgen.checkpoints import Checkpoint, ResolvedModel, read_checkpoint
 from mssgen.chunking import align, overlap_add
 from mssgen.errors import CheckpointError, OutOfMemoryError, UsageError
 from mssgen.separators.base import Level, Network, measure_level
-from mssgen.separators.devices import DTYPES
+from mssgen.separators.devices import DTYPES, choose_precision
 from mssgen.separators.htdemucs import HTDemucs
 from mssgen.separators.htdemucs_state import HTDemucsConfig
 from mssgen.separators.original import OriginalNetwork
@@ -28,6 +28,7 @@ _ASSUMED = {
     "rewrite": True,
     "hybrid_old": False,
     "multi_freqs": None,  # or []
+    "channels_time": None,
     "context": 1,
     "context_enc": 0,
     "kernel_size": 8,
@@ -264,25 +265,29 @@ def load_demucs(
     model: ResolvedModel,
     *,
     device: torch.device,
-    precision: str,
+    precision: str = "auto",
     options: SeparationOptions | None = None,
 ) -> DemucsSeparator:
     """Read the checkpoints of a resolved model and build its separator.
 
-    Raises CheckpointError when a file is damaged or does not fit.
+    With "auto" a network of the demucs package runs in fp32: less was measured with ours only.
+    Raises CheckpointError when a file is damaged or does not fit, UsageError for the precision.
     """
+    chosen = choose_precision(precision, device)
     members = []
     for path, stems in zip(model.paths, model.stems_of, strict=True):
         checkpoint = read_checkpoint(path)
+        if precision == "auto" and not _is_covered(checkpoint):
+            chosen = "fp32"
         try:
             network = build_network(
-                checkpoint, device=device, dtype=DTYPES[precision], segment_s=model.segment_s
+                checkpoint, device=device, dtype=DTYPES[chosen], segment_s=model.segment_s
             )
         except CheckpointError as error:
             raise CheckpointError(f"{path}: {error}") from error
         members.append(Member(network, network.sources if stems is None else stems))
     return DemucsSeparator(
-        members, name=model.name, device=str(device), precision=precision, options=options
+        members, name=model.name, device=str(device), precision=chosen, options=options
     )
 
 
@@ -295,7 +300,7 @@ def build_network(
 ) -> Network:
     """Our network where it covers the checkpoint's options, else the demucs package's."""
     options = checkpoint.options
-    if checkpoint.architecture == "htdemucs" and _is_covered(options):
+    if _is_covered(checkpoint):
         known = {field.name for field in fields(HTDemucsConfig)}
         given = {name: value for name, value in options.items() if name in known}
         given["sources"] = tuple(options["sources"])
@@ -311,12 +316,17 @@ def build_network(
     )
 
 
-def _is_covered(options: dict[str, object]) -> bool:
+def _is_covered(checkpoint: Checkpoint) -> bool:
+    """Whether our HTDemucs can run the checkpoint."""
+    if checkpoint.architecture != "htdemucs":
+        return False
+    options = checkpoint.options
     is_as_assumed = all(
         (options.get(name, value) or None) == (value or None) for name, value in _ASSUMED.items()
     )
     depth = options.get("depth", HTDemucsConfig.depth)
-    # Norms start at this layer; ours has none in the U-Nets.
-    no_norms = options.get("norm_starts", 4) >= depth  # type: ignore[operator]
+    n_bins = options.get("nfft", HTDemucsConfig.nfft) // 2
+    # Norms start at a layer that ours does not reach, nor does it reach down to a single bin.
+    is_shallow = depth <= options.get("norm_starts", 4) and n_bins // 4 ** (depth - 1) > 8
     has_all_parts = bool(options.get("freq_emb", 0.2)) and bool(options.get("t_layers", 5))
-    return is_as_assumed and no_norms and has_all_parts
+    return is_as_assumed and is_shallow and has_all_parts
