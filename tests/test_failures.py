@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile as sf
-import torch
 from conftest import EXCERPT, write_tiny_model
 
 from mssgen import hub
@@ -49,14 +48,6 @@ class Result:
 
 
 Program = Callable[..., Result]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

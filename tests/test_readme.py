@@ -3,13 +3,11 @@
 import re
 import shlex
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import soundfile as sf
-import torch
 from conftest import EXCERPT
 from typer.main import get_command
 
@@ -53,15 +51,6 @@ def parsed(words: list[str]) -> dict[str, Any]:
 
 def is_help(words: list[str]) -> bool:
     return not {"-h", "--help", "--version", "--show-completion"}.isdisjoint(words)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Threads cost such small networks more than they give."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_the_readme_shows_the_main_job() -> None:
