@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from mssgen.tracks import Track
 
 _MAX_THREADS = 1024
-_MAX_SEED = 2**63 - 1  # what torch takes
 
 
 def separate(
@@ -161,8 +160,6 @@ def separate(
             raise UsageError("--output is an empty word; name a folder, or - for standard output")
         if threads is not None and not 1 <= threads <= _MAX_THREADS:
             raise UsageError(f"--threads {threads} is out of range; use 1 to {_MAX_THREADS}")
-        if not 0 <= seed <= _MAX_SEED:
-            raise UsageError(f"--seed {seed} is out of range; use 0 to {_MAX_SEED}")
         n_segments = _batch_size(batch_size)
 
         from mssgen.batch import WriteOptions, separate_files

@@ -49,6 +49,7 @@ _ASSUMED = {
 }
 _MAX_AUTO_BATCH_CPU = 4
 _MAX_AUTO_BATCH_GPU = 8
+_MAX_SEED = 2**63 - 1  # what torch's generator takes
 _SILENCE_STD = 1e-8  # as in demucs.api: keeps the division finite
 
 
@@ -78,6 +79,8 @@ class SeparationOptions:
             raise UsageError(f"--overlap {self.overlap:g} is out of range; use 0 to 0.99")
         if self.shifts < 0:
             raise UsageError(f"--shifts {self.shifts} is negative; use 0 or more")
+        if not 0 <= self.seed <= _MAX_SEED:
+            raise UsageError(f"--seed {self.seed} is out of range; use 0 to {_MAX_SEED}")
         if self.batch_size is not None and self.batch_size < 1:
             raise UsageError(f"--batch-size {self.batch_size} is too small; use 1 or more, or auto")
 
