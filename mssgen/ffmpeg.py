@@ -1,10 +1,13 @@
 """What libsndfile cannot read goes through the ffmpeg program, where it is installed."""
 
+import logging
 import shutil
 import subprocess
 from pathlib import Path
 
 from mssgen.errors import AudioError
+
+_log = logging.getLogger(__name__)
 
 # First bytes of what only ffmpeg reads: (offset, bytes, what it is).
 _FFMPEG_KINDS = (
@@ -49,8 +52,14 @@ def decode(file: Path, folder: Path, name: str, head: bytes) -> Path:
         [ffmpeg, "-nostdin", "-v", "error", *source, *target], capture_output=True, check=False
     )
     if result.returncode:
-        lines = result.stderr.decode(errors="replace").strip().splitlines() or ["no reason given"]
+        reason = result.stderr.decode(errors="replace").strip()
+        _log.debug("ffmpeg on %s: %s", name, reason)  # its lines read badly: for --verbose only
+        if "No space left on device" in reason:
+            raise AudioError(
+                f"{name} cannot be decoded: the temporary folder is full; free some space, or set "
+                "TMPDIR to another folder"
+            )
         raise AudioError(
-            f"{name} is damaged or not a sound file (ffmpeg: {lines[-1]}); get a new copy of it"
+            f"{name} is damaged or not a sound file, says ffmpeg; get a new copy of it"
         )
     return decoded
