@@ -148,7 +148,10 @@ def _identify(stack: ExitStack, file: Path, name: str) -> AudioSource:
         return source
     if _is_text(head):
         raise AudioError(f"{name} is text, not sound, whatever its name says; give a sound file")
-    decoded = _probe(ffmpeg.decode(file, _temporary_folder(stack), name, head), name)
+    folder = _temporary_folder(stack)
+    with _reading(name):
+        wav = ffmpeg.decode(file, folder, name, head)
+    decoded = _probe(wav, name)
     if decoded is None:
         raise AudioError(f"{name} holds no sound that ffmpeg can decode; convert it to wav")
     container = file.suffix.lstrip(".").lower()

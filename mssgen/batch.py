@@ -15,6 +15,7 @@ from mssgen.audio import (
     MAX_RATE,
     MIN_RATE,
     AudioInfo,
+    Encoding,
     StemWriter,
     choose_encoding,
     open_source,
@@ -174,10 +175,13 @@ def _plan_jobs(
 
 @dataclass(frozen=True)
 class _Opened:
-    """A song that is open and measured."""
+    """A song that is open and measured, and how its outputs are written."""
 
     source: Source
     measured: Measured
+    encoding: Encoding
+    sample_rate: int
+    n_channels: int
     tags: Tags | None
     stack: ExitStack
 
@@ -193,10 +197,11 @@ def _open(job: _Job, separator: Separator, options: WriteOptions) -> _Opened:
         source = stack.enter_context(open_source(job.track.path))
         encoding = choose_encoding(source.info, options.container, options.bit_depth)
         n_channels = n_mixed(source.info.n_channels, downmix=options.downmix)
-        encoding.check(options.sample_rate or source.info.sample_rate, n_channels)
+        sample_rate = options.sample_rate or source.info.sample_rate
+        encoding.check(sample_rate, n_channels)
         measured = measure(source, separator, downmix=options.downmix)
         tags = None if job.track.path == STDIN else read_tags(source.path)
-        return _Opened(source, measured, tags, stack.pop_all())
+        return _Opened(source, measured, encoding, sample_rate, n_channels, tags, stack.pop_all())
 
 
 def _separate_job(
@@ -207,7 +212,7 @@ def _separate_job(
     options: WriteOptions,
     hook: Hook,
 ) -> None:
-    info, measured = opened.source.info, opened.measured
+    info, measured, encoding = opened.source.info, opened.measured, opened.encoding
     label = job.track.label
     hook(
         Start(
@@ -221,16 +226,14 @@ def _separate_job(
     )
     if measured.level.is_silent:
         hook(Warned(label, "the mixture is silent, and so are its stems"))
-    out_rate = options.sample_rate or info.sample_rate
-    encoding = choose_encoding(info, options.container, options.bit_depth)
     with ExitStack() as stack:
         writers = {
             name: stack.enter_context(
                 StemWriter(
                     target,
-                    sample_rate=out_rate,
-                    n_channels=n_mixed(info.n_channels, downmix=options.downmix),
-                    n_samples=out_samples(measured.n_samples, info.sample_rate, out_rate),
+                    sample_rate=opened.sample_rate,
+                    n_channels=opened.n_channels,
+                    n_samples=out_samples(measured.n_samples, info.sample_rate, opened.sample_rate),
                     encoding=encoding,
                     clip=options.clip,
                 )
@@ -242,7 +245,7 @@ def _separate_job(
             measured,
             separator,
             plan,
-            sample_rate=out_rate,
+            sample_rate=opened.sample_rate,
             downmix=options.downmix,
             hook=hook,
         )

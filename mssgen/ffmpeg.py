@@ -1,5 +1,6 @@
 """What libsndfile cannot read goes through the ffmpeg program, where it is installed."""
 
+import errno
 import logging
 import shutil
 import subprocess
@@ -32,7 +33,8 @@ _FFMPEG_KINDS = (
 def decode(file: Path, folder: Path, name: str, head: bytes) -> Path:
     """Decode the first audio track to a float32 wav in `folder` and return its path.
 
-    `head` is the start of the file. Raises AudioError when ffmpeg is missing or cannot decode it.
+    `head` is the start of the file. Raises AudioError when ffmpeg is missing or cannot decode it,
+    OSError when `folder` is full.
     """
     ffmpeg = shutil.which("ffmpeg")
     if ffmpeg is None:
@@ -55,10 +57,7 @@ def decode(file: Path, folder: Path, name: str, head: bytes) -> Path:
         reason = result.stderr.decode(errors="replace").strip()
         _log.debug("ffmpeg on %s: %s", name, reason)  # its lines read badly: for --verbose only
         if "No space left on device" in reason:
-            raise AudioError(
-                f"{name} cannot be decoded: the temporary folder is full; free some space, or set "
-                "TMPDIR to another folder"
-            )
+            raise OSError(errno.ENOSPC, "No space left on device", str(decoded))
         raise AudioError(
             f"{name} is damaged or not a sound file, says ffmpeg; get a new copy of it"
         )

@@ -11,6 +11,7 @@ All of it streams: a song is read twice (once for its level and length, once to 
 never held. `stream_outputs` is that story; `separate` tells it for arrays, `batch.py` for files.
 """
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -162,9 +163,11 @@ def measure(source: Source, separator: Separator, *, downmix: bool = False) -> M
         for block in source.blocks():
             check_finite(block, n_samples, source.info.sample_rate, source.name)
             n_samples += block.shape[-1]
-            yield downmixed(block) if downmix else block
+            yield block
 
-    level = measure_level(_at_model(counted(), source.info, separator, downmix=downmix))
+    mixture = _mixed(counted(), downmix=downmix)
+    n_channels = n_mixed(source.info.n_channels, downmix=downmix)
+    level = measure_level(_at_model(mixture, n_channels, source.info.sample_rate, separator))
     return Measured(n_samples, level)
 
 
@@ -188,15 +191,13 @@ def stream_outputs(
     n_samples = out_samples(measured.n_samples, info.sample_rate, out_rate)
     duration_s = measured.n_samples / info.sample_rate
 
-    def mixture() -> Iterator[NDArray[np.float32]]:
-        for block in source.blocks():
-            yield downmixed(block) if downmix else block
-
     def warn(message: str) -> None:
         hook(Warned(source.name, message))
 
+    # Two readers of one stream: what one is ahead of the other is a few segments.
+    to_separate, mixture = itertools.tee(_mixed(source.blocks(), downmix=downmix))
     separated = separator.stream(
-        _at_model(mixture(), info, separator, downmix=downmix),
+        _at_model(to_separate, n_channels, info.sample_rate, separator),
         measured.level,
         stems=plan.stems,
         warn=warn,
@@ -209,7 +210,7 @@ def stream_outputs(
         n_samples,
     )
     reference = fit_length(
-        resample(mixture(), n_channels, info.sample_rate, out_rate), n_channels, n_samples
+        resample(mixture, n_channels, info.sample_rate, out_rate), n_channels, n_samples
     )
     n_done = 0
     for mixture_block, stem_block in align([reference, at_output]):
@@ -223,12 +224,18 @@ def out_samples(n_samples: int, in_rate: int, out_rate: int) -> int:
     return (2 * n_samples * out_rate + in_rate) // (2 * in_rate)
 
 
+def _mixed(
+    blocks: Iterator[NDArray[np.float32]], *, downmix: bool
+) -> Iterator[NDArray[np.float32]]:
+    """The mixture to work on, [`n_mixed(C)`, T'] from blocks [C, T']."""
+    return map(downmixed, blocks) if downmix else blocks
+
+
 def _at_model(
-    blocks: Iterable[NDArray[np.float32]], info: AudioInfo, separator: Separator, *, downmix: bool
+    mixture: Iterable[NDArray[np.float32]], n_channels: int, sample_rate: int, separator: Separator
 ) -> Iterator[torch.Tensor]:
-    """Blocks [C, T'] of the input as pairs [B, 2, T'] at the separator's rate."""
-    n_channels = n_mixed(info.n_channels, downmix=downmix)
-    at_rate = resample(blocks, n_channels, info.sample_rate, separator.sample_rate)
+    """Blocks [C, T'] of the mixture as pairs [B, 2, T'] at the separator's rate."""
+    at_rate = resample(mixture, n_channels, sample_rate, separator.sample_rate)
     return (to_pairs(block) for block in at_rate if block.shape[-1])
 
 

@@ -197,6 +197,8 @@ def separate(
         )
         # The registry knows the stems: a wrong one is found, and a bag thinned out, before loading.
         plan = plan_for(REGISTRY[model].stems) if model in REGISTRY else None
+        if plan is not None and to_stdout:
+            _check_stdout(tracks, plan)
         separator = load_separator(
             model,
             stems=plan.stems if plan else None,
@@ -206,7 +208,10 @@ def separate(
             offline=offline,
             progress=not quiet and sys.stderr.isatty(),
         )
-        plan = plan or plan_for(separator.sources)
+        if plan is None:
+            plan = plan_for(separator.sources)
+            if to_stdout:
+                _check_stdout(tracks, plan)
         if folder is None:
             done = _to_stdout(tracks, separator, plan, write, hook)
         else:
@@ -224,6 +229,17 @@ def _batch_size(text: str) -> int | None:
     return int(text)
 
 
+def _check_stdout(tracks: list["Track"], plan: "OutputPlan") -> None:
+    """Raise UsageError for what standard output cannot take."""
+    if len(tracks) != 1 or len(plan.outputs) != 1:
+        raise UsageError(
+            f"-o - takes one input and one output, not {len(tracks)} and {len(plan.outputs)} "
+            f"({', '.join(plan.names)}); name one --stem, or a folder"
+        )
+    if sys.stdout.isatty():
+        raise UsageError("-o - would fill the terminal with samples; pipe it, or name a folder")
+
+
 def _to_stdout(
     tracks: list["Track"],
     separator: "Separator",
@@ -235,13 +251,6 @@ def _to_stdout(
     from mssgen.audio import copy_to_stdout
     from mssgen.batch import separate_files
 
-    if len(tracks) != 1 or len(plan.outputs) != 1:
-        raise UsageError(
-            f"-o - takes one input and one output, not {len(tracks)} and {len(plan.outputs)} "
-            f"({', '.join(plan.names)}); name one --stem, or a folder"
-        )
-    if sys.stdout.isatty():
-        raise UsageError("-o - would fill the terminal with samples; pipe it, or name a folder")
     with tempfile.TemporaryDirectory(prefix="mssgen-") as folder:
         write = replace(write, template="{stem}.{ext}", existing="overwrite")
         written: list[Path] = []

@@ -68,10 +68,8 @@ class Separator(Protocol):
 
 def measure_level(blocks: Iterable[Tensor]) -> Level:
     """Measure a stream of blocks [B, C, T'] (in fp64, whatever the length)."""
-    n_samples = 0
-    total: Tensor | float = 0.0
-    shift: Tensor | None = None
-    square: Tensor | float = 0.0
+    n_samples, shift = 0, None
+    total = square = torch.zeros((), dtype=torch.float64)  # [B] from the first block on
     for block in blocks:
         if not block.shape[-1]:
             continue
@@ -82,7 +80,7 @@ def measure_level(blocks: Iterable[Tensor]) -> Level:
         n_samples += mono.shape[-1]
         total = total + mono.sum(-1)
         square = square + mono.square().sum(-1)
-    if shift is None or not isinstance(total, Tensor) or not isinstance(square, Tensor):
+    if shift is None:
         # A sample of a few, at a much lower rate: nothing is left, and that is silent.
         return Level(0, torch.zeros(0), torch.zeros(0))
     mean = total / n_samples
