@@ -48,11 +48,8 @@ def overlap_add(
         ValueError: the stream ends before `n_samples`.
     """
     stride = max(1, int((1 - overlap) * segment_samples))
-    rising = torch.arange(1, segment_samples // 2 + 1)
-    falling = torch.arange(segment_samples - segment_samples // 2, 0, -1)
-    weight = torch.cat([rising, falling]) / (segment_samples - segment_samples // 2)
     window = _Window(blocks, n_samples)
-    fader = _CrossFader(weight, -lead_samples)
+    fader = CrossFader(segment_samples, -lead_samples)
 
     batch: list[Tensor] = []
     starts: list[int] = []
@@ -75,7 +72,9 @@ def overlap_add(
                 position = first + number * stride
                 end = min(segment_samples, n_samples - position)
                 fader.add(result[..., skip : skip + end], position)
-            yield from fader.take(n_samples if is_last else offset + stride)
+            done = fader.take(n_samples if is_last else offset + stride)
+            if done.shape[-1]:
+                yield done
             batch, starts = [], []
 
 
@@ -106,15 +105,24 @@ class _Window:
         self._start += n_old
 
 
-class _CrossFader:
-    """Weighted sums of overlapping results, given out as soon as they are complete."""
+class CrossFader:
+    """Weighted sums of overlapping segments, given out as soon as they are complete.
 
-    def __init__(self, weight: Tensor, start: int) -> None:
-        self._weight, self._start = weight, start
+    The weights are triangular, the position among them is that in the segment, and a shorter
+    segment ends early: so do Demucs and EnCodec it.
+    """
+
+    def __init__(self, segment_samples: int, start: int = 0) -> None:
+        """The signal begins at `start`; what lies before 0 is not given out."""
+        rising = torch.arange(1, segment_samples // 2 + 1)
+        falling = torch.arange(segment_samples - segment_samples // 2, 0, -1)
+        self._weight = torch.cat([rising, falling]) / (segment_samples - segment_samples // 2)
+        self._start = start
         self._sum: Tensor | None = None  # [..., held]
-        self._weights = weight.new_zeros(0)  # [held]
+        self._weights = self._weight.new_zeros(0)  # [held]
 
     def add(self, result: Tensor, position: int) -> None:
+        """Add a segment [..., T'] that begins at `position`."""
         result = result.to("cpu", torch.float32)
         weight = self._weight[: result.shape[-1]]
         if self._sum is None:
@@ -127,8 +135,8 @@ class _CrossFader:
         self._sum[..., place] += weight * result
         self._weights[place] += weight
 
-    def take(self, stop: int) -> Iterator[Tensor]:
-        """What is complete before the position `stop` and not before the signal's start."""
+    def take(self, stop: int) -> Tensor:
+        """What is complete before the position `stop` and was not taken yet, on the CPU."""
         assert self._sum is not None
         n_done = stop - self._start
         done = self._sum[..., :n_done] / self._weights[:n_done]
@@ -136,8 +144,58 @@ class _CrossFader:
         self._sum = self._sum[..., n_done:].clone()
         self._weights = self._weights[n_done:].clone()
         self._start = stop
-        if done.shape[-1] > n_lead:
-            yield done[..., n_lead:]
+        return done[..., n_lead:]
+
+
+def in_context(
+    blocks: Iterable[Tensor],
+    process: Callable[[Tensor], Tensor],
+    *,
+    step: int,
+    context: int,
+    hop_in: int = 1,
+    hop_out: int = 1,
+) -> Iterator[Tensor]:
+    """Run `process` over a long signal in pieces, each seen with what surrounds it.
+
+    For networks that look a bounded way around: with enough context the result is that of one call,
+    and its edges are those of the signal. The length need not be known.
+
+    Args:
+        blocks: the signal, [..., T'] each.
+        process: takes [..., L] and gives [..., about L * hop_out / hop_in].
+        step: how much of the signal to do at once, a multiple of `hop_in`.
+        context: how much to show before and after, a multiple of `hop_in`.
+        hop_in, hop_out: that many samples of input stand for that many of output.
+
+    Yields:
+        The result in order, without the context.
+    """
+    held: Tensor | None = None
+    n_before = 0  # of what is held, how much is context
+    is_more = True
+    iterator = iter(blocks)
+    while is_more:
+        parts = [] if held is None else [held]
+        n_held = sum(part.shape[-1] for part in parts)
+        while is_more and n_held <= n_before + step + context:
+            block = next(iterator, None)
+            if block is None:
+                is_more = False
+            else:
+                parts.append(block)
+                n_held += block.shape[-1]
+        if n_held == n_before:
+            return
+        held = torch.cat(parts, dim=-1)
+        stop = n_before + step
+        result = process(held if not is_more else held[..., : stop + context])
+        n_skip = n_before // hop_in * hop_out
+        yield (
+            result[..., n_skip:] if not is_more else result[..., n_skip : stop // hop_in * hop_out]
+        )
+        held = held[..., max(0, stop - context) :].clone()
+        n_before = min(stop, context)
 
 
 def align(streams: Sequence[Iterable[Any]]) -> Iterator[tuple[Any, ...]]:

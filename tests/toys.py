@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from mssgen.codecs.seanet import SeanetCodec
 from mssgen.separators.demucs import DemucsSeparator, Member, SeparationOptions
 
 SOURCES = ("drums", "bass", "other", "vocals")
@@ -51,3 +52,25 @@ def snr_db(reference: Tensor, estimate: Tensor) -> float:
     """How far the difference lies below the reference."""
     error = (reference - estimate).double().square().sum()
     return float(10 * torch.log10(reference.double().square().sum() / error.clamp_min(1e-30)))
+
+
+def tiny_codec(seed: int = 0, **options: object) -> SeanetCodec:
+    """A codec of the real architecture with random weights and codebooks, frozen: 8 kHz, hop 8."""
+    torch.manual_seed(seed)
+    small = {
+        "name": "tiny",
+        "sample_rate": 8000,
+        "ratios": [4, 2],
+        "n_filters": 4,
+        "latent_dim": 8,
+        "n_lstm_layers": 1,
+        "n_codebooks": 4,
+        "codebook_size": 16,
+    }
+    codec = SeanetCodec(**{**small, **options})
+    for level, layer in enumerate(codec.quantizer.vq.layers):
+        # Later levels code smaller residuals, as those of a trained codec do.
+        layer._codebook.embed.normal_(std=0.3 * 0.6**level)
+        layer._codebook.inited.fill_(1)
+    codec.freeze()
+    return codec

@@ -1,0 +1,88 @@
+"""A pseudo quadrature mirror filter bank: audio in sub-bands, each at a fraction of the rate.
+
+Cosine-modulated, near-perfect reconstruction: Nguyen, "Near-perfect-reconstruction pseudo-QMF
+banks", IEEE TSP 1994; the prototype is a Kaiser window whose cutoff is tuned as in Lin and
+Vaidyanathan, "A Kaiser window approach for the design of prototype filters", IEEE SPL 1998.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+_TAPS_PER_BAND = 16
+_BETA = 10.0  # about 100 dB of stop-band attenuation
+
+
+class Pqmf(nn.Module):
+    """`analysis`: [B, C, T] -> [B, C * bands, T / bands]; `synthesis`: back. T is a multiple."""
+
+    def __init__(self, n_bands: int) -> None:
+        super().__init__()
+        filters = _filters(n_bands)
+        self.analysis = _Analysis(filters)
+        self.synthesis = _Synthesis(filters)
+
+
+class _Analysis(nn.Module):
+    def __init__(self, filters: Tensor) -> None:
+        super().__init__()
+        # Fixed by the number of bands, so no part of a checkpoint.
+        self.register_buffer("filters", filters.flip(-1)[:, None], persistent=False)
+
+    def forward(self, audio: Tensor) -> Tensor:
+        n_channels, (n_bands, _, length) = audio.shape[1], self.filters.shape
+        flat = F.pad(audio.flatten(0, 1)[:, None], (length // 2, length // 2 - 1))
+        bands = F.conv1d(flat, self.filters, stride=n_bands)
+        return bands.unflatten(0, (-1, n_channels)).flatten(1, 2)
+
+
+class _Synthesis(nn.Module):
+    def __init__(self, filters: Tensor) -> None:
+        super().__init__()
+        n_bands, length = filters.shape
+        # The synthesis filters are the analysis filters reversed in time.
+        self.register_buffer("filters", (filters.flip(-1) * n_bands)[:, None], persistent=False)
+
+    def forward(self, bands: Tensor) -> Tensor:
+        n_bands, _, length = self.filters.shape
+        flat = bands.unflatten(1, (-1, n_bands)).flatten(0, 1)
+        audio = F.conv_transpose1d(flat, self.filters, stride=n_bands)
+        n_samples = bands.shape[-1] * n_bands
+        start = length // 2
+        audio = F.pad(audio, (0, max(0, start + n_samples - audio.shape[-1])))
+        return audio[..., start : start + n_samples].unflatten(0, (len(bands), -1)).squeeze(2)
+
+
+def _filters(n_bands: int) -> Tensor:
+    """[bands, taps] analysis filters."""
+    length = _TAPS_PER_BAND * n_bands
+    n = torch.arange(length, dtype=torch.float64) - (length - 1) / 2
+    prototype = _prototype(n, n_bands)
+    k = torch.arange(n_bands, dtype=torch.float64)[:, None]
+    phase = (-1.0) ** k * math.pi / 4
+    return (2 * prototype * torch.cos((2 * k + 1) * math.pi / (2 * n_bands) * n + phase)).float()
+
+
+def _prototype(n: Tensor, n_bands: int) -> Tensor:
+    """The low-pass filter whose cutoff makes neighbouring bands add up, found by golden section."""
+    window = torch.kaiser_window(len(n), periodic=False, beta=_BETA, dtype=torch.float64)
+
+    def design(cutoff: float) -> Tensor:
+        return window * cutoff / math.pi * torch.sinc(n * cutoff / math.pi)
+
+    def ripple(cutoff: float) -> float:
+        """How far the autocorrelation is from zero at multiples of twice the bands."""
+        h = design(cutoff)
+        spectrum = torch.fft.rfft(h, 2 * len(h)).abs().square()
+        correlation = torch.fft.irfft(spectrum)[2 * n_bands : len(h) : 2 * n_bands]
+        return float(correlation.abs().max())
+
+    low, high = 0.3 * math.pi / n_bands, 0.9 * math.pi / n_bands
+    ratio = (math.sqrt(5) - 1) / 2
+    for _ in range(60):
+        a, b = high - ratio * (high - low), low + ratio * (high - low)
+        low, high = (low, b) if ripple(a) < ripple(b) else (a, high)
+    h = design((low + high) / 2)
+    return h / h.square().sum().sqrt() * math.sqrt(1 / (2 * n_bands))

@@ -1,0 +1,203 @@
+"""The SEANet family: EnCodec, SoundStream and a discrete RAVE, as options of one codec.
+
+Encoder, decoder and quantiser are the modules of the `encodec` package, so that its checkpoints load
+key by key and give its own numbers.
+
+Sources: EnCodec, Défossez et al. 2022 (arXiv 2210.13438); SoundStream, Zeghidour et al. 2021
+(arXiv 2107.03312): the same skeleton without LSTM, with dilated residual units; RAVE, Caillon and
+Esling 2021 (arXiv 2111.05011): works on sub-bands of a PQMF, and its discrete model shows the decoder
+noise beside the latents.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mssgen.codecs.base import Codebook, Codec, Reconstruction
+from mssgen.codecs.compat import import_codec_package
+from mssgen.codecs.pqmf import Pqmf
+
+ENCODEC_24KHZ: dict[str, Any] = {"sample_rate": 24_000, "n_codebooks": 32}
+ENCODEC_48KHZ: dict[str, Any] = {
+    "sample_rate": 48_000,
+    "n_channels": 2,
+    "n_codebooks": 16,
+    "causal": False,
+    "norm": "time_group_norm",
+    "segment_s": 1.0,
+    "normalize": True,
+}
+
+
+class SeanetCodec(Codec):
+    """A convolutional codec with Euclidean codebooks; the defaults are EnCodec at 24 kHz."""
+
+    architecture = "seanet"
+
+    def __init__(
+        self,
+        *,
+        name: str = "encodec",
+        sample_rate: int = 24_000,
+        n_channels: int = 1,
+        ratios: Sequence[int] = (8, 5, 4, 2),
+        n_filters: int = 32,
+        latent_dim: int = 128,
+        n_residual_layers: int = 1,
+        dilation_base: int = 2,
+        n_lstm_layers: int = 2,
+        causal: bool = True,
+        norm: str = "weight_norm",
+        n_codebooks: int = 32,
+        codebook_size: int = 1024,
+        normalize: bool = False,
+        segment_s: float | None = None,
+        segment_overlap: float = 0.01,
+        n_bands: int = 1,
+        n_noise_channels: int = 0,
+    ) -> None:
+        """Build with fresh weights.
+
+        Args:
+            name: for messages.
+            sample_rate: Hz.
+            n_channels: of the audio.
+            ratios: strides of the decoder's layers; their product times `n_bands` is the hop.
+            n_filters: width of the outermost layers, doubled at each stride.
+            latent_dim: D.
+            n_residual_layers: units before each stride, dilated by `dilation_base ** index`.
+            dilation_base: see above.
+            n_lstm_layers: LSTM layers at the inner end of encoder and decoder; 0 has none.
+            causal: whether the encoder looks back only.
+            norm: "weight_norm", "time_group_norm" or another word of the encodec package.
+            n_codebooks: K.
+            codebook_size: V.
+            normalize: scale each segment to unit RMS of its channels' mean first.
+            segment_s: length of the segments that are coded one by one, seconds.
+            segment_overlap: share of a segment that the next one repeats.
+            n_bands: work on that many sub-bands of a PQMF, a power of 2; 1 on the waveform.
+            n_noise_channels: channels of normal noise that the decoder sees beside the latents, in
+                training (zeros otherwise, so that decoding gives the same twice).
+
+        Raises:
+            UsageError: the encodec package is not installed.
+        """
+        super().__init__()
+        self.options = {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in locals().items()
+            if key not in ("self", "__class__")
+        }
+        modules = import_codec_package("encodec.modules")
+        quantization = import_codec_package("encodec.quantization")
+        self.name, self.sample_rate, self.n_channels = name, sample_rate, n_channels
+        self.hop_length = prod(ratios) * n_bands
+        self.n_codebooks, self.codebook_size, self.latent_dim = (
+            n_codebooks,
+            codebook_size,
+            latent_dim,
+        )
+        self._normalize, self._n_noise_channels = normalize, n_noise_channels
+        if segment_s is not None:
+            self.segment_samples = int(segment_s * sample_rate)
+            self.segment_stride = max(1, int((1 - segment_overlap) * self.segment_samples))
+        common = {
+            "channels": n_channels * n_bands,
+            "n_filters": n_filters,
+            "n_residual_layers": n_residual_layers,
+            "ratios": list(ratios),
+            "dilation_base": dilation_base,
+            "causal": causal,
+            "norm": norm,
+            "lstm": n_lstm_layers,
+        }
+        inner_encoder = modules.SEANetEncoder(dimension=latent_dim, **common)
+        inner_decoder = modules.SEANetDecoder(dimension=latent_dim + n_noise_channels, **common)
+        if n_bands > 1:
+            pqmf = Pqmf(n_bands)
+            self.encoder = nn.Sequential(pqmf.analysis, inner_encoder)
+            self.decoder = nn.Sequential(
+                _WithNoise(n_noise_channels), inner_decoder, pqmf.synthesis
+            )
+        elif n_noise_channels:
+            self.encoder = inner_encoder
+            self.decoder = nn.Sequential(_WithNoise(n_noise_channels), inner_decoder)
+        else:
+            self.encoder, self.decoder = inner_encoder, inner_decoder
+        self.quantizer = quantization.ResidualVectorQuantizer(
+            dimension=latent_dim, n_q=n_codebooks, bins=codebook_size
+        )
+
+    @property
+    def codebooks(self) -> Sequence[Codebook]:
+        return [EuclideanCodebook(layer.codebook) for layer in self.quantizer.vq.layers]
+
+    def quantize(self, latents: Tensor, n_codebooks: int | None = None) -> Tensor:
+        n_codebooks = self.check_n_codebooks(n_codebooks)
+        return self.quantizer.vq.encode(latents, n_q=n_codebooks).transpose(0, 1)
+
+    def dequantize(self, codes: Tensor) -> Tensor:
+        return self.quantizer.vq.decode(codes.transpose(0, 1))
+
+    def forward(self, audio: Tensor, n_codebooks: int | None = None) -> Reconstruction:
+        scale = self.scales(audio)
+        if scale is not None:
+            audio = audio / scale[:, :1, None]
+        latents = self.encoder(self.pad(audio))
+        n_levels = self.check_n_codebooks(n_codebooks)
+        quantized, codes, losses = self.quantizer.vq(latents, n_q=n_levels)
+        decoded = self.decoder(quantized)[..., : audio.shape[-1]]
+        if scale is not None:
+            decoded = decoded * scale[:, :1, None]
+        return Reconstruction(decoded, codes.transpose(0, 1), losses.mean())
+
+    def pad(self, audio: Tensor) -> Tensor:
+        """The PQMF needs whole hops; SEANet pads by itself."""
+        n_bands = self.options["n_bands"]
+        return audio if n_bands == 1 else F.pad(audio, (0, -audio.shape[-1] % self.hop_length))
+
+    def scales(self, audio: Tensor) -> Tensor | None:
+        if not self._normalize:
+            return None
+        mono = audio.mean(dim=1)
+        rms = [part.square().mean(dim=-1).sqrt() for part in self._segments(mono, None)]
+        return torch.stack(rms, dim=-1) + 1e-8
+
+
+@dataclass(frozen=True)
+class EuclideanCodebook:
+    """Codes are the nearest vectors in latent space."""
+
+    embedding: Tensor
+    """[V, D]."""
+
+    def distances(self, residual: Tensor) -> Tensor:
+        """||r - c||^2 expanded, so that no [N, V, D] is ever held."""
+        frames = residual.transpose(1, 2)
+        square = frames.square().sum(-1, keepdim=True) + self.embedding.square().sum(-1)
+        return square - 2 * frames @ self.embedding.T
+
+    def expected(self, probabilities: Tensor) -> Tensor:
+        return (probabilities @ self.embedding).transpose(1, 2)
+
+    def vectors(self, codes: Tensor) -> Tensor:
+        return F.embedding(codes, self.embedding).transpose(1, 2)
+
+
+class _WithNoise(nn.Module):
+    """Appends channels of noise to latents [B, D, N]: drawn in training, zeros otherwise."""
+
+    def __init__(self, n_channels: int) -> None:
+        super().__init__()
+        self._n_channels = n_channels
+
+    def forward(self, latents: Tensor) -> Tensor:
+        if not self._n_channels:
+            return latents
+        noise = latents.new_zeros(len(latents), self._n_channels, latents.shape[-1])
+        return torch.cat([latents, noise.normal_() if self.training else noise], dim=1)
