@@ -1,4 +1,4 @@
-"""Small separators whose right answer is known: each stem is the mixture times a constant."""
+"""Small models: separators whose right answer is known, and a codec of a few thousand weights."""
 
 from collections.abc import Callable, Sequence
 

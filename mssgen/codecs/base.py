@@ -93,7 +93,8 @@ class Codec(nn.Module, ABC):
     """[B, C, T] -> [B, D, ceil(T / hop_length)], T as `pad` leaves it."""
     decoder: nn.Module
     """[B, D, N] -> [B, C, about N * hop_length]."""
-    quantizer: nn.Module
+    quantizer: Any
+    """The module that holds the codebooks."""
     segment_samples: int | None = None
     """Length of the segments that are coded one by one; None codes the whole in one."""
     segment_stride: int | None = None

@@ -19,7 +19,7 @@ _EXTENSION = "torchaudio._extension"
 
 
 def import_codec_package(name: str) -> Any:
-    """Import `name` ("encodec", "dac.model", ...); UsageError names the extra where it is absent."""
+    """Import `name` ("encodec", "dac.model"); UsageError names the extra where it is absent."""
     _ensure_torchaudio()
     try:
         return importlib.import_module(name)

@@ -26,6 +26,8 @@ class Pqmf(nn.Module):
 
 
 class _Analysis(nn.Module):
+    filters: Tensor  # [bands, 1, taps]
+
     def __init__(self, filters: Tensor) -> None:
         super().__init__()
         # Fixed by the number of bands, so no part of a checkpoint.
@@ -39,9 +41,11 @@ class _Analysis(nn.Module):
 
 
 class _Synthesis(nn.Module):
+    filters: Tensor  # [bands, 1, taps]
+
     def __init__(self, filters: Tensor) -> None:
         super().__init__()
-        n_bands, length = filters.shape
+        n_bands = len(filters)
         # The synthesis filters are the analysis filters reversed in time.
         self.register_buffer("filters", (filters.flip(-1) * n_bands)[:, None], persistent=False)
 

@@ -1,12 +1,12 @@
 """The SEANet family: EnCodec, SoundStream and a discrete RAVE, as options of one codec.
 
-Encoder, decoder and quantiser are the modules of the `encodec` package, so that its checkpoints load
-key by key and give its own numbers.
+Encoder, decoder and quantiser are the modules of the `encodec` package, so that its checkpoints
+load key by key and give its own numbers.
 
 Sources: EnCodec, Défossez et al. 2022 (arXiv 2210.13438); SoundStream, Zeghidour et al. 2021
 (arXiv 2107.03312): the same skeleton without LSTM, with dilated residual units; RAVE, Caillon and
-Esling 2021 (arXiv 2111.05011): works on sub-bands of a PQMF, and its discrete model shows the decoder
-noise beside the latents.
+Esling 2021 (arXiv 2111.05011): works on sub-bands of a PQMF, and its discrete model shows the
+decoder noise beside the latents.
 """
 
 from collections.abc import Sequence
@@ -97,11 +97,8 @@ class SeanetCodec(Codec):
         quantization = import_codec_package("encodec.quantization")
         self.name, self.sample_rate, self.n_channels = name, sample_rate, n_channels
         self.hop_length = prod(ratios) * n_bands
-        self.n_codebooks, self.codebook_size, self.latent_dim = (
-            n_codebooks,
-            codebook_size,
-            latent_dim,
-        )
+        self.n_codebooks, self.codebook_size = n_codebooks, codebook_size
+        self.latent_dim = latent_dim
         self._normalize, self._n_noise_channels = normalize, n_noise_channels
         if segment_s is not None:
             self.segment_samples = int(segment_s * sample_rate)
