@@ -48,7 +48,7 @@ def overlap_add(
         ValueError: the stream ends before `n_samples`.
     """
     stride = max(1, int((1 - overlap) * segment_samples))
-    window = _Window(blocks, n_samples)
+    window = SlidingReader(blocks, n_samples)
     fader = CrossFader(segment_samples, -lead_samples)
 
     batch: list[Tensor] = []
@@ -78,7 +78,7 @@ def overlap_add(
             batch, starts = [], []
 
 
-class _Window:
+class SlidingReader:
     """The part of a stream that segments may still need, with zeros before and after."""
 
     def __init__(self, blocks: Iterable[Tensor], n_samples: int) -> None:
@@ -87,6 +87,7 @@ class _Window:
         self._start = self._end = 0
 
     def read(self, start: int, stop: int) -> Tensor:
+        """[..., stop - start] of the stream; ValueError where it ends before it should."""
         inner_start, inner_stop = max(0, start), max(0, min(stop, self._n_samples))
         while self._end < inner_stop or not self._held:
             block = next(self._blocks, None)
@@ -100,6 +101,7 @@ class _Window:
         return F.pad(inner, (n_before, stop - start - n_before - inner.shape[-1]))
 
     def forget(self, before: int) -> None:
+        """Nothing before this position will be read again."""
         n_old = min(max(0, before - self._start), self._held[0].shape[-1])
         self._held = [self._held[0][..., n_old:].clone()]
         self._start += n_old

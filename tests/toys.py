@@ -1,11 +1,15 @@
-"""Small models: separators whose right answer is known, and a codec of a few thousand weights."""
+"""Small models: separators whose right answer is known, a codec of a few thousand weights, and a
+stem encoder for it."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from mssgen.codecs.seanet import SeanetCodec
+from mssgen.codecs.stem_encoder import StemEncoder, StemEncoderOptions
+from mssgen.codecs.stem_encoder_files import save_stem_encoder
 from mssgen.separators.demucs import DemucsSeparator, Member, SeparationOptions
 
 SOURCES = ("drums", "bass", "other", "vocals")
@@ -74,3 +78,14 @@ def tiny_codec(seed: int = 0, **options: object) -> SeanetCodec:
         layer._codebook.inited.fill_(1)
     codec.freeze()
     return codec
+
+
+def write_tiny_encoder(folder: Path, *, seed: int = 0, codec_name: str = "tiny") -> Path:
+    """A stem encoder whose weights are not the codec's any more, with its codec in codec/."""
+    encoder = StemEncoder(tiny_codec(name=codec_name), StemEncoderOptions(stem="bass"))
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for weight in encoder.parameters():
+            weight.add_(0.1 * torch.randn_like(weight))
+    save_stem_encoder(encoder, folder)
+    return folder

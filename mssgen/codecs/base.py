@@ -10,6 +10,7 @@ everything around it stays the same.
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
@@ -159,6 +160,13 @@ class Codec(nn.Module, ABC):
         """Frames of one segment of `n_samples` samples."""
         return -(-n_samples // self.hop_length)
 
+    def n_frames_in_all(self, n_samples: int) -> int:
+        """Frames of audio of `n_samples` samples, the segments' in a row."""
+        if self.segment_samples is None:
+            return self.n_frames(n_samples)
+        starts = range(0, n_samples, self.segment_stride or self.segment_samples)
+        return sum(self.n_frames(min(self.segment_samples, n_samples - start)) for start in starts)
+
     # The whole way.
 
     def scales(self, audio: Tensor) -> Tensor | None:
@@ -224,9 +232,15 @@ class Codec(nn.Module, ABC):
                 f"these codes were made by the codec {codes.codec_id} and {self.name} is "
                 f"{self.codec_id}: decode them with the codec that made them"
             )
-        if codes.n_codebooks > self.n_codebooks:
+        n_frames, n_expected = codes.codes.shape[-1], self.n_frames_in_all(codes.n_samples)
+        if (
+            codes.n_codebooks > self.n_codebooks
+            or n_frames != n_expected
+            or (codes.codes.numel() and int(codes.codes.max()) >= self.codebook_size)
+        ):
             raise UsageError(
-                f"{self.name} has {self.n_codebooks} codebooks, not {codes.n_codebooks}"
+                f"these codes are damaged: {codes.n_codebooks} codebooks and {n_frames} frames do "
+                f"not fit {self.name} and {codes.n_samples} samples; encode the song again"
             )
 
     def truncate(self, codes: Codes, n_codebooks: int) -> Codes:
@@ -269,6 +283,11 @@ class Codec(nn.Module, ABC):
         if scale is None:
             return parts
         return [part / scale[:, index, None, None] for index, part in enumerate(parts)]
+
+
+def full_precision(tensor: Tensor) -> AbstractContextManager[None]:
+    """No autocast on the tensor's device: codes of nearby distances need all bits."""
+    return torch.autocast(tensor.device.type, enabled=False)
 
 
 def _fitted(audio: Tensor, n_samples: int) -> Tensor:

@@ -20,7 +20,8 @@ class Pqmf(nn.Module):
 
     def __init__(self, n_bands: int) -> None:
         super().__init__()
-        filters = _filters(n_bands)
+        with torch.device("cpu"):  # real values also in a model that is built without any
+            filters = _filters(n_bands)
         self.analysis = _Analysis(filters)
         self.synthesis = _Synthesis(filters)
 
@@ -32,6 +33,9 @@ class _Analysis(nn.Module):
         super().__init__()
         # Fixed by the number of bands, so no part of a checkpoint.
         self.register_buffer("filters", filters.flip(-1)[:, None], persistent=False)
+        # Named as those of torch's convolutions, for whoever asks how far it looks.
+        self.kernel_size, self.stride = (filters.shape[1],), (len(filters),)
+        self.dilation, self.transposed = (1,), False
 
     def forward(self, audio: Tensor) -> Tensor:
         n_channels, (n_bands, _, length) = audio.shape[1], self.filters.shape
@@ -48,6 +52,8 @@ class _Synthesis(nn.Module):
         n_bands = len(filters)
         # The synthesis filters are the analysis filters reversed in time.
         self.register_buffer("filters", (filters.flip(-1) * n_bands)[:, None], persistent=False)
+        self.kernel_size, self.stride = (filters.shape[1],), (n_bands,)
+        self.dilation, self.transposed = (1,), True
 
     def forward(self, bands: Tensor) -> Tensor:
         n_bands, _, length = self.filters.shape

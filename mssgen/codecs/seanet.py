@@ -9,6 +9,7 @@ Esling 2021 (arXiv 2111.05011): works on sub-bands of a PQMF, and its discrete m
 decoder noise beside the latents.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mssgen.codecs.base import Codebook, Codec, Reconstruction
+from mssgen.codecs.base import Codebook, Codec, Reconstruction, full_precision
 from mssgen.codecs.compat import import_codec_package
 from mssgen.codecs.pqmf import Pqmf
 
@@ -113,8 +114,10 @@ class SeanetCodec(Codec):
             "norm": norm,
             "lstm": n_lstm_layers,
         }
-        inner_encoder = modules.SEANetEncoder(dimension=latent_dim, **common)
-        inner_decoder = modules.SEANetDecoder(dimension=latent_dim + n_noise_channels, **common)
+        # The package uses the old form of weight norm, which is the form of its checkpoints.
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):
+            inner_encoder = modules.SEANetEncoder(dimension=latent_dim, **common)
+            inner_decoder = modules.SEANetDecoder(dimension=latent_dim + n_noise_channels, **common)
         if n_bands > 1:
             pqmf = Pqmf(n_bands)
             self.encoder = nn.Sequential(pqmf.analysis, inner_encoder)
@@ -147,11 +150,21 @@ class SeanetCodec(Codec):
             audio = audio / scale[:, :1, None]
         latents = self.encoder(self.pad(audio))
         n_levels = self.check_n_codebooks(n_codebooks)
-        quantized, codes, losses = self.quantizer.vq(latents, n_q=n_levels)
-        decoded = self.decoder(quantized)[..., : audio.shape[-1]]
+        # Codebooks learn sums of frames: not in half precision.
+        with full_precision(latents):
+            latents = latents.float()
+            residual, codes, losses = latents, [], []
+            for layer in self.quantizer.vq.layers[:n_levels]:
+                vectors, level_codes, loss = layer(residual)
+                # The package's own loop takes off the straight-through output, whose gradient
+                # cancels that of the residual: no level but the first would have a commitment.
+                residual = residual - vectors.detach()
+                codes.append(level_codes)
+                losses.append(loss)
+        decoded = self.decoder(latents - residual.detach())[..., : audio.shape[-1]]
         if scale is not None:
             decoded = decoded * scale[:, :1, None]
-        return Reconstruction(decoded, codes.transpose(0, 1), losses.mean())
+        return Reconstruction(decoded, torch.stack(codes, dim=1), torch.stack(losses).mean())
 
     def pad(self, audio: Tensor) -> Tensor:
         """The PQMF needs whole hops; SEANet pads by itself."""
