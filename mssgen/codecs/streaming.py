@@ -1,0 +1,275 @@
+"""Codecs on long audio, in pieces, with memory that does not depend on the length.
+
+The pieces give what one call on the whole would: convolutions see as much around a piece as they
+can look at, LSTMs hand their state from piece to piece, and codecs that cut the audio into segments
+anyway are run on those.
+"""
+
+import math
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mssgen.chunking import CrossFader, in_context
+from mssgen.codecs.base import Codec, Codes
+
+PIECE_S = 5.0
+_MAX_BATCH = 8  # segments at once
+
+
+@torch.inference_mode()
+def encode_stream(codec: Codec, blocks: Iterable[Tensor], n_codebooks: int | None = None) -> Codes:
+    """Encode blocks [B, C, T'] of one signal as `codec.encode` would the whole.
+
+    Raises UsageError for a wrong number of codebooks, ValueError for a signal without samples.
+    """
+    n_samples = 0
+
+    def counted() -> Iterator[Tensor]:
+        nonlocal n_samples
+        for block in blocks:
+            n_samples += block.shape[-1]
+            yield block
+
+    scales: deque[Tensor] = deque()
+    # int16 while they wait: an hour of 32 codebooks is 17 MB.
+    codes = [
+        codec.quantize(latents, n_codebooks).to("cpu", torch.int16)
+        for latents in stream_latents(codec, counted(), scales=scales)
+    ]
+    if not codes:
+        raise ValueError("there are no samples to encode")
+    scale = torch.stack(list(scales), dim=-1).cpu() if scales else None
+    return Codes(torch.cat(codes, dim=-1).long(), n_samples, codec.codec_id, scale)
+
+
+@torch.inference_mode()
+def decode_stream(codec: Codec, codes: Codes) -> Iterator[Tensor]:
+    """Decode in blocks [B, C, T'] of `codes.n_samples` in all, as `codec.decode` would at once.
+
+    Raises UsageError for another codec's codes.
+    """
+    codec.check(codes)
+    step = max(1, round(PIECE_S * codec.frame_rate))
+    device = next(codec.decoder.parameters()).device
+    latents = (codec.dequantize(part.to(device)) for part in codes.codes.split(step, dim=-1))
+    scales = None if codes.scale is None else deque(codes.scale.to(device).unbind(-1))
+    yield from stream_audio(codec, latents, codes.n_samples, scales)
+
+
+@torch.inference_mode()
+def stream_latents(
+    codec: Codec,
+    blocks: Iterable[Tensor],
+    *,
+    encoder: nn.Module | None = None,
+    scales: deque[Tensor] | None = None,
+) -> Iterator[Tensor]:
+    """Latents [B, D, N'] of blocks [B, C, T'], as `codec.latents` gives them for the whole.
+
+    Args:
+        codec: says how the audio is cut and padded.
+        blocks: at the codec's rate, on its device.
+        encoder: used instead of the codec's own.
+        scales: takes the gain [B] of each segment, in order, of codecs that have them.
+    """
+    encoder = encoder or codec.encoder
+    if codec.segment_samples is not None:
+        for batch in _segments(blocks, codec.segment_samples, codec.segment_stride or 1):
+            n_items, n_segments = batch.shape[:2]
+            flat = batch.flatten(0, 1)
+            scale = codec.scales(flat)
+            if scale is not None:
+                scale = scale[:, :1]  # of the segment, not of what its end would begin
+                flat = flat / scale[:, :, None]
+                if scales is not None:
+                    scales.extend(scale.view(n_items, n_segments).unbind(-1))
+            latents = encoder(codec.pad(flat)).unflatten(0, (n_items, n_segments))
+            yield latents.transpose(1, 2).flatten(2)
+        return
+
+    # A last frame that is not full is the codec's to pad.
+    def padded(piece: Tensor) -> Tensor:
+        return first(codec.pad(piece))
+
+    first, *others = _stages(encoder)
+    yield from _through(
+        others,
+        in_context(
+            blocks,
+            padded,
+            step=_multiple(PIECE_S * codec.sample_rate, codec.hop_length),
+            context=_context(first, codec.hop_length),
+            hop_in=codec.hop_length,
+        ),
+        codec,
+    )
+
+
+@torch.inference_mode()
+def stream_audio(
+    codec: Codec,
+    latents: Iterable[Tensor],
+    n_samples: int,
+    scales: deque[Tensor] | None = None,
+) -> Iterator[Tensor]:
+    """Audio [B, C, T'] from quantised latents [B, D, N'], as `codec.synthesize` gives it.
+
+    Args:
+        codec: gives the decoder.
+        latents: all frames of `n_samples`, in blocks of any length.
+        n_samples: length of the audio in all.
+        scales: the gain [B] of each segment; taken from the left as segments are decoded.
+
+    Raises:
+        ValueError: there are fewer frames than `n_samples` needs.
+    """
+    if codec.segment_samples is not None:
+        yield from _segmented_audio(codec, latents, n_samples, scales)
+        return
+    n_left = n_samples
+    for audio in _through(_stages(codec.decoder), latents, codec):
+        if n_left:
+            audio = audio[..., :n_left]
+            n_left -= audio.shape[-1]
+            yield audio
+    if n_left >= codec.hop_length:
+        raise ValueError(f"the frames end {n_left} samples too early")
+    if n_left:
+        # Some decoders end a few samples before their last frame does.
+        yield audio.new_zeros(*audio.shape[:-1], n_left)
+
+
+def _segmented_audio(
+    codec: Codec, latents: Iterable[Tensor], n_samples: int, scales: deque[Tensor] | None
+) -> Iterator[Tensor]:
+    assert codec.segment_samples is not None
+    assert codec.segment_stride is not None
+    fader = CrossFader(codec.segment_samples)
+    iterator, held = iter(latents), torch.zeros(0)
+    for start in range(0, n_samples, codec.segment_stride):
+        length = min(codec.segment_samples, n_samples - start)
+        n_frames = codec.n_frames(length)
+        while held.shape[-1] < n_frames:
+            more = next(iterator, None)
+            if more is None:
+                raise ValueError(f"the frames end {n_samples - start} samples too early")
+            held = torch.cat([held, more], dim=-1) if held.numel() else more
+        audio = codec.decoder(held[..., :n_frames])[..., :length]
+        held = held[..., n_frames:]
+        if scales is not None:
+            audio = audio * scales.popleft()[:, None, None]
+        fader.add(audio, start)
+        is_last = start + codec.segment_stride >= n_samples
+        yield fader.take(n_samples if is_last else start + codec.segment_stride)
+
+
+def _segments(blocks: Iterable[Tensor], length: int, stride: int) -> Iterator[Tensor]:
+    """Cut blocks [B, C, T'] into batches [B, G, C, length] of segments; the last are shorter.
+
+    A segment starts at every multiple of `stride` before the end, as in EnCodec.
+    """
+    held, iterator, is_more = torch.zeros(0), iter(blocks), True
+    while is_more:
+        wanted = (_MAX_BATCH - 1) * stride + length
+        while held.shape[-1] < wanted:
+            block = next(iterator, None)
+            if block is None:
+                is_more = False
+                break
+            held = torch.cat([held, block], dim=-1) if held.numel() else block
+        while held.shape[-1] >= (wanted if is_more else length):
+            full = held[..., :wanted].unfold(-1, length, stride)  # [B, C, G, length]
+            yield full.transpose(1, 2)
+            held = held[..., full.shape[2] * stride :]
+    while held.shape[-1]:
+        yield held[:, None]
+        held = held[..., stride:]
+
+
+def _through(stages: list[nn.Module], blocks: Iterable[Tensor], codec: Codec) -> Iterator[Tensor]:
+    """Blocks of frames through one stage after the other."""
+    stream = iter(blocks)
+    for stage in stages:
+        if _is_recurrent(stage):
+            stream = _recurrent(stage, stream)
+        elif any(True for _ in stage.parameters()):
+            n_out = _upsampling(stage)
+            step = _multiple(PIECE_S * codec.frame_rate, 1)
+            stream = in_context(stream, stage, step=step, context=_context(stage, 1), hop_out=n_out)
+    yield from stream
+
+
+def _recurrent(stage: nn.Module, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
+    """EnCodec's LSTM [B, D, N'] -> [B, D, N'], which goes on where the last block ended."""
+    state = None
+    for block in blocks:
+        frames = block.permute(2, 0, 1)
+        output, state = stage.lstm(frames, state)  # type: ignore[operator]
+        yield (output + frames if stage.skip else output).permute(1, 2, 0)
+
+
+def _is_recurrent(module: nn.Module) -> bool:
+    return isinstance(getattr(module, "lstm", None), nn.LSTM)
+
+
+def _stages(module: nn.Module) -> list[nn.Module]:
+    """A network as parts that run one after the other, each LSTM on its own."""
+    if not any(isinstance(part, nn.LSTM) for part in module.modules()):
+        return [module]
+    stages: list[nn.Module] = []
+    run: list[nn.Module] = []
+    for layer in _layers(module):
+        if _is_recurrent(layer):
+            stages += [nn.Sequential(*run), layer]
+            run = []
+        else:
+            run.append(layer)
+    return [*stages, nn.Sequential(*run)]
+
+
+def _layers(module: nn.Module) -> Iterator[nn.Module]:
+    """The layers in a row; SEANet's encoder and decoder keep theirs in `model`."""
+    inner = module if isinstance(module, nn.Sequential) else getattr(module, "model", None)
+    if isinstance(inner, nn.Sequential):
+        for layer in inner:
+            yield from _layers(layer)
+    else:
+        yield module
+
+
+def _convolutions(module: nn.Module) -> Iterator[tuple[int, int, int, bool]]:
+    """(kernel size, stride, dilation, is transposed) in the order of the signal."""
+    part: Any
+    for part in module.modules():
+        if hasattr(part, "transposed") and hasattr(part, "kernel_size"):
+            yield part.kernel_size[0], part.stride[0], part.dilation[0], part.transposed
+
+
+def _context(module: nn.Module, multiple: int) -> int:
+    """How far a network looks to either side at most, in units of its input, rounded up.
+
+    Convolutions of parallel branches are counted as if they came one after the other.
+    """
+    context, rate = 0.0, 1.0  # samples of the present layer per sample of the input
+    for kernel_size, stride, dilation, is_transposed in _convolutions(module):
+        if is_transposed:
+            context += math.ceil(kernel_size / stride) / rate
+            rate *= stride
+        else:
+            context += (kernel_size - 1) * dilation / rate
+            rate /= stride
+    return _multiple(context, multiple)
+
+
+def _upsampling(module: nn.Module) -> int:
+    return math.prod(
+        stride for _, stride, _, is_transposed in _convolutions(module) if is_transposed
+    )
+
+
+def _multiple(length: float, unit: int) -> int:
+    return max(1, math.ceil(length / unit)) * unit
