@@ -2,23 +2,28 @@
 
 `resolve` finds the files, `read_checkpoint` (in `formats`) reads one. A bare word that is a name of
 the registry means that model even if a folder of the same name lies around (Demucs makes such
-folders for its output); write `./name` for the folder.
+folders for its output); write `./name` for the folder. `hf://OWNER/NAME` is a checkpoint folder of
+anyone's on the hub.
 """
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mssgen.errors import CheckpointError, UsageError
-from mssgen.formats import CONFIG, WEIGHTS
+from mssgen.formats import CONFIG, EMBEDDED_CODEC, STAGE_OF, WEIGHTS, read_json, wrong_stage
 from mssgen.formats import Checkpoint as Checkpoint
 from mssgen.formats import read_checkpoint as read_checkpoint
-from mssgen.registry import REGISTRY, Bundle, lookup
+from mssgen.registry import REGISTRY, Bundle, RemoteFile, lookup
 
 _PATH_SUFFIXES = (".th", ".pt", ".pth", ".ckpt", ".bin", ".pkl", ".safetensors", ".yaml", ".json")
 _MEMBER_SUFFIXES = (".th", ".safetensors")
+SCHEME = "hf://"
+_WORD = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
+_ADDRESS = re.compile(rf"hf://({_WORD}/{_WORD})(?:@([A-Za-z0-9][\w.-]*(?:/[\w-][\w.-]*)*))?", re.A)
 
 
 @dataclass(frozen=True)
@@ -55,16 +60,20 @@ def resolve(
     offline: bool = False,
     progress: bool = False,
     wanted_stems: Sequence[str] | None = None,
+    stage: str | None = None,
 ) -> ResolvedModel:
-    """Find (and if need be download) the files of a model.
+    """Find (and if need be download) the files of a model: a name, a path, or an hf:// address.
 
     Of a bag only the members that `wanted_stems` needs. With `offline` nothing leaves the machine;
-    `progress` draws the hub's bar on standard error. Raises UsageError for an unknown name or stem,
-    CheckpointError for files that are missing, damaged or out of reach.
+    `progress` draws the hub's bar on standard error; a name must be that of a model of `stage`
+    (None: of any). Raises UsageError for an unknown name or stem, CheckpointError for files that
+    are missing, damaged or out of reach.
     """
+    if name_or_path.startswith(SCHEME):
+        return _from_address(name_or_path, offline=offline, progress=progress, stage=stage)
     if _is_path(name_or_path):
         return _from_path(Path(name_or_path).expanduser(), wanted_stems)
-    bundle = lookup(name_or_path)
+    bundle = lookup(name_or_path, stage)
     if unknown := sorted(set(wanted_stems or ()) - set(bundle.stems)):
         raise UsageError(
             f"{bundle.name} has no stem '{unknown[0]}': it gives {', '.join(bundle.stems)}"
@@ -85,6 +94,67 @@ def resolve(
         "cache" if is_cached else "hub",
         bundle.segment_s,
     )
+
+
+def parse_address(text: str) -> tuple[str, str | None]:
+    """(OWNER/NAME, REVISION or None) of an hf:// address; raises UsageError for anything else."""
+    found = _ADDRESS.fullmatch(text)
+    # The hub has no such names, and a revision may stand for a path in the cache.
+    if found is None or ".." in text or "--" in found[1] or len(text) > 300:
+        raise UsageError(
+            f"{text:.100} is no address of a model on the hub: write hf://OWNER/NAME, or "
+            "hf://OWNER/NAME@REVISION for a commit, tag or branch"
+        )
+    return found[1], found[2]
+
+
+def _from_address(
+    address: str, *, offline: bool, progress: bool, stage: str | None
+) -> ResolvedModel:
+    """A checkpoint folder on the hub; all of its files are taken from one commit."""
+    from mssgen import hub
+
+    repo, revision = parse_address(address)
+
+    def bundle_at(revision: str | None) -> Bundle:
+        return Bundle(
+            name=address,
+            stage=stage or "",
+            architecture="",
+            repo=repo,
+            revision=revision,
+            files=(),
+            stems=(),
+            sample_rate=0,
+            licence="",
+            licence_note="",
+            note="",
+            is_address=True,
+        )
+
+    fetch = partial(hub.fetch, offline=offline, progress=progress)
+    config_path = fetch(bundle_at(revision), RemoteFile(CONFIG))
+    folder = config_path.parent
+    config = read_json(config_path)
+    found = STAGE_OF.get(str(config.get("architecture"))) if "format_version" in config else None
+    if found is not None and stage not in (None, found):
+        raise CheckpointError(f"{address} {wrong_stage(found, stage or found)}")
+    bundle = bundle_at(folder.name)  # the hub's cache calls it by its commit
+    files = [_described(WEIGHTS, config)]
+    is_cached = hub.cached(bundle, files[0]) is not None
+    if found == "enhance" and config.get("codec") == EMBEDDED_CODEC:
+        codec = fetch(bundle, RemoteFile(EMBEDDED_CODEC + CONFIG))
+        files.append(_described(EMBEDDED_CODEC + WEIGHTS, read_json(codec)))
+    for file in files:
+        fetch(bundle, file)
+    return ResolvedModel(address, None, (folder,), (None,), "cache" if is_cached else "hub")
+
+
+def _described(name: str, config: dict[str, Any]) -> RemoteFile:
+    """The file of weights beside a config.json, with the hash that it states."""
+    stated = config.get("sha256")
+    is_hash = isinstance(stated, str) and re.fullmatch(r"[0-9a-f]{64}", stated)
+    return RemoteFile(name, stated if is_hash else None)
 
 
 def _is_path(text: str) -> bool:

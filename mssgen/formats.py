@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mssgen.errors import CheckpointError
-from mssgen.pickles import ARCHITECTURES, read_package
-from mssgen.registry import LAYOUTS
+from mssgen.pickles import ARCHITECTURES, is_codec, read_package
+from mssgen.registry import LAYOUTS, STAGES
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +29,15 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
+EMBEDDED_CODEC = "codec/"  # in a stem encoder's folder: its codec, a folder of the same form
+# The architectures of config.json, and the stage of the registry that each is for.
+STAGE_OF = {
+    "htdemucs": "separate",
+    "hdemucs": "separate",
+    "seanet": "codec",
+    "dac": "codec",
+    "stem_encoder": "enhance",
+}
 _MAX_CONFIG_BYTES = 2**20
 
 
@@ -75,7 +84,7 @@ def read_checkpoint(path: Path, *, config: Path | None = None) -> Checkpoint:
         if head[8:] == b"{":  # eight bytes of header length, then JSON
             return _read_safetensors(path, config or path.parent / CONFIG, path)
         if head[:2] == b"PK" or head[0] == 0x80:
-            _check_promised_hash(path)
+            check_promised_hash(path)
             return _checked(path, *_from_package(path))
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
@@ -84,8 +93,30 @@ def read_checkpoint(path: Path, *, config: Path | None = None) -> Checkpoint:
     )
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """Our config.json with its types checked; `options` has its fractions back."""
+def read_config(path: Path, stage: str = "separate") -> dict[str, Any]:
+    """Our config.json with its types checked; `options` has its fractions back.
+
+    CheckpointError also if it describes a model for another `stage`.
+    """
+    config = read_json(path)
+    if config.get("format_version") != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path} has no format_version {FORMAT_VERSION}, the only one this mssgen reads"
+        )
+    found = STAGE_OF.get(str(config.get("architecture")))
+    if found is None:
+        known = ", ".join(name for name in STAGE_OF if STAGE_OF[name] == stage)
+        raise CheckpointError(f"{path} names no known architecture ({known})")
+    if found != stage:
+        raise CheckpointError(f"{path} {wrong_stage(found, stage)}")
+    if not isinstance(config.get("options"), dict):
+        raise CheckpointError(f"{path} has no options for the model's constructor")
+    config["options"] = _plain(path, config["options"])
+    return config
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The table in a config.json, whoever wrote it; CheckpointError for anything else."""
     try:
         if path.stat().st_size > _MAX_CONFIG_BYTES:
             raise CheckpointError(f"{path} is too large to be a config.json of ours")
@@ -94,18 +125,15 @@ def read_config(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not valid JSON ({error}): get the file again") from None
-    if not isinstance(config, dict) or config.get("format_version") != FORMAT_VERSION:
-        raise CheckpointError(
-            f"{path} has no format_version {FORMAT_VERSION}, the only one this mssgen reads"
-        )
-    if config.get("architecture") not in ARCHITECTURES.values():
-        raise CheckpointError(
-            f"{path} names no known architecture ({', '.join(ARCHITECTURES.values())})"
-        )
-    if not isinstance(config.get("options"), dict):
-        raise CheckpointError(f"{path} has no options for the model's constructor")
-    config["options"] = _plain(path, config["options"])
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{path} is no table in JSON: get the file again")
     return config
+
+
+def wrong_stage(found: str, wanted: str) -> str:
+    """The rest of a sentence about a file that holds a model for another stage."""
+    what, command = STAGES[found]
+    return f"holds {what}, not {STAGES[wanted][0]}: give it to {command}"
 
 
 def fractions_to_json(value: Any) -> Any:
@@ -129,21 +157,29 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _read_safetensors(path: Path, config_path: Path, shown: Path) -> Checkpoint:
-    """Options come from the file's metadata, else from `config_path`, else from its layout."""
-    import torch
+def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, "torch.Tensor"]]:
+    """(metadata, tensors) of a safetensors file, unchecked; CheckpointError if it is damaged."""
     from safetensors import SafetensorError, safe_open
-
-    from mssgen.quantization import dequantize_state
 
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = dict(file.metadata() or {})
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            return metadata, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
             f"{path} is damaged or incomplete ({error}): get the file again"
         ) from None
+
+
+def _read_safetensors(path: Path, config_path: Path, shown: Path) -> Checkpoint:
+    """Options come from the file's metadata, else from `config_path`, else from its layout."""
+    import torch
+
+    from mssgen.quantization import dequantize_state
+
+    metadata, state = read_safetensors(path)
+    if is_codec(state):
+        raise CheckpointError(f"{path} {wrong_stage('codec', 'separate')}")
     if any(tensor.dtype == torch.int8 for tensor in state.values()):
         state = dequantize_state(state, path)
     if "klass" in metadata:
@@ -218,8 +254,6 @@ def _checked(
     path: Path, architecture: str, options: dict[str, Any], state: Mapping[Any, Any]
 ) -> Checkpoint:
     """The Checkpoint, once its parts are what the adapters may rely on."""
-    import torch
-
     sources = options.get("sources")
     if (
         not isinstance(sources, list)
@@ -230,6 +264,13 @@ def _checked(
         raise CheckpointError(f"{path} does not name its stems properly (option sources)")
     if not isinstance(options.get("samplerate", 1), int) or options.get("samplerate", 1) < 1:
         raise CheckpointError(f"{path} has no proper sample rate (option samplerate)")
+    return Checkpoint(architecture, options, checked_tensors(path, state), path)
+
+
+def checked_tensors(path: Path, state: Mapping[Any, Any]) -> dict[str, "torch.Tensor"]:
+    """`state` as float16 or float32 tensors on the CPU; CheckpointError for anything else in it."""
+    import torch
+
     if not state:
         raise CheckpointError(f"{path} holds no tensors: get the file again")
     tensors: dict[str, torch.Tensor] = {}
@@ -246,12 +287,12 @@ def _checked(
             raise CheckpointError(f"{path} holds something else than weights at '{key}'")
         keeps = value.dtype in (torch.float16, torch.float32)
         tensors[key] = value.detach() if keeps else value.detach().float()
-    return Checkpoint(architecture, options, tensors, path)
+    return tensors
 
 
-def _check_promised_hash(path: Path) -> None:
-    """Demucs names its packages <signature>-<first 8 hex digits of sha256>.th."""
-    promise = re.fullmatch(r"[0-9a-f]{8}-([0-9a-f]{8})\.th", path.name)
+def check_promised_hash(path: Path) -> None:
+    """Demucs and EnCodec name their files <what it is>-<first 8 hex digits of sha256>.th."""
+    promise = re.fullmatch(r"(?:[0-9a-f]{8}|encodec_\w+)-([0-9a-f]{8})\.th", path.name)
     if promise and not (got := sha256_of(path)).startswith(promise[1]):
         raise CheckpointError(
             f"{path} is damaged: its name promises sha256 {promise[1]}… but it is {got[:8]}…; "

@@ -1,4 +1,4 @@
-"""Downloads from the Hugging Face Hub: the only file that imports huggingface_hub.
+"""Downloads from and uploads to the Hugging Face Hub: the only file that imports huggingface_hub.
 
 That library brings the cache, the token, resuming a cut connection, HF_ENDPOINT, HF_HUB_OFFLINE
 and HF_HOME. What it lacks is here: hashes, sentences instead of exceptions, and waits that end. It
@@ -11,8 +11,9 @@ progress) stays on.
 import contextlib
 import errno
 import os
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from logging import ERROR
 from pathlib import Path
@@ -33,7 +34,7 @@ from huggingface_hub.utils.tqdm import (
 )
 
 from mssgen.errors import CheckpointError
-from mssgen.formats import sha256_of
+from mssgen.formats import CONFIG, WEIGHTS, sha256_of
 from mssgen.registry import Bundle, RemoteFile
 
 # The HTTP library is the hub library's choice and has changed before: its base class by descent.
@@ -65,14 +66,17 @@ class HubSettings:
 
 
 DEFAULTS = HubSettings()
+_LOGIN = "run `hf auth login` or set HF_TOKEN"
 
 
 def cached(bundle: Bundle, file: RemoteFile, settings: HubSettings = DEFAULTS) -> Path | None:
     """The file in the hub's cache, unchecked, or None; never touches the network.
 
-    Another tool may have fetched it from the default branch; the hash tells if it is the same.
+    Another tool may have fetched it from the default branch; the hash tells if it is the same. Of
+    an address all files are of one commit, so that no other's will do.
     """
-    for revision in dict.fromkeys((bundle.revision, "main")):
+    revisions = (bundle.revision or "main",) if bundle.is_address else (bundle.revision, "main")
+    for revision in dict.fromkeys(revisions):
         found = huggingface_hub.try_to_load_from_cache(
             bundle.repo, file.name, cache_dir=settings.cache_dir, revision=revision
         )
@@ -91,18 +95,26 @@ def fetch(
 ) -> Path:
     """The file's path in the hub's cache, downloaded if need be and checked against its sha256.
 
-    A file with a wrong hash is downloaded once more, then refused. `progress` draws a bar on
-    standard error. Raises CheckpointError with what to do about it.
+    A file with a wrong hash is downloaded once more, then refused. Of an address that names no
+    commit the hub is asked what is newest, unless `offline`. `progress` draws a bar on standard
+    error. Raises CheckpointError with what to do about it.
     """
     offline = offline or bool(constants.HF_HUB_OFFLINE)
-    path = cached(bundle, file, settings)
+    path = here = cached(bundle, file, settings)
+    if bundle.is_address and not offline and not is_commit(bundle.revision):
+        path = None
     if path is None and offline:
         raise CheckpointError(
             f"{bundle.name} is not on this machine ({file.name} of {bundle.repo}) and --offline or "
             f"HF_HUB_OFFLINE forbids the download: run `mssgen models pull {bundle.name}` online"
         )
     if path is None:
-        path = _download(bundle, file, progress, settings, again=False)
+        try:
+            path = _download(bundle, file, progress, settings, again=False)
+        except CheckpointError as error:
+            if here is None:
+                raise
+            raise CheckpointError(f"{error}; --offline takes the copy on this machine") from error
     got = _mismatch(bundle, file, path)
     if got is None:
         return path
@@ -120,6 +132,11 @@ def fetch(
         f"twice with a wrong hash, {_difference(file, got)}; something between here and the hub "
         "changes it, or it was replaced there"
     )
+
+
+def is_commit(revision: str | None) -> bool:
+    """Whether it names one commit for ever, unlike a branch or a tag."""
+    return revision is not None and re.fullmatch(r"[0-9a-f]{40}", revision) is not None
 
 
 def _mismatch(bundle: Bundle, file: RemoteFile, path: Path) -> str | None:
@@ -230,9 +247,12 @@ def _sentence(bundle: Bundle, file: RemoteFile, error: BaseException, settings: 
             "for access on that page, then run `hf auth login` or set HF_TOKEN"
         )
     if status == 404:
+        cure = "it was moved or removed there; give the path of a local copy instead of the name"
+        if bundle.is_address:
+            cure = f"check the address on that page, which must hold {CONFIG} and {WEIGHTS}"
         return (
-            f"{what}: {page} has no {file.name} at revision {bundle.revision or 'main'} (404): it "
-            "was moved or removed there; give the path of a local copy instead of the name"
+            f"{what}: {page} has no {file.name} at revision {bundle.revision or 'main'} (404): "
+            f"{cure}"
         )
     if status is not None and status in _TRANSIENT:
         reason = "allows no more requests for now" if status == 429 else "is out of order for now"
@@ -252,6 +272,77 @@ def _sentence(bundle: Bundle, file: RemoteFile, error: BaseException, settings: 
             "make room or set HF_HOME to another folder"
         )
     return f"{what}: {_first_line(error)}: run {retry} again"
+
+
+def push_files(
+    files: Mapping[str, Path | bytes],
+    repo: str,
+    *,
+    private: bool = False,
+    message: str = "Add a checkpoint of mssgen",
+    settings: HubSettings = DEFAULTS,
+) -> str:
+    """Send files to OWNER/NAME on the hub as one commit; return the commit.
+
+    A repository that is not there is made, for its owner's eyes only with `private`. Whoever reads
+    it meanwhile finds the commit before or this one, never half of it.
+
+    Args:
+        files: what each is called there, with forward slashes, and its path or content here.
+        repo: OWNER/NAME.
+        private: a repository that exists must be private.
+        message: of the commit.
+        settings: which hub.
+
+    Raises CheckpointError with what to do about it.
+    """
+    what = f"{repo} could not be pushed"
+    if constants.HF_HUB_OFFLINE:
+        raise CheckpointError(f"{what}: HF_HUB_OFFLINE forbids it; unset it")
+    try:
+        with _quiet(progress=False):
+            if huggingface_hub.get_token() is None:
+                raise CheckpointError(f"{what}: {settings.shown_endpoint} needs a token: {_LOGIN}")
+            api = huggingface_hub.HfApi(endpoint=settings.endpoint)
+            api.create_repo(repo, private=private or None, exist_ok=True)
+            if private and not api.model_info(repo).private:
+                raise CheckpointError(
+                    f"{what}: {settings.shown_endpoint}/{repo} is public: make it private on that "
+                    "page, choose another name, or leave out --private"
+                )
+            operations = [
+                huggingface_hub.CommitOperationAdd(
+                    name, str(content) if isinstance(content, Path) else content
+                )
+                for name, content in files.items()
+            ]
+            commit = api.create_commit(repo, operations, commit_message=message)
+    except (_HTTPError, OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{what}: {_refusal(repo, error, settings)}") from error
+    return commit.oid
+
+
+def _refusal(repo: str, error: BaseException, settings: HubSettings) -> str:
+    """Why a push failed, and the cure."""
+    status, endpoint = _status(error), settings.shown_endpoint
+    if status == 401:
+        return f"{endpoint} does not accept the token (401): {_LOGIN} anew"
+    if status == 403:
+        owner = repo.partition("/")[0]
+        return (
+            f"the token may not write there (403): {_LOGIN} with a token that has write access "
+            f"to {owner}"
+        )
+    if status is not None and status in _TRANSIENT:
+        return f"{endpoint} is out of order or too busy for now ({status}): push again later"
+    if status is not None:
+        return f"{endpoint} answered {status} ({_first_line(error)})"
+    if isinstance(error, _HTTPError):
+        return (
+            f"no lasting connection to {endpoint} ({_first_line(error)}): check the network, the "
+            "proxy and HF_ENDPOINT, then push again"
+        )
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,7 +1,7 @@
-"""Reading Demucs' own `.th` packages without running anything that is in them.
+"""Reading what `torch.save` wrote, such as Demucs' `.th` packages, without running any of it.
 
-A `.th` file is what `torch.save` writes: a zip with one pickle and the raw tensors. A pickle is a
-program, so three gates stand before its content: every name it asks for must be on the list below,
+Such a file is a zip with one pickle and the raw tensors. A pickle is a program, so three gates
+stand before its content: every name it asks for must be on the list below,
 `torch.load(weights_only=True)` interprets it, and the names it may use stand for inert objects of
 ours, never for the classes they call themselves.
 """
@@ -80,11 +80,11 @@ _KLASSES: dict[Any, str] = {
 }
 
 
-def read_package(path: Path) -> tuple[str, list[Any], dict[str, Any], dict[str, Any]]:
-    """(architecture, args, kwargs, state) of the Demucs package at `path`.
+def read_pickle(path: Path, kind: str) -> Any:
+    """What torch.save wrote to `path`: tensors and plain values; `kind` is for the message.
 
-    Raises CheckpointError for anything that is not such a package, is damaged, or asks for a name
-    that is not on the list; nothing in the file is executed in any case.
+    Raises CheckpointError for a file that is damaged, of another kind, or asks for a name that is
+    not on the list; nothing in the file is executed in any case.
     """
     import torch
 
@@ -94,13 +94,33 @@ def read_package(path: Path) -> tuple[str, list[Any], dict[str, Any], dict[str, 
             warnings.catch_warnings(action="ignore"),
             torch.serialization.safe_globals([(item, name) for name, item in _STAND_INS.items()]),
         ):
-            package = torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a hostile or damaged pickle can make the reader raise anything
         reason = str(error).rpartition("WeightsUnpickler error:")[2].strip().split("\n")[0]
         raise CheckpointError(
-            f"{path} cannot be read safely as a Demucs package: "
-            f"{reason[:200] or type(error).__name__}"
+            f"{path} cannot be read safely as {kind}: {reason[:200] or type(error).__name__}"
         ) from None
+
+
+def is_codec(package: Any) -> bool:
+    """Whether a table of tensors, or of {state_dict, metadata}, has codebooks in it."""
+    if not isinstance(package, dict):
+        return False
+    state = package.get("state_dict", package)
+    return isinstance(state, dict) and any(
+        isinstance(key, str) and key.startswith("quantizer.") for key in state
+    )
+
+
+def read_package(path: Path) -> tuple[str, list[Any], dict[str, Any], dict[str, Any]]:
+    """(architecture, args, kwargs, state) of the Demucs package at `path`.
+
+    Raises CheckpointError for anything that is not such a package, is damaged, or asks for a name
+    that is not on the list; nothing in the file is executed in any case.
+    """
+    package = read_pickle(path, "a Demucs package")
+    if is_codec(package):
+        raise CheckpointError(f"{path} holds a codec, not a separator: give it to `mssgen codec`")
     if not isinstance(package, dict) or not {"klass", "args", "kwargs", "state"} <= set(package):
         raise CheckpointError(
             f"{path} is not a Demucs package (klass, args, kwargs and state are expected); "
@@ -157,7 +177,7 @@ def _refuse_foreign_names(path: Path) -> None:
     if foreign:
         raise CheckpointError(
             f"{path} is refused: its pickle asks for {', '.join(sorted(set(foreign))[:3])}, and "
-            "only the tensors and settings of a Demucs model are allowed in; nothing of it was "
+            "only the tensors and settings of a model are allowed in; nothing of it was "
             "run; get the weights as .safetensors"
         )
 

@@ -6,14 +6,12 @@ axis is 0, and 1 for transposed convolutions. Tensors that are small, or have on
 """
 
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mssgen.errors import CheckpointError
+from mssgen.folders import new_folder
 from mssgen.formats import (
     CONFIG,
     FORMAT_VERSION,
@@ -113,43 +111,29 @@ def quantize_checkpoint(
     `bundle` is the registry's model that `source` is a copy of; its signature and licence go into
     config.json. `config` describes a source that does not describe itself. The same source gives
     the same bytes. The folder appears complete or not at all. Returns the signal-to-noise ratio in
-    dB of every tensor that became int8. Raises CheckpointError when the source cannot be read or
-    the target exists and `overwrite` is not set.
+    dB of every tensor that became int8. Raises CheckpointError when the source cannot be read, and
+    when the target exists: without `overwrite`, or because it is more than a checkpoint.
     """
     from safetensors.torch import save_file
 
-    if target.exists() and not overwrite:
-        raise CheckpointError(f"{target} exists: remove it, or add --overwrite to replace it")
-    checkpoint = read_checkpoint(source, config=config)
-    weights = source / WEIGHTS if source.is_dir() else source
-    stored = quantize_state(checkpoint.state)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-        try:
-            save_file(stored, draft / WEIGHTS, metadata={"format": "pt"})
-            description: dict[str, Any] = {
-                "format_version": FORMAT_VERSION,
-                "architecture": checkpoint.architecture,
-                "options": fractions_to_json(checkpoint.options),
-                "sample_rate": checkpoint.sample_rate,
-                "stems": list(checkpoint.stems),
-                "sha256": sha256_of(draft / WEIGHTS),
-                "source": _source(weights, bundle),
-                "licence": bundle.licence if bundle else "not known: see the source",
-                "licence_note": bundle.licence_note if bundle else None,
-            }
-            text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
-            (draft / CONFIG).write_text(text, encoding="utf-8")
-            for entry in (draft, *draft.iterdir()):  # mkdtemp gives the owner's rights only
-                entry.chmod(0o755 if entry.is_dir() else 0o644)
-            if target.is_dir():
-                shutil.rmtree(target)
-            os.replace(draft, target)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
-    except OSError as error:
-        raise CheckpointError(f"{target} cannot be written: {error.strerror or error}") from None
+    with new_folder(target, overwrite=overwrite) as draft:
+        checkpoint = read_checkpoint(source, config=config)
+        weights = source / WEIGHTS if source.is_dir() else source
+        stored = quantize_state(checkpoint.state)
+        save_file(stored, draft / WEIGHTS, metadata={"format": "pt"})
+        description: dict[str, Any] = {
+            "format_version": FORMAT_VERSION,
+            "architecture": checkpoint.architecture,
+            "options": fractions_to_json(checkpoint.options),
+            "sample_rate": checkpoint.sample_rate,
+            "stems": list(checkpoint.stems),
+            "sha256": sha256_of(draft / WEIGHTS),
+            "source": _source(weights, bundle),
+            "licence": bundle.licence if bundle else "not known: see the source",
+            "licence_note": bundle.licence_note if bundle else None,
+        }
+        text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
+        (draft / CONFIG).write_text(text, encoding="utf-8")
     return _noise(checkpoint.state, stored)
 
 

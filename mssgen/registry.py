@@ -15,6 +15,13 @@ from mssgen.errors import UsageError
 
 STEMS = ("drums", "bass", "other", "vocals")
 
+# What a model is for, in words, and the command that takes it.
+STAGES = {
+    "separate": ("a separator", "`mssgen separate`"),
+    "codec": ("a codec", "`mssgen codec`"),
+    "enhance": ("a stem encoder", "`mssgen enhance`"),
+}
+
 
 @dataclass(frozen=True)
 class RemoteFile:
@@ -35,12 +42,12 @@ class Bundle:
     """A named model: where its weights are and what is known about them."""
 
     name: str
-    stage: str
+    stage: str  # a key of STAGES
     architecture: str
     repo: str
     revision: str | None  # a commit; None follows the default branch, and the note says so
     files: tuple[RemoteFile, ...]
-    stems: tuple[str, ...]  # in the order of the model's output
+    stems: tuple[str, ...]  # in the order of the model's output; none for a codec
     sample_rate: int  # Hz
     licence: str
     licence_note: str  # how certain the licence is, and why
@@ -49,6 +56,7 @@ class Bundle:
     segment_s: float | None = None  # replaces the model's own segment, as its bag asks; None keeps
     quality_note: str | None = None
     embedded: bool = False  # a reduced copy ships in weights/<name>
+    is_address: bool = False  # of no row here: the user named the repository (hf://)
 
     @property
     def size_bytes(self) -> int | None:
@@ -73,6 +81,47 @@ _LICENCE_NOTE = (
     "MIT licence covers the code, not the weights, which are meant for research. Neither was "
     "withdrawn; ask the author before a commercial use."
 )
+
+_ENCODEC_LICENCE = (
+    "contested: MIT on the hub card, CC BY-NC 4.0 in the package",
+    "Statements contradict each other. (1) The code is MIT since April 2023, and the model card of "
+    "facebook/encodec_48khz carries the tag `mit`. (2) The package encodec 0.1.1 declares CC BY-NC "
+    "4.0, and whether the weights are MIT is asked, without an answer, in "
+    "facebookresearch/encodec#48, #49 and #69. Ask the authors before a commercial use.",
+)
+_DAC_LICENCE = ("MIT", "The package and the releases of the weights say MIT.")
+_VAMPNET_LICENCE = (
+    "CC BY-NC-SA 4.0",
+    "VampNet's code is MIT, its weights are CC BY-NC-SA 4.0, and so is what is made from them.",
+)
+
+
+def _codec(
+    name: str,
+    architecture: str,
+    repo: str,
+    sample_rate: int,
+    licence: tuple[str, str],
+    what: str,
+    file: RemoteFile | None = None,
+) -> Bundle:
+    """A codec's row; by default one file in transformers' layout, of which no hash is known."""
+    unknown = "the revision is not known" if file else "neither the hash nor the revision is known"
+    return Bundle(
+        name=name,
+        stage="codec",
+        architecture=architecture,
+        repo=repo,
+        revision=None,
+        files=(file or RemoteFile("model.safetensors"),),
+        stems=(),
+        sample_rate=sample_rate,
+        licence=licence[0],
+        licence_note=licence[1],
+        note=f"{what}; {unknown} for sure, so the download follows the default branch"
+        f"{'' if file else ' unchecked'}.",
+    )
+
 
 REGISTRY: dict[str, Bundle] = {
     bundle.name: bundle
@@ -169,6 +218,63 @@ REGISTRY: dict[str, Bundle] = {
             note="Hybrid Demucs (v3) retrained on more songs, about 167 MB; neither the hash nor "
             "the revision is known for sure, so the download follows the default branch unchecked.",
         ),
+        _codec(
+            "encodec_24khz",
+            "seanet",
+            "facebook/encodec_24khz",
+            24_000,
+            _ENCODEC_LICENCE,
+            "EnCodec, mono, 75 Hz, up to 32 codebooks of 1024 (24 kbps); about 93 MB",
+        ),
+        _codec(
+            "encodec_48khz",
+            "seanet",
+            "facebook/encodec_48khz",
+            48_000,
+            _ENCODEC_LICENCE,
+            "EnCodec, stereo, 150 Hz, up to 16 codebooks of 1024 (24 kbps), coded in segments of "
+            "1 s; about 76 MB",
+        ),
+        _codec(
+            "dac_44khz",
+            "dac",
+            "descript/dac_44khz",
+            44_100,
+            _DAC_LICENCE,
+            "Descript Audio Codec, mono, 86 Hz, 9 codebooks of 1024 (8 kbps); about 307 MB",
+        ),
+        _codec(
+            "dac_24khz",
+            "dac",
+            "descript/dac_24khz",
+            24_000,
+            _DAC_LICENCE,
+            "Descript Audio Codec, mono, 75 Hz, 32 codebooks of 1024 (24 kbps); the repository is "
+            "presumed from that of dac_44khz",
+        ),
+        _codec(
+            "dac_16khz",
+            "dac",
+            "descript/dac_16khz",
+            16_000,
+            _DAC_LICENCE,
+            "Descript Audio Codec, mono, 50 Hz, 12 codebooks of 1024 (6 kbps); the repository is "
+            "presumed from that of dac_44khz",
+        ),
+        _codec(
+            "vampnet_codec",
+            "dac",
+            "hugggof/vampnet",
+            44_100,
+            _VAMPNET_LICENCE,
+            "The codec of VampNet (LAC), mono, 57 Hz, 14 codebooks of 1024 (8 kbps); VampNet reads "
+            "no other codec's tokens",
+            RemoteFile(
+                "codec.pth",
+                "3db3fa43ab5d160439ddb81fc540b5573ad5ae962230de3fc5b47d218845b855",
+                600_996_465,
+            ),
+        ),
     )
 }
 
@@ -199,13 +305,26 @@ LAYOUTS: dict[str, Layout] = {
 }
 
 
-def lookup(name: str) -> Bundle:
-    """The bundle called `name`; raises UsageError with the nearest names and the whole list."""
-    if name in REGISTRY:
-        return REGISTRY[name]
-    near = difflib.get_close_matches(name.lower(), REGISTRY, n=2)
+def lookup(name: str, stage: str | None = None) -> Bundle:
+    """The bundle called `name`, which must be of `stage` (None: of any).
+
+    Raises UsageError: with the nearest names and the whole list for an unknown name; with the
+    command that takes it for a model of another stage.
+    """
+    choices = [key for key, bundle in REGISTRY.items() if stage in (None, bundle.stage)]
+    found = REGISTRY.get(name)
+    if found is not None and name not in choices:
+        what, command = STAGES[found.stage]
+        wanted, _ = STAGES[stage or found.stage]
+        raise UsageError(
+            f"{name} is {what}, not {wanted}: give it to {command}, or choose one of "
+            f"{', '.join(choices)}"
+        )
+    if found is not None:
+        return found
+    near = difflib.get_close_matches(name.lower(), choices, n=2)
     guess = f"; did you mean {' or '.join(near)}?" if near else ""
     raise UsageError(
-        f"unknown model '{name}': choose one of {', '.join(REGISTRY)} (a file or folder is given "
+        f"unknown model '{name}': choose one of {', '.join(choices)} (a file or folder is given "
         f"by its path, such as ./{name}){guess}"
     )

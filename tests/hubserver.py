@@ -1,9 +1,12 @@
 """A small Hugging Face hub on the loopback address, with faults on order."""
 
+import base64
 import hashlib
+import json
 import struct
 import threading
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socket import SO_LINGER, SOL_SOCKET
@@ -21,14 +24,37 @@ class Fault:
     reset: bool = False  # ... with a reset instead of an orderly end
 
 
+@dataclass
+class Repository:
+    """What was pushed to one name."""
+
+    is_private: bool = False
+    commits: dict[str, dict[str, bytes]] = field(default_factory=dict)  # oldest first
+
+    @property
+    def newest(self) -> str:
+        return list(self.commits)[-1] if self.commits else "0" * 40
+
+    def commit(self, files: dict[str, bytes]) -> str:
+        """Add `files` to what the newest commit has."""
+        whole = {**self.commits.get(self.newest, {}), **files}
+        name = hashlib.sha1(f"{len(self.commits)} {sorted(whole)}".encode()).hexdigest()
+        self.commits[name] = whole
+        return name
+
+
 class HubServer:
-    """Serves `files` (name -> bytes) for every repository and revision; logs what was asked for."""
+    """Serves `files` (name -> bytes) for every repository and revision, but those in `repos` as
+    they were pushed; logs what was asked for."""
 
     def __init__(self, files: dict[str, bytes], commit: str = "c" * 40) -> None:
         self.files = files
         self.commit = commit
         self.is_hub = True  # False: answers without the headers of a hub
-        self.faults: dict[str, deque[Fault]] = {"HEAD": deque(), "GET": deque()}
+        self.repos: dict[str, Repository] = {}
+        self.token: str | None = None  # None: every token may push
+        self.before_request: Callable[[str, str], None] = lambda method, path: None
+        self.faults: dict[str, deque[Fault]] = {"HEAD": deque(), "GET": deque(), "POST": deque()}
         self.requests: list[tuple[str, str, dict[str, str]]] = []
         hub = self
 
@@ -40,6 +66,9 @@ class HubServer:
 
             def do_GET(self) -> None:
                 hub._answer(self)
+
+            def do_POST(self) -> None:
+                hub._answer_post(self)
 
             def log_message(self, *_: Any) -> None:
                 pass
@@ -66,22 +95,26 @@ class HubServer:
 
     def _answer(self, request: BaseHTTPRequestHandler) -> None:
         method = request.command
+        if request.path.startswith("/api/models/"):
+            self._answer_info(request)
+            return
         if "/resolve/" not in request.path:  # the library asks for other things now and then
             self._send(request, 404, {}, b"", 0)
             return
+        self.before_request(method, request.path)
         headers = {key.lower(): value for key, value in request.headers.items()}
         self.requests.append((method, request.path, headers))
         fault = self.faults[method].popleft() if self.faults[method] else Fault()
-        body = self.files.get(request.path.rpartition("/")[2])
+        commit, body, code = self._find(request.path)
         if fault.status is None and body is None:
-            fault = Fault(404, {"X-Error-Code": "EntryNotFound"})
+            fault = Fault(404, {"X-Error-Code": code})
         if fault.status is not None or body is None:
             self._send(request, fault.status or 404, fault.headers, b"", 0)
             return
         headers = {"Accept-Ranges": "bytes"}
         if self.is_hub:
             headers["ETag"] = f'"{hashlib.sha256(body).hexdigest()}"'
-            headers["X-Repo-Commit"] = self.commit
+            headers["X-Repo-Commit"] = commit
         status, start = 200, 0
         if request.headers.get("Range", "").startswith("bytes="):
             start = int(request.headers["Range"][6:].split("-")[0])
@@ -96,6 +129,81 @@ class HubServer:
         if fault.reset:
             request.connection.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
             request.connection.close()
+
+    def _find(self, path: str) -> tuple[str, bytes | None, str]:
+        """Of /OWNER/NAME/resolve/REVISION/FILE: commit, content, and the error's code if none."""
+        repo, _, rest = path.lstrip("/").partition("/resolve/")
+        revision, _, name = rest.partition("/")
+        if repo not in self.repos:
+            return self.commit, self.files.get(name), "EntryNotFound"
+        commits = self.repos[repo].commits
+        commit = self.repos[repo].newest if revision == "main" else revision
+        if commit not in commits:
+            return commit, None, "RevisionNotFound"
+        return commit, commits[commit].get(name), "EntryNotFound"
+
+    def _answer_info(self, request: BaseHTTPRequestHandler) -> None:
+        """What is asked about a repository: whether it is there, whether it is private."""
+        name = request.path.removeprefix("/api/models/").split("?")[0]
+        repo = self.repos.get(name)
+        if repo is None:
+            self._send(request, 404, {"X-Error-Code": "RepoNotFound"}, b"", 0)
+            return
+        self._json(request, {"id": name, "private": repo.is_private, "sha": repo.newest})
+
+    def _answer_post(self, request: BaseHTTPRequestHandler) -> None:
+        """Make a repository, check a card, take a commit."""
+        sent = request.rfile.read(int(request.headers.get("Content-Length", 0)))
+        headers = {key.lower(): value for key, value in request.headers.items()}
+        self.requests.append(("POST", request.path, headers))
+        self.before_request("POST", request.path)
+        fault = self.faults["POST"].popleft() if self.faults["POST"] else Fault()
+        if fault.status is None and self.token is not None:
+            is_known = headers.get("authorization") == f"Bearer {self.token}"
+            fault = fault if is_known else Fault(401)
+        if fault.status is not None:
+            self._send(request, fault.status, fault.headers, b"", 0)
+            return
+        if request.path == "/api/repos/create":
+            self._create(request, json.loads(sent))
+            return
+        if request.path == "/api/validate-yaml":
+            is_card = json.loads(sent)["content"].startswith("---\nlicense: ")
+            errors = [] if is_card else [{"message": '"license" is required'}]
+            answer = {"errors": errors, "warnings": []}
+            self._json(request, answer, 200 if is_card else 400)
+            return
+        # /api/models/OWNER/NAME/ACTION/main
+        _, _, _, owner, short, action, _ = request.path.split("/")
+        name = f"{owner}/{short}"
+        if action == "preupload":
+            files = [
+                {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False}
+                for file in json.loads(sent)["files"]
+            ]
+            self._json(request, {"files": files})
+            return
+        lines = [json.loads(line) for line in sent.splitlines()]
+        commit = self.repos[name].commit(
+            {
+                line["value"]["path"]: base64.b64decode(line["value"]["content"])
+                for line in lines
+                if line["key"] == "file"
+            }
+        )
+        url = f"{self.url}/{name}/commit/{commit}"
+        self._json(request, {"commitUrl": url, "commitOid": commit, "hookOutput": ""})
+
+    def _create(self, request: BaseHTTPRequestHandler, wanted: dict[str, Any]) -> None:
+        name = f"{wanted['organization']}/{wanted['name']}"
+        is_private = wanted.get("visibility") == "private" or wanted.get("private", False)
+        status = 409 if name in self.repos else 200
+        self.repos.setdefault(name, Repository(is_private))
+        self._json(request, {"url": f"{self.url}/{name}"}, status)
+
+    def _json(self, request: BaseHTTPRequestHandler, value: Any, status: int = 200) -> None:
+        body = json.dumps(value).encode()
+        self._send(request, status, {"Content-Type": "application/json"}, body, len(body))
 
     @staticmethod
     def _send(

@@ -52,8 +52,11 @@ def _program(*arguments: str, **environment: str) -> subprocess.CompletedProcess
 def test_list_shows_where_every_model_is(models: Callable[..., Result]) -> None:
     code, out, _ = models("list")
     assert code == 0
-    rows = {line.split()[0]: line for line in out.splitlines() if line.startswith(("ht", "hd"))}
+    rows = {line.split()[0]: line for line in out.splitlines()[1:]}
     assert list(rows) == list(REGISTRY)
+    assert rows["htdemucs"].split()[1] == "separate"
+    assert rows["encodec_24khz"].split()[1] == "codec"
+    assert "601 MB" in rows["vampnet_codec"]
     assert "embedded" in rows["htdemucs"]
     assert "51 MB" in rows["htdemucs"]
     assert "on the hub" in rows["htdemucs_ft"]
@@ -86,6 +89,23 @@ def test_info_says_what_is_not_known(models: Callable[..., Result]) -> None:
     assert "not pinned" in out
     facts = json.loads(models("info", "hdemucs_mmi", "--json")[1])
     assert (facts["revision"], facts["files"][0]["sha256"]) == (None, None)
+
+
+def test_info_of_a_codec_has_no_stems(models: Callable[..., Result]) -> None:
+    code, out, _ = models("info", "encodec_48khz")
+    text = " ".join(out.split())
+    assert code == 0
+    assert "stage codec" in text
+    assert "48000 Hz" in text
+    assert "CC BY-NC 4.0" in text
+    assert "stems" not in text
+    assert "model.safetensors (not known), sha256" in text
+
+
+def test_quantize_takes_separators_only(models: Callable[..., Result], tmp_path: Path) -> None:
+    code, _, err = models("quantize", "dac_44khz", str(tmp_path / "out"))
+    assert code == 2
+    assert "dac_44khz is a codec, not a separator" in err
 
 
 @pytest.mark.parametrize("command", ["info", "path", "pull", "verify"])

@@ -174,13 +174,26 @@ def test_quantising_twice_changes_nothing_more(source: Path, tmp_path: Path) -> 
 
 def test_an_existing_target_is_kept_unless_told_otherwise(source: Path, tmp_path: Path) -> None:
     target = tmp_path / "target"
-    target.mkdir()
-    (target / "precious").write_text("keep")
-    with pytest.raises(CheckpointError, match="--overwrite"):
+    quantize_checkpoint(source, target)
+    (target / "README.md").write_text("old")
+    with pytest.raises(CheckpointError, match="add --overwrite"):
         quantize_checkpoint(source, target)
-    assert (target / "precious").read_text() == "keep"
+    assert (target / "README.md").read_text() == "old"
     quantize_checkpoint(source, target, overwrite=True)
     assert sorted(file.name for file in target.iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_more_than_a_checkpoint_is_never_replaced(source: Path, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    quantize_checkpoint(source, target)
+    (target / "precious").write_text("keep")
+    with pytest.raises(CheckpointError, match="holds precious: only a checkpoint is ever replaced"):
+        quantize_checkpoint(source, target, overwrite=True)
+    assert (target / "precious").read_text() == "keep"
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "config.json").write_text('{"editor": "vi"}')
+    with pytest.raises(CheckpointError, match=r"holds no config.json of mssgen's"):
+        quantize_checkpoint(source, tmp_path / "home", overwrite=True)
 
 
 def test_a_failed_run_leaves_nothing(source: Path, tmp_path: Path) -> None:

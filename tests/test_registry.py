@@ -8,18 +8,41 @@ from mssgen.errors import UsageError
 from mssgen.registry import LAYOUTS, REGISTRY, Bundle, lookup
 
 BUNDLES = pytest.mark.parametrize("bundle", REGISTRY.values(), ids=lambda bundle: bundle.name)
+FILE_NAMES = {"separate": r"[0-9a-f]{8}\.safetensors", "codec": r"model\.safetensors|codec\.pth"}
 
 
 def test_the_four_models_of_the_demucs_family() -> None:
-    assert list(REGISTRY) == ["htdemucs", "htdemucs_ft", "htdemucs_6s", "hdemucs_mmi"]
+    separators = [name for name, bundle in REGISTRY.items() if bundle.stage == "separate"]
+    assert separators == ["htdemucs", "htdemucs_ft", "htdemucs_6s", "hdemucs_mmi"]
     assert all(name == bundle.name for name, bundle in REGISTRY.items())
+
+
+def test_codecs_have_no_stems_and_are_no_separators() -> None:
+    codecs = [bundle for bundle in REGISTRY.values() if bundle.stage == "codec"]
+    assert [bundle.name for bundle in codecs] == [
+        "encodec_24khz",
+        "encodec_48khz",
+        "dac_44khz",
+        "dac_24khz",
+        "dac_16khz",
+        "vampnet_codec",
+    ]
+    assert all(bundle.stems == () for bundle in codecs)
+    with pytest.raises(UsageError, match="encodec_24khz is a codec, not a separator") as caught:
+        lookup("encodec_24khz", "separate")
+    assert "`mssgen codec`" in str(caught.value)
+    with pytest.raises(UsageError, match="htdemucs is a separator, not a codec"):
+        lookup("htdemucs", "codec")
+    with pytest.raises(UsageError) as caught:
+        lookup("encodec", "codec")
+    assert "htdemucs" not in str(caught.value)
 
 
 @BUNDLES
 def test_rows_are_consistent(bundle: Bundle) -> None:
     for file in bundle.files:
-        # A name from the table can never lead out of a folder, and is no pickle.
-        assert re.fullmatch(r"[0-9a-f]{8}\.safetensors", file.name)
+        # A name from the table can never lead out of a folder.
+        assert re.fullmatch(FILE_NAMES[bundle.stage], file.name)
         assert file.sha256 is None or re.fullmatch(r"[0-9a-f]{64}", file.sha256)
     assert re.fullmatch(r"[\w-]+/[\w-]+", bundle.repo)
     if bundle.revision is None:
@@ -34,9 +57,12 @@ def test_rows_are_consistent(bundle: Bundle) -> None:
 
 
 @BUNDLES
-def test_both_statements_about_the_licence_are_kept(bundle: Bundle) -> None:
+def test_all_statements_about_the_licence_are_kept(bundle: Bundle) -> None:
     assert "MIT" in bundle.licence_note or "mit" in bundle.licence_note
-    assert "facebookresearch/demucs#327" in bundle.licence_note
+    if bundle.stage == "separate":
+        assert "facebookresearch/demucs#327" in bundle.licence_note
+    if bundle.name.startswith("encodec"):
+        assert "CC BY-NC 4.0" in bundle.licence_note
 
 
 def test_no_two_files_share_a_hash() -> None:

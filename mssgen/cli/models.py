@@ -1,5 +1,5 @@
 """`mssgen models`: what there is, where it is, whether it is whole; nothing here imports torch
-except `quantize`, and only `pull` goes to the network."""
+except `quantize`, and only `pull` goes to the network. `export` and `push` are in `publish`."""
 
 import json
 import statistics
@@ -9,10 +9,13 @@ from typing import Annotated, Any
 
 import typer
 
+from mssgen.cli.publish import export, push
 from mssgen.errors import CheckpointError, MssgenError, UsageError
 from mssgen.registry import REGISTRY, Bundle, lookup
 
-app = typer.Typer(help="List, inspect, download, check and convert models.", no_args_is_help=True)
+app = typer.Typer(
+    help="List, inspect, download, check, convert and publish models.", no_args_is_help=True
+)
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A name from `mssgen models list`.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
@@ -20,10 +23,11 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a tabl
 
 @app.command("list")
 def list_models(as_json: Json = False) -> None:
-    """List models: stems, size, licence, place."""
+    """List models: stage, stems, size, licence, place."""
     rows: list[dict[str, Any]] = [
         {
             "name": bundle.name,
+            "stage": bundle.stage,
             "stems": list(bundle.stems),
             "size_bytes": _size_bytes(bundle),
             "licence": bundle.licence,
@@ -34,10 +38,11 @@ def list_models(as_json: Json = False) -> None:
     if as_json:
         return _print_json(rows)
     _print_table(
-        ("name", "stems", "size", "where", "licence"),
+        ("name", "stage", "stems", "size", "where", "licence"),
         [
             (
                 row["name"],
+                row["stage"],
                 " ".join(row["stems"]),
                 _megabytes(row["size_bytes"]),
                 row["where"],
@@ -87,14 +92,14 @@ def info(name: Name, as_json: Json = False) -> None:
             for file in value:
                 digest = file["sha256"] or "not known: downloads are not checked"
                 size = _megabytes(file["size_bytes"])
-                stems = " ".join(file["stems"])
-                lines.append(("file", f"{file['name']} ({size}; {stems}), sha256 {digest}"))
+                about = "; ".join([size, *([" ".join(file["stems"])] if file["stems"] else [])])
+                lines.append(("file", f"{file['name']} ({about}), sha256 {digest}"))
         elif key == "embedded":
             if value:
                 lines.append((key, f"{value['path']}, sha256 {value['sha256']}"))
         elif key == "revision":
             lines.append((key, value or "not pinned: the default branch"))
-        elif value is not None:
+        elif value not in (None, []):
             text = " ".join(value) if isinstance(value, list) else str(value)
             lines.append((key, f"{text} Hz" if key == "sample_rate" else text))
     _print_table((), [(key.replace("_", " "), text) for key, text in lines])
@@ -102,7 +107,10 @@ def info(name: Name, as_json: Json = False) -> None:
 
 @app.command()
 def pull(
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Names to download.")],
+    names: Annotated[
+        list[str],
+        typer.Argument(metavar="NAME...", help="Names, or hf://OWNER/NAME, to download."),
+    ],
     original: Annotated[
         bool,
         typer.Option("--original", help="Also the published file of a model that ships here."),
@@ -110,25 +118,34 @@ def pull(
     as_json: Json = False,
 ) -> None:
     """Download models, so that they work offline."""
-    bundles = [lookup(name) for name in names]
+    from mssgen.checkpoints import SCHEME, embedded_checkpoint, parse_address
+
+    bundles: dict[str, Bundle | None] = {}
+    for name in names:  # all of them before any download
+        is_address = name.startswith(SCHEME)
+        bundles[name] = None if is_address else lookup(name)
+        if is_address:
+            parse_address(name)
 
     from mssgen import hub
-    from mssgen.checkpoints import embedded_checkpoint
 
     progress = sys.stderr.isatty() and not as_json
     results: list[dict[str, Any]] = []
     failures: list[str] = []
-    for bundle in bundles:
-        result: dict[str, Any] = {"name": bundle.name, "status": "ready", "paths": []}
+    for name, bundle in bundles.items():
+        result: dict[str, Any] = {"name": name, "status": "ready", "paths": []}
         results.append(result)
-        folder = embedded_checkpoint(bundle.name)
+        folder = embedded_checkpoint(name) if bundle else None
         if folder is not None and not original:
             result |= {"status": "ships with mssgen", "paths": [str(folder)]}
             continue
         try:
-            result["paths"] = [
-                str(hub.fetch(bundle, file, progress=progress)) for file in bundle.files
-            ]
+            if bundle is None:
+                result["paths"] = _pull_address(name, progress=progress)
+            else:
+                result["paths"] = [
+                    str(hub.fetch(bundle, file, progress=progress)) for file in bundle.files
+                ]
         except MssgenError as error:
             result |= {"status": "failed", "error": str(error)}
             failures.append(str(error))
@@ -214,7 +231,7 @@ def quantize(
     from mssgen.quantization import quantize_checkpoint
 
     bundle = lookup(model) if model else None
-    resolved = resolve(source)
+    resolved = resolve(source, stage="separate")
     if resolved.where == "embedded":
         raise UsageError(
             f"{source} ships as int8 already: `mssgen models pull --original {source}` gets the "
@@ -241,6 +258,21 @@ def quantize(
     _print_table((), [(key.replace("_", " "), str(value)) for key, value in summary.items()])
     lowest = sorted(noise, key=noise.__getitem__)[:5]
     _print_table(("tensor", "SNR (dB)"), [(key, f"{noise[key]:.2f}") for key in lowest])
+
+
+def _pull_address(address: str, *, progress: bool) -> list[str]:
+    """The folder in the hub's cache, and the files of the codec that a stem encoder names."""
+    from mssgen.checkpoints import resolve
+    from mssgen.formats import CONFIG, read_json
+
+    folder = resolve(address, progress=progress).paths[0]
+    codec = read_json(folder / CONFIG).get("codec")
+    named = [resolve(codec, progress=progress)] if codec in REGISTRY else []
+    return [str(path) for path in (folder, *(path for found in named for path in found.paths))]
+
+
+app.command()(export)
+app.command()(push)
 
 
 def _where(bundle: Bundle) -> str:

@@ -1,0 +1,307 @@
+"""Codecs from files: ours, those of the encodec and descript-audio-codec packages, and the hub's.
+
+Read are our folders (config.json + model.safetensors), EnCodec's `.th` (a plain state dict), the
+`.pth` of DAC and VampNet ({state_dict, metadata}), and transformers' folders and files. What a file
+does not say of itself comes from the shapes of its tensors, and what those cannot tell from the
+config.json beside it, or from the published codec of just these shapes.
+"""
+
+import inspect
+import json
+import os
+import shutil
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mssgen.checkpoints import resolve
+from mssgen.codecs.base import Codec
+from mssgen.codecs.dac import DAC_16KHZ, DAC_24KHZ, DAC_44KHZ, DacCodec
+from mssgen.codecs.layouts import infer_options, to_native
+from mssgen.codecs.seanet import ENCODEC_24KHZ, ENCODEC_48KHZ, SeanetCodec
+from mssgen.errors import CheckpointError, MssgenError
+from mssgen.formats import (
+    CONFIG,
+    FORMAT_VERSION,
+    WEIGHTS,
+    check_promised_hash,
+    checked_tensors,
+    read_config,
+    read_json,
+    read_safetensors,
+    sha256_of,
+    wrong_stage,
+)
+from mssgen.pickles import read_pickle
+from mssgen.separators.devices import choose_device
+
+_CLASSES: dict[str, type[Codec]] = {"seanet": SeanetCodec, "dac": DacCodec}
+# Options that the constructors' defaults do not have already.
+_PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
+    "encodec_24khz": ("seanet", ENCODEC_24KHZ),
+    "encodec_48khz": ("seanet", ENCODEC_48KHZ),
+    "dac_44khz": ("dac", DAC_44KHZ),
+    "dac_24khz": ("dac", DAC_24KHZ),
+    "dac_16khz": ("dac", DAC_16KHZ),
+}
+# What transformers' config.json of EnCodec says and shapes do not: its word, ours, its default.
+_TRANSFORMERS_ENCODEC = (
+    ("use_causal_conv", "causal", True),
+    ("normalize", "normalize", False),
+    ("chunk_length_s", "segment_s", None),
+    ("overlap", "segment_overlap", None),
+    ("dilation_growth_rate", "dilation_base", 2),
+)
+_MAX_BANDS = 64
+_MAX_RATE = 1_000_000
+
+
+def load_codec(
+    name_or_path: str, *, device: str = "cpu", offline: bool = False, progress: bool = False
+) -> Codec:
+    """The frozen codec called so, in eval mode.
+
+    Args:
+        name_or_path: a codec's name from `mssgen models list`, the path of a file or folder, or
+            the address of a folder on the hub (hf://OWNER/NAME).
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+        offline: never ask the hub.
+        progress: draw a bar on standard error while downloading.
+
+    Raises:
+        UsageError: an unknown name or device, a separator's name, or a package that is missing.
+        CheckpointError: the file is out of reach, damaged, untrusted, or holds no codec.
+    """
+    chosen = choose_device(device)
+    resolved = resolve(name_or_path, offline=offline, progress=progress, stage="codec")
+    if len(resolved.paths) != 1:
+        raise CheckpointError(f"{name_or_path} {wrong_stage('separate', 'codec')}")
+    path, bundle = resolved.paths[0], resolved.bundle
+    codec = read_codec(path, name=bundle.name if bundle else None)
+    if bundle is not None and codec.sample_rate != bundle.sample_rate:
+        raise CheckpointError(
+            f"{path} is not {bundle.name}: it works at {codec.sample_rate} Hz, not "
+            f"{bundle.sample_rate}; run `mssgen models pull {bundle.name}` for the right file"
+        )
+    codec.to(chosen)
+    return codec
+
+
+def read_codec(path: Path | str, *, name: str | None = None) -> Codec:
+    """The frozen codec in the file or folder at `path`, on the CPU and in eval mode.
+
+    `name` is what messages call it; by default its own or the file's. Raises CheckpointError for
+    what is missing, damaged or no codec; nothing in the file is executed.
+    """
+    path = Path(path)
+    metadata: dict[str, Any] = {}
+    try:
+        if path.is_dir():
+            weights, config = path / WEIGHTS, path / CONFIG
+        else:
+            weights, config = path, path.parent / CONFIG
+        with weights.open("rb") as file:
+            head = file.read(9)
+        if head[8:] == b"{":  # eight bytes of header length (the first may be 0x80), then JSON
+            state = _from_safetensors(weights)
+        elif head[:2] == b"PK" or head[:1] == b"\x80":
+            check_promised_hash(weights)
+            state, metadata = _from_pickle(weights)
+        else:
+            raise CheckpointError(
+                f"{weights} is neither safetensors nor what torch.save writes: it may be damaged "
+                "or of another kind"
+            )
+        about = read_json(config) if config.is_file() and "kwargs" not in metadata else {}
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
+    if "format_version" in about:
+        about = read_config(config, "codec")
+        options = {"name": path.stem, **about["options"], **({"name": name} if name else {})}
+        codec = _built(path, about["architecture"], options, to_native(state))
+        _check_id(path, codec, about.get("codec_id"))
+        return codec
+    try:
+        state = to_native(state)
+        architecture, shapes = infer_options(state)
+    except ValueError as error:
+        raise CheckpointError(f"{path} is no EnCodec or DAC that mssgen knows: {error}") from None
+    facts = _facts(path, architecture, shapes, metadata, about)
+    own = {"name": name or facts.get("name") or path.stem}
+    return _built(path, architecture, {**shapes, **facts, **own}, state)
+
+
+def save_codec(codec: Codec, folder: Path | str) -> None:
+    """Write the folder that `read_codec` reads: config.json and model.safetensors in fp32.
+
+    A new folder appears complete or not at all; in one that exists each file is replaced whole,
+    and the codec id in config.json tells if they belong together. Raises CheckpointError when it
+    cannot be written.
+    """
+    folder = Path(folder)
+    state = {
+        key: value.detach().cpu().float().contiguous() for key, value in codec.state_dict().items()
+    }
+    vars(codec).pop("codec_id", None)  # that of these very weights
+    description = {
+        "format_version": FORMAT_VERSION,
+        "architecture": codec.architecture,
+        "options": codec.options,
+        "codec_id": codec.codec_id,
+        "sample_rate": codec.sample_rate,
+    }
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        try:
+            save_file(state, draft / WEIGHTS, metadata={"format": "pt"})
+            description["sha256"] = sha256_of(draft / WEIGHTS)
+            description["sha256"] = sha256_of(draft / WEIGHTS)
+            text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
+            (draft / CONFIG).write_text(text, encoding="utf-8")
+            for entry in (draft, *draft.iterdir()):  # mkdtemp gives the owner's rights only
+                entry.chmod(0o755 if entry.is_dir() else 0o644)
+            if folder.exists():
+                for file in (WEIGHTS, CONFIG):
+                    os.replace(draft / file, folder / file)
+            else:
+                os.replace(draft, folder)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+    except OSError as error:
+        raise CheckpointError(f"{folder} cannot be written: {error.strerror or error}") from None
+
+
+def _from_safetensors(path: Path) -> dict[str, Tensor]:
+    metadata, state = read_safetensors(path)
+    if "klass" in metadata:
+        raise CheckpointError(f"{path} {wrong_stage('separate', 'codec')}")
+    return checked_tensors(path, state)
+
+
+def _from_pickle(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """(state, metadata) of a plain state dict, or of one with metadata beside it."""
+    package = read_pickle(path, "a codec")
+    if not isinstance(package, dict):
+        raise CheckpointError(f"{path} holds no table of tensors: get the file again")
+    if "klass" in package:
+        raise CheckpointError(f"{path} {wrong_stage('separate', 'codec')}")
+    metadata = package.get("metadata")
+    state = package.get("state_dict", package)
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path} is damaged: state_dict is no table of tensors")
+    return checked_tensors(path, state), metadata if isinstance(metadata, dict) else {}
+
+
+def _facts(
+    path: Path,
+    architecture: str,
+    shapes: dict[str, Any],
+    metadata: dict[str, Any],
+    about: dict[str, Any],
+) -> dict[str, Any]:
+    """The options that shapes do not tell."""
+    kwargs = metadata.get("kwargs")
+    if isinstance(kwargs, dict) and architecture == "dac":
+        _check_agreement(path, shapes, kwargs)
+        return {"sample_rate": kwargs.get("sample_rate", 44_100)}
+    if about.get("model_type") in ("encodec", "dac") and "sampling_rate" in about:
+        facts: dict[str, Any] = {"sample_rate": about["sampling_rate"]}
+        if architecture == "seanet":
+            values = {ours: about.get(its, default) for its, ours, default in _TRANSFORMERS_ENCODEC}
+            facts |= {key: value for key, value in values.items() if value is not None}
+            if about.get("pad_mode", "reflect") != "reflect":
+                raise CheckpointError(f"{path} pads otherwise than by reflection: not supported")
+        return facts
+    for name, (kind, options) in _PUBLISHED.items():
+        if kind == architecture and _has_shapes(_CLASSES[kind], options, shapes):
+            return {**options, "name": name}
+    raise CheckpointError(
+        f"{path} does not say its sample rate: put a {CONFIG} beside it with format_version "
+        f"{FORMAT_VERSION}, architecture {architecture} and options"
+    )
+
+
+def _check_agreement(path: Path, shapes: dict[str, Any], kwargs: dict[str, Any]) -> None:
+    """Raise CheckpointError where a file's own words contradict its tensors."""
+    for key, value in shapes.items():
+        said = kwargs.get(key)
+        said = list(said) if isinstance(said, tuple) else said
+        if said is not None and said != value:
+            raise CheckpointError(
+                f"{path} says {key} {said!r:.80} but its tensors say {value}: get the file again"
+            )
+
+
+def _has_shapes(kind: type[Codec], options: dict[str, Any], shapes: dict[str, Any]) -> bool:
+    """Whether the published codec with `options` has these shapes."""
+    parameters = inspect.signature(kind.__init__).parameters
+    for key, value in shapes.items():
+        published = options.get(key, parameters[key].default)
+        if isinstance(published, tuple):
+            published = list(published)
+        if published is not None and published != value:
+            return False
+    return True
+
+
+def _built(
+    path: Path, architecture: str, options: dict[str, Any], state: dict[str, Tensor]
+) -> Codec:
+    """The codec with exactly these weights; CheckpointError if they do not fit its options."""
+    _check_options(path, options, len(state))
+    try:
+        # On the meta device nothing is allocated or drawn, whatever the options ask for.
+        with (
+            torch.device("meta"),
+            warnings.catch_warnings(action="ignore", category=FutureWarning),
+        ):
+            codec = _CLASSES[architecture](**options)
+    except MssgenError:
+        raise
+    except Exception as error:  # of any kind: the options are a stranger's
+        reason = str(error).split("\n")[0][:200]
+        raise CheckpointError(f"{path} has options that make no codec: {reason}") from None
+    own = {key: tuple(value.shape) for key, value in codec.state_dict().items()}
+    for key in (*own, *state):
+        if key not in state:
+            problem = f"'{key}' is missing"
+        elif key not in own:
+            problem = f"'{key}' belongs to no layer"
+        elif own[key] != tuple(state[key].shape):
+            problem = f"'{key}' has the shape {list(state[key].shape)}, not {list(own[key])}"
+        else:
+            continue
+        raise CheckpointError(f"{path} does not fit the codec {architecture}: {problem}")
+    codec.load_state_dict({key: value.float() for key, value in state.items()}, assign=True)
+    return codec.freeze()
+
+
+def _check_options(path: Path, options: dict[str, Any], n_tensors: int) -> None:
+    """Refuse what would keep the constructor busy for ever: each layer has a tensor at least."""
+    counts = [
+        options.get(key, 1) for key in ("n_codebooks", "n_residual_layers", "n_lstm_layers")
+    ] + [
+        len(value)
+        for key in ("ratios", "encoder_rates", "decoder_rates")
+        if isinstance(value := options.get(key), list)
+    ]
+    rate = options.get("sample_rate", 1)
+    fits = all(isinstance(count, int) and 0 <= count <= n_tensors for count in counts)
+    if not fits or options.get("n_bands", 1) not in range(1, _MAX_BANDS + 1):
+        raise CheckpointError(f"{path} has options that do not fit its tensors: get it again")
+    if not isinstance(rate, int) or not 1 <= rate <= _MAX_RATE:
+        raise CheckpointError(f"{path} has no proper sample rate (option sample_rate)")
+
+
+def _check_id(path: Path, codec: Codec, expected: Any) -> None:
+    if expected is not None and codec.codec_id != expected:
+        raise CheckpointError(
+            f"{path} is damaged or was changed: its weights are {codec.codec_id}, and {CONFIG} "
+            f"says {expected!r:.100}; get it again"
+        )

@@ -1,0 +1,97 @@
+"""Checkpoint folders of ours: which files are theirs, and how one appears whole or not at all."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mssgen.errors import CheckpointError
+from mssgen.formats import CONFIG, EMBEDDED_CODEC, WEIGHTS, read_json
+
+TRAINING = "training.json"
+CARD = "README.md"
+# The embedded codec is a folder of the same form; nothing else has a place in a checkpoint.
+_FILES = (CONFIG, WEIGHTS, EMBEDDED_CODEC + CONFIG, EMBEDDED_CODEC + WEIGHTS, TRAINING, CARD)
+
+
+def checkpoint_files(folder: Path) -> list[str]:
+    """The files of a checkpoint that `folder` has, as paths below it with forward slashes."""
+    return [name for name in _FILES if (folder / name).is_file()]
+
+
+def other_files(folder: Path) -> list[str]:
+    """What else lies in `folder`, sorted: files of any kind, and folders as a whole."""
+    inner = folder / EMBEDDED_CODEC
+    places = [*folder.iterdir(), *(inner.iterdir() if inner.is_dir() else ())]
+    names = {place.relative_to(folder).as_posix() for place in places}
+    return sorted(names - {*_FILES, EMBEDDED_CODEC.rstrip("/")})
+
+
+@contextmanager
+def new_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Give an empty folder to write a checkpoint to; it becomes `target` if nothing is raised.
+
+    With `overwrite` an older checkpoint is replaced, but never a folder that holds anything else.
+    Raises CheckpointError for such a folder, for a checkpoint without `overwrite`, and where the
+    disk cannot be written.
+    """
+    _check_replaceable(target, overwrite=overwrite)
+    place = Path(os.path.realpath(target))  # through a link, which stays
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
+        try:
+            yield draft
+            for entry in (draft, *draft.rglob("*")):  # mkdtemp gives the owner's rights only
+                entry.chmod(0o755 if entry.is_dir() else 0o644)
+            _swap(draft, place)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+    except OSError as error:
+        raise CheckpointError(f"{target} cannot be written: {error.strerror or error}") from None
+
+
+def _check_replaceable(target: Path, *, overwrite: bool) -> None:
+    try:
+        if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+            return
+        if not target.is_dir():
+            found = "is a file"
+        elif others := other_files(target):
+            found = f"holds {others[0]}"
+        else:
+            found = "" if _is_ours(target / CONFIG) else f"holds no {CONFIG} of mssgen's"
+    except OSError as error:
+        raise CheckpointError(f"{target} cannot be read: {error.strerror or error}") from None
+    if found:
+        raise CheckpointError(
+            f"{target} {found}: only a checkpoint is ever replaced; choose another folder"
+        )
+    if not overwrite:
+        raise CheckpointError(
+            f"{target} exists: choose another folder, or add --overwrite to replace it"
+        )
+
+
+def _is_ours(config: Path) -> bool:
+    try:
+        return "format_version" in read_json(config)
+    except CheckpointError:
+        return False
+
+
+def _swap(draft: Path, target: Path) -> None:
+    """Put `draft` in the place of `target`; the old one goes last, and comes back on failure."""
+    if not target.exists():
+        os.replace(draft, target)
+        return
+    old = draft.with_name(f"{draft.name}-old")
+    os.replace(target, old)
+    try:
+        os.replace(draft, target)
+    except OSError:
+        os.replace(old, target)
+        raise
+    shutil.rmtree(old)
