@@ -46,3 +46,30 @@ def from_pairs(stems: Tensor, n_channels: int) -> NDArray[np.float32]:
         stems[-1, :, 0] = stems[-1].mean(dim=1)
     flat = stems.transpose(0, 1).flatten(1, 2)
     return np.ascontiguousarray(flat[:, :n_channels].numpy())
+
+
+def to_items(block: NDArray[np.float32], n_channels: int) -> Tensor:
+    """Channels [C, T] as items [B, n_channels, T] for a codec of one channel or two.
+
+    A mono codec gets each pair as middle (L + R) / 2 and side (L - R) / 2: most of a stem is in the
+    middle, which then has one set of codes and stays where it is, while errors of a left and a
+    right of their own would let it wander. A last channel without partner stays as it is.
+    """
+    if n_channels == 2:
+        return to_pairs(block)
+    items = torch.from_numpy(block).clone()
+    n_paired = len(items) // 2 * 2
+    left, right = items[0:n_paired:2].clone(), items[1:n_paired:2].clone()
+    items[0:n_paired:2], items[1:n_paired:2] = (left + right) / 2, (left - right) / 2
+    return items[:, None]
+
+
+def from_items(items: Tensor, n_channels: int) -> NDArray[np.float32]:
+    """[B, 1 or 2, T] -> [n_channels, T], the inverse of `to_items`."""
+    if items.shape[1] == 2:
+        return from_pairs(items[:, None], n_channels)[0]
+    channels = items[:, 0].clone()
+    n_paired = len(channels) // 2 * 2
+    middle, side = items[0:n_paired:2, 0], items[1:n_paired:2, 0]
+    channels[0:n_paired:2], channels[1:n_paired:2] = middle + side, middle - side
+    return np.ascontiguousarray(channels.numpy())

@@ -1,7 +1,7 @@
 """From what the user names (files, folders, lists) to the songs to work on."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,12 +41,17 @@ class Track:
 
 
 def find_tracks(
-    inputs: Sequence[str], *, list_file: str | None = None, output_dir: Path | None = None
+    inputs: Sequence[str],
+    *,
+    list_file: str | None = None,
+    output_dir: Path | None = None,
+    extensions: Collection[str] = EXTENSIONS,
 ) -> list[Track]:
     """Expand files, folders (recursively, in order of name) and the lines of `list_file`.
 
     What lies in `output_dir` is left out: a second run over a folder does not separate the stems of
-    the first one. The same file named twice is taken once.
+    the first one. The same file named twice is taken once. `extensions` are those of the files to
+    take from folders.
 
     Raises:
         UsageError: nothing is named, or the list cannot be read.
@@ -62,7 +67,7 @@ def find_tracks(
         if name == STDIN:
             found: Iterable[Track] = [Track(STDIN, "stdin")]
         elif os.path.isdir(name):  # Path.is_dir raises where a name is too long
-            found = _in_folder(Path(name), output_dir)
+            found = _in_folder(Path(name), output_dir, extensions)
         else:
             found = [Track(name, Path(name).stem or Path(name).name)]
         for track in found:
@@ -82,7 +87,7 @@ def _lines(list_file: str) -> list[str]:
     raise UsageError(f"--list {list_file} names no files: give one path a line")
 
 
-def _in_folder(folder: Path, output_dir: Path | None) -> list[Track]:
+def _in_folder(folder: Path, output_dir: Path | None, extensions: Collection[str]) -> list[Track]:
     excluded = output_dir.resolve() if output_dir is not None else None
     if excluded is not None and folder.resolve().is_relative_to(excluded):
         excluded = None  # the user asks for the outputs' own folder
@@ -104,8 +109,9 @@ def _in_folder(folder: Path, output_dir: Path | None) -> list[Track]:
             path = Path(parent) / name
             is_hidden = name.startswith(".")
             # Neither named pipes, which may never end, nor links to nowhere.
-            if path.suffix.lower() in EXTENSIONS and not is_hidden and path.is_file():
+            if path.suffix.lower() in extensions and not is_hidden and path.is_file():
                 found.append(Track(str(path), path.relative_to(folder).with_suffix("").as_posix()))
     if not found:
-        raise AudioError(f"{folder} holds no sound files; name a folder that does, or a file")
+        kind = "sound files" if extensions is EXTENSIONS else f"{' or '.join(extensions)} files"
+        raise AudioError(f"{folder} holds no {kind}; name a folder that does, or a file")
     return found

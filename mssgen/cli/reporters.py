@@ -4,7 +4,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -37,21 +37,30 @@ def reporter(
     Everything for people goes to standard error. JSON goes to `json_stream` (standard output), one
     object a line; with `verbose` debug messages and tracebacks are logged to standard error.
     """
-    with _choose(as_json, quiet, json_stream or sys.stdout) as hook:
-        handler = _ToHook(hook)
-        logger = logging.getLogger("mssgen")
-        debug = logging.StreamHandler()
-        level = logger.level
-        logger.addHandler(handler)
-        if verbose:
-            logger.addHandler(debug)
-            logger.setLevel(logging.DEBUG)
-        try:
-            yield hook
-        finally:
-            logger.setLevel(level)
-            logger.removeHandler(handler)
-            logger.removeHandler(debug)
+    with (
+        _choose(as_json, quiet, json_stream or sys.stdout) as hook,
+        logging_to(hook, verbose=verbose),
+    ):
+        yield hook
+
+
+@contextmanager
+def logging_to(hook: Callable[[Warned], None], *, verbose: bool) -> Iterator[None]:
+    """Send the library's warnings to the hook, and with `verbose` its debug messages to stderr."""
+    handler = _ToHook(hook)
+    logger = logging.getLogger("mssgen")
+    debug = logging.StreamHandler()
+    level = logger.level
+    logger.addHandler(handler)
+    if verbose:
+        logger.addHandler(debug)
+        logger.setLevel(logging.DEBUG)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(handler)
+        logger.removeHandler(debug)
 
 
 @contextmanager
@@ -68,7 +77,7 @@ def _choose(as_json: bool, quiet: bool, json_stream: TextIO) -> Iterator[Hook]:
 
 
 class _ToHook(logging.Handler):
-    def __init__(self, hook: Hook) -> None:
+    def __init__(self, hook: Callable[[Warned], None]) -> None:
         super().__init__(logging.WARNING)
         self._hook = hook
 
@@ -133,7 +142,7 @@ class _LineReporter:
         # Another sample rate rounds the end to a sample.
         if isinstance(event, Progress) and event.done_s > event.duration_s - 1e-3:
             speed = event.duration_s / max(1e-9, time.monotonic() - self._started)
-            warn(f"{event.track}: separated at {speed:.1f} × real time")
+            warn(f"{event.track}: done at {speed:.1f} × real time")
         if line := _common(event, self._failures):
             warn(line)
 

@@ -1,0 +1,220 @@
+"""Options that several commands share: their words, their help, and what they mean for files."""
+
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mssgen.cli.reporters import reporter
+from mssgen.errors import MssgenError, UsageError
+from mssgen.events import Failed, Written
+
+if TYPE_CHECKING:
+    from mssgen.batch import WriteOptions
+    from mssgen.events import Event, Hook
+    from mssgen.outputs import OutputPlan
+    from mssgen.separators.base import Separator
+    from mssgen.tracks import Track
+
+_MAX_THREADS = 1024
+
+Inputs = Annotated[
+    list[str] | None,
+    typer.Argument(help="Sound files, folders (searched recursively), or - for standard input."),
+]
+ListFile = Annotated[
+    str | None,
+    typer.Option("--list", help="Read more inputs from FILE, one a line.", metavar="FILE"),
+]
+Output = Annotated[
+    str, typer.Option("--output", "-o", help="Folder to write to, or - for standard output.")
+]
+Template = Annotated[
+    str, typer.Option(help="Path below the folder; knows {track} {stem} {ext} {trackext}.")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
+SkipExisting = Annotated[
+    bool,
+    typer.Option(
+        "--skip-existing",
+        help="Keep outputs that exist and write the missing ones (as for several inputs).",
+    ),
+]
+Format = Annotated[
+    str | None,
+    typer.Option(
+        "--format",
+        "-f",
+        help="wav, flac, ogg, opus, mp3, aiff, caf, w64 or raw.  [default: wav]",
+    ),
+]
+Raw = Annotated[
+    bool, typer.Option("--raw", help="Headerless little-endian samples (--format raw).")
+]
+BitDepth = Annotated[
+    str | None, typer.Option(help="16, 24 or 32f.  [default: the input's, at least 16]")
+]
+SampleRate = Annotated[int | None, typer.Option(help="Hz.  [default: the input's]", metavar="HZ")]
+Clip = Annotated[
+    str,
+    typer.Option(
+        help="Peaks over full scale: rescale (all stems of the song alike), clamp or none."
+    ),
+]
+Downmix = Annotated[
+    bool,
+    typer.Option(
+        "--downmix", help="Mix more than two channels to stereo; otherwise each pair is separated."
+    ),
+]
+Offline = Annotated[bool, typer.Option("--offline", help="Never ask the hub for a model.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+Precision = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")]
+Threads = Annotated[
+    int | None, typer.Option(help="CPU threads.  [default: one a core]", metavar="N")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Debug messages and tracebacks.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line, for programs.")]
+
+
+@contextmanager
+def session(
+    *, as_json: bool, quiet: bool, verbose: bool, to_stdout: bool = False
+) -> Iterator["Hook"]:
+    """The hook of one command; failures before the first song reach programs through it too.
+
+    Where standard output carries the sound, JSON goes to standard error.
+    """
+    stream = sys.stderr if to_stdout else sys.stdout
+    with reporter(as_json=as_json, quiet=quiet, verbose=verbose, json_stream=stream) as hook:
+        try:
+            yield hook
+        except MssgenError as error:
+            if as_json:
+                hook(Failed("", str(error)))
+            raise
+
+
+def use_threads(threads: int | None) -> None:
+    """Set the number of CPU threads; UsageError where it makes no sense."""
+    if threads is None:
+        return
+    if not 1 <= threads <= _MAX_THREADS:
+        raise UsageError(f"--threads {threads} is out of range; use 1 to {_MAX_THREADS}")
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+def existing(
+    inputs: list[str] | None, tracks: list["Track"], overwrite: bool, skip_existing: bool
+) -> str:
+    """What to do with outputs that exist: several songs keep them, one named outright refuses."""
+    if overwrite and skip_existing:
+        raise UsageError("--overwrite and --skip-existing contradict each other; use one")
+    is_single = [track.path for track in tracks] == (inputs or [])
+    keeps = skip_existing or not is_single or len(tracks) > 1
+    return "overwrite" if overwrite else "skip" if keeps else "refuse"
+
+
+@dataclass(frozen=True)
+class Files:
+    """What a command line says about inputs and outputs; see the options of the same names."""
+
+    inputs: list[str] | None
+    list_file: str | None
+    output: str
+    template: str
+    overwrite: bool
+    skip_existing: bool
+    container: str | None
+    raw: bool
+    bit_depth: str | None
+    sample_rate: int | None
+    clip: str
+    downmix: bool
+
+    @property
+    def to_stdout(self) -> bool:
+        return self.output == "-"
+
+    def tracks(self) -> list["Track"]:
+        """The songs; UsageError or AudioError where there are none or the options contradict."""
+        from mssgen.tracks import find_tracks
+
+        folder = None if self.to_stdout else Path(self.output)
+        tracks = find_tracks(self.inputs or [], list_file=self.list_file, output_dir=folder)
+        if self.raw and self.container not in (None, "raw"):
+            raise UsageError(f"--raw and --format {self.container} contradict each other; use one")
+        if not self.output:
+            raise UsageError("--output is an empty word; name a folder, or - for standard output")
+        return tracks
+
+    def write_options(self, tracks: list["Track"]) -> "WriteOptions":
+        """How to write; UsageError where options contradict each other."""
+        from mssgen.batch import WriteOptions
+
+        return WriteOptions(
+            template=self.template,
+            container="raw" if self.raw else self.container,
+            bit_depth=self.bit_depth,
+            sample_rate=self.sample_rate,
+            clip=self.clip,
+            downmix=self.downmix,
+            existing=existing(self.inputs, tracks, self.overwrite, self.skip_existing),
+        )
+
+    def check_stdout(self, tracks: list["Track"], plan: "OutputPlan") -> None:
+        """Raise UsageError for what standard output cannot take."""
+        if not self.to_stdout:
+            return
+        if len(tracks) != 1 or len(plan.outputs) != 1:
+            raise UsageError(
+                f"-o - takes one input and one output, not {len(tracks)} and {len(plan.outputs)} "
+                f"({', '.join(plan.names)}); name one --stem, or a folder"
+            )
+        if sys.stdout.isatty():
+            raise UsageError("-o - would fill the terminal with samples; pipe it, or name a folder")
+
+    def run(
+        self,
+        tracks: list["Track"],
+        separator: "Separator",
+        plan: "OutputPlan",
+        write: "WriteOptions",
+        hook: "Hook",
+    ) -> int:
+        """Separate all tracks and return the exit code."""
+        from mssgen.batch import separate_files
+
+        if not self.to_stdout:
+            done = separate_files(
+                tracks, separator, plan, output_dir=self.output, options=write, hook=hook
+            )
+            return 1 if done.n_failed else 0
+
+        # A temporary file, because its header and gain come last.
+        from mssgen.audio import copy_to_stdout
+
+        with tempfile.TemporaryDirectory(prefix="mssgen-") as folder:
+            write = replace(write, template="{stem}.{ext}", existing="overwrite")
+            written: list[Path] = []
+
+            def note(event: "Event") -> None:
+                if isinstance(event, Written):
+                    written.append(event.path)
+                else:
+                    hook(event)
+
+            done = separate_files(
+                tracks, separator, plan, output_dir=folder, options=write, hook=note
+            )
+            for path in written:
+                copy_to_stdout(path, sys.stdout.buffer)
+        return 1 if done.n_failed else 0

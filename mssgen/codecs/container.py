@@ -1,0 +1,154 @@
+"""`.codes` files: a safetensors file with the tokens of a song and what it takes to decode them.
+
+Tensors: `codes` [B, K, N] uint16 and, of codecs that scale, `scale` [B, G] float32. Metadata, all
+strings: `format` "mssgen-codes", `format_version` "1", and the fields of `CodedAudio`.
+"""
+
+import os
+import secrets
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from mssgen.codecs.base import Codes
+from mssgen.errors import AudioError
+
+FORMAT = "mssgen-codes"
+FORMAT_VERSION = "1"
+SUFFIX = ".codes"
+_MAX_SAMPLES = 2**40
+_MAX_VALUE = 2**16
+
+
+@dataclass(frozen=True)
+class CodedAudio:
+    """A song as codes; the items of the batch are its channels as `channels.to_items` makes them.
+
+    An item that was digital silence throughout is not in the codes: decoding gives silence again.
+    """
+
+    codes: Codes
+    codec: str
+    """The codec's name, to find it again; `codes.codec_id` says whether it is the right one."""
+    sample_rate: int
+    """Hz, of the sound file."""
+    n_channels: int
+    """Of the sound file."""
+    n_samples: int
+    """Of the sound file, at its rate."""
+    n_items: int
+    """Items of the batch, the silent ones counted."""
+    silent: tuple[int, ...] = ()
+    """Which items are silent."""
+
+
+def pack(coded: CodedAudio) -> bytes:
+    """The bytes of a `.codes` file."""
+    codes = coded.codes
+    tensors = {"codes": codes.codes.cpu().numpy().astype(np.uint16)}
+    if codes.scale is not None:
+        tensors["scale"] = codes.scale.float().cpu().numpy()
+    metadata = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "codec": coded.codec,
+        "codec_id": codes.codec_id,
+        "codec_samples": str(codes.n_samples),
+        "sample_rate": str(coded.sample_rate),
+        "n_channels": str(coded.n_channels),
+        "n_samples": str(coded.n_samples),
+        "n_items": str(coded.n_items),
+        "silent": " ".join(map(str, coded.silent)),
+    }
+    return save(tensors, metadata=metadata)
+
+
+def write_codes(path: Path, coded: CodedAudio) -> None:
+    """Write a `.codes` file, complete or not at all; AudioError says why it cannot be."""
+    part = path.parent / f".mssgen-{secrets.token_hex(6)}.part"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(pack(coded))
+        os.replace(part, path)
+    except OSError as error:
+        raise AudioError(
+            f"{path} cannot be written ({error.strerror or error}): choose another --output"
+        ) from error
+    finally:
+        with suppress(OSError):
+            part.unlink()
+
+
+def read_codes(path: Path, *, name: str | None = None) -> CodedAudio:
+    """Read a `.codes` file; AudioError (naming `name`, the path by default) where it is none."""
+    name = name or str(path)
+    try:
+        with safe_open(str(path), framework="np") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise AudioError(f"{name} does not exist: check its name") from None
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
+        raise AudioError(
+            f"{name} is no .codes file, or damaged ({error}): encode the song again"
+        ) from None
+    if metadata.get("format") != FORMAT:
+        raise AudioError(f"{name} is no .codes file: `mssgen codec encode` writes such files")
+    if metadata.get("format_version") != FORMAT_VERSION:
+        raise AudioError(
+            f"{name} has the format version {metadata.get('format_version')!s:.20}, and this "
+            f"mssgen reads {FORMAT_VERSION}: take a newer one"
+        )
+    coded = _coded(metadata, tensors)
+    if coded is None:
+        raise AudioError(f"{name} is damaged: its header does not fit what it holds")
+    return coded
+
+
+def _coded(metadata: dict[str, str], tensors: dict[str, np.ndarray]) -> CodedAudio | None:
+    """What the file says; None where it contradicts itself."""
+    codes, scale = tensors.get("codes"), tensors.get("scale")
+    if codes is None or codes.dtype != np.uint16 or codes.ndim != 3 or min(codes.shape[1:]) < 1:
+        return None
+    n_kept = len(codes)
+    if scale is not None and (
+        scale.dtype != np.float32
+        or scale.ndim != 2
+        or len(scale) != n_kept
+        or not np.isfinite(scale).all()
+    ):
+        return None
+    try:
+        whole = {
+            key: int(metadata[key])
+            for key in ("codec_samples", "sample_rate", "n_channels", "n_samples", "n_items")
+        }
+        silent = tuple(int(word) for word in metadata["silent"].split())
+        codec, codec_id = metadata["codec"], metadata["codec_id"]
+    except (KeyError, ValueError):
+        return None
+    if not all(1 <= value <= _MAX_SAMPLES for value in whole.values()):
+        return None
+    n_items = whole["n_items"]
+    are_items = all(0 <= item < n_items for item in silent) and len(set(silent)) == len(silent)
+    if n_items > _MAX_VALUE or not are_items or n_kept != n_items - len(silent):
+        return None
+    return CodedAudio(
+        codes=Codes(
+            torch.from_numpy(codes.astype(np.int64)),
+            whole["codec_samples"],
+            codec_id,
+            None if scale is None else torch.from_numpy(scale),
+        ),
+        codec=codec,
+        sample_rate=whole["sample_rate"],
+        n_channels=whole["n_channels"],
+        n_samples=whole["n_samples"],
+        n_items=n_items,
+        silent=silent,
+    )
