@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -45,6 +46,8 @@ _log = logging.getLogger(__name__)
 _DECODE_ERRORS = (sf.SoundFileError, OSError, RuntimeError, TypeError, ValueError, AssertionError)
 _SF_ERR_MALFORMED_FILE = 3
 _MP3_FRAME = 1152
+# What libsndfile gives for the length of a stream is more than this.
+_UNDECLARED = 2**62
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,7 @@ class AudioSource:
                 n_read += len(block)
                 yield np.ascontiguousarray(block.T)
             # Headers of streams declare nothing (a huge number); Xing headers round to frames.
-            declared = 0 if whole is not None or file.frames >= 2**62 else file.frames
+            declared = 0 if whole is not None or file.frames >= _UNDECLARED else file.frames
         if n_read < declared - (2 * _MP3_FRAME if self.info.container == "mp3" else 0):
             raise AudioError(
                 f"{self.name} is damaged or cut short: it holds {n_read / rate:.2f} s of the "
@@ -110,6 +113,55 @@ class AudioSource:
             )
         if n_read == 0:
             raise AudioError(f"{self.name} holds no samples; choose another file")
+
+    @cached_property
+    def n_samples(self) -> int:
+        """The length T; a file that does not declare it for sure is read through once."""
+        return self._seekable_samples or sum(block.shape[1] for block in self.blocks())
+
+    def segment(self, start_sample: int, n_samples: int) -> NDArray[np.float32]:
+        """Samples `start_sample` and on, [C, n_samples], with zeros after the end of the file.
+
+        Uncompressed files and FLAC are read at that place only; all others are decoded from their
+        start, because a lossy decoder that begins in the middle gives other samples.
+        Raises AudioError as `blocks` does.
+        """
+        if self._seekable_samples:
+            found = self._seek(start_sample, n_samples)
+        else:
+            parts, position = [np.zeros((self.info.n_channels, 0), np.float32)], 0
+            for block in self.blocks():
+                first, last = start_sample - position, start_sample + n_samples - position
+                parts.append(block[:, max(0, first) : max(0, last)])
+                position += block.shape[1]
+                if last <= block.shape[1]:
+                    break
+            found = np.concatenate(parts, axis=1)
+        return np.pad(found, ((0, 0), (0, n_samples - found.shape[1])))
+
+    @cached_property
+    def _seekable_samples(self) -> int:
+        """The length of a file whose every sample can be found at once; else 0."""
+        # No subtype: ffmpeg made `path`, and that is wav.
+        if not (self.info.subtype or "FLOAT").startswith(("PCM_", "FLOAT", "DOUBLE")):
+            return 0
+        n_samples = sf.info(os.fsencode(self.path)).frames
+        return n_samples if n_samples < _UNDECLARED else 0
+
+    def _seek(self, start_sample: int, n_samples: int) -> NDArray[np.float32]:
+        n_expected = min(n_samples, max(0, self._seekable_samples - start_sample))
+        try:
+            with sf.SoundFile(os.fsencode(self.path)) as file:
+                file.seek(min(start_sample, self._seekable_samples))
+                block = file.read(n_expected, dtype="float32", always_2d=True)
+        except _DECODE_ERRORS:
+            block = np.zeros((0, self.info.n_channels), np.float32)
+        if len(block) < n_expected:
+            raise AudioError(
+                f"{self.name} is damaged or cut short after "
+                f"{start_sample / self.info.sample_rate:.2f} s; get a complete copy"
+            )
+        return np.ascontiguousarray(block.T)
 
 
 @contextmanager

@@ -1,0 +1,78 @@
+"""`mssgen data`: what training needs besides the tracks themselves."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mssgen.cli import options as given
+
+app = typer.Typer(help="Prepare data for training.", no_args_is_help=True)
+
+
+@app.callback()
+def _root() -> None:
+    """Keeps `pairs` a command of its own while it is the only one."""
+
+
+@app.command()
+def pairs(
+    library: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DIR",
+            help="The tracks: MUSDB18-HQ's layout, MUSDB18's .stem.mp4 files, or MoisesDB.",
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder to write to.", metavar="PAIRS")
+    ],
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="A name from `mssgen models list`, or a path.")
+    ] = "htdemucs",
+    stem: Annotated[
+        list[str] | None,
+        typer.Option("--stem", "-s", help="Separate this stem; repeatable.  [default: all]"),
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="Only tracks below a folder train, valid or test.  [default: all but test]"
+        ),
+    ] = None,
+    overwrite: given.Overwrite = False,
+    device: given.Device = "auto",
+    precision: given.Precision = "auto",
+    threads: given.Threads = None,
+    offline: given.Offline = False,
+    quiet: given.Quiet = False,
+    verbose: given.Verbose = False,
+    as_json: given.AsJson = False,
+) -> int:
+    """Separate every track once, as input for training.
+
+    Writes PAIRS/TRACK/STEM.wav; run again, it goes on where it stopped. Exit codes: 0 done, 1 a
+    track failed, 2 wrong call, 130 interrupted.
+    """
+    with given.session(as_json=as_json, quiet=quiet, verbose=verbose) as hook:
+        from mssgen.separators.devices import share_heaps
+        from mssgen.training.library import open_library
+        from mssgen.training.pairs import make_pairs
+
+        share_heaps()
+        given.use_threads(threads)
+        found = open_library(library, split=split)
+        done = make_pairs(
+            found if split else found.without_test(),
+            output,
+            model=model,
+            stems=stem or (),
+            device=device,
+            precision=precision,
+            offline=offline,
+            overwrite=overwrite,
+            progress=not quiet and sys.stderr.isatty(),
+            hook=hook,
+        )
+    return 1 if done.n_failed else 0

@@ -1,0 +1,250 @@
+"""Separated stems, made once and kept as files: what enhancers learn to hear.
+
+PAIRS/TRACK/STEM.wav lies beside the library, not in it. The files are 32-bit float: a separated
+stem may exceed full scale, where 24-bit flac would have to clip it or lower the whole song, and
+then it would no longer have the level of its target; and a training step finds its place in them
+at once. It costs 21 MB a minute of stereo, about twice what flac would.
+
+PAIRS/pairs.json says which model made them from which tracks.
+"""
+
+import json
+import os
+import secrets
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mssgen import __version__
+from mssgen.audio import Encoding, StemWriter
+from mssgen.batch import WriteOptions, separate_files
+from mssgen.checkpoints import ResolvedModel, resolve
+from mssgen.errors import MssgenError, UsageError
+from mssgen.events import Done, Event, Failed, Hook, ignore
+from mssgen.formats import WEIGHTS, sha256_of
+from mssgen.outputs import OutputPlan, plan_outputs
+from mssgen.pipeline import load_separator
+from mssgen.separators.base import Separator
+from mssgen.targets import safe_target
+from mssgen.tracks import Track
+from mssgen.training.library import (
+    MIXTURE,
+    PAIRS_MANIFEST,
+    Library,
+    SoundFile,
+    StemFile,
+    TrackStems,
+)
+
+FORMAT_VERSION = 1
+_ENCODING = Encoding("wav", "32f")
+_TEMPLATE = "{track}/{stem}.{ext}"
+_BLOCK_SAMPLES = 2**20
+
+
+def make_pairs(
+    library: Library,
+    output: Path,
+    *,
+    model: str = "htdemucs",
+    stems: Sequence[str] = (),
+    device: str = "auto",
+    precision: str = "auto",
+    offline: bool = False,
+    overwrite: bool = False,
+    progress: bool = False,
+    hook: Hook = ignore,
+) -> Done:
+    """Separate the mixture of every track of a library into `output`.
+
+    Stems that are there already are kept, unless their track or `overwrite` says otherwise; so a
+    run that was stopped is taken up where it was.
+
+    Args:
+        library: see `open_library`.
+        output: the folder to write to; it must not hold pairs of another model.
+        model, device, precision, offline, progress: see `load_separator`.
+        stems: what to separate; empty: all that the model gives.
+        overwrite: separate everything again.
+        hook: is told what happens; tracks go by their keys.
+
+    Raises:
+        UsageError: a wrong stem or model, or pairs of another model are in `output`.
+        CheckpointError: the model cannot be loaded. What goes wrong with single tracks is told
+            to `hook` and counted.
+    """
+    started = time.monotonic()
+    resolved = resolve(model, offline=offline, progress=progress, wanted_stems=stems or None)
+    manifest = _begin(output, resolved, overwrite=overwrite)
+    separator = load_separator(
+        model,
+        stems=stems or None,
+        device=device,
+        precision=precision,
+        offline=offline,
+        progress=progress,
+    )
+    plan = plan_outputs(separator.sources, stems=stems)
+    options = WriteOptions(
+        template=_TEMPLATE,
+        container=_ENCODING.container,
+        bit_depth=_ENCODING.bit_depth,
+        clip="none",
+        existing="overwrite" if overwrite else "skip",
+    )
+    n_done = n_skipped = n_failed = 0
+    for track in library.tracks:
+        try:
+            _remember(manifest, output, track)
+            done = _separate(track, separator, plan, output, options, hook)
+            n_done += done.n_done
+            n_skipped += done.n_skipped
+            n_failed += done.n_failed
+        except MssgenError as error:
+            n_failed += 1
+            hook(Failed(track.key, str(error)))
+    done = Done(n_done, n_skipped, n_failed, time.monotonic() - started)
+    hook(done)
+    return done
+
+
+def open_pairs(folder: Path, tracks: Sequence[TrackStems], stem: str) -> dict[str, StemFile]:
+    """The separated `stem` of every track, by key.
+
+    Raises UsageError where one is missing, or was made from other files than the track's.
+    """
+    manifest = _read(folder)
+    if manifest is None:
+        raise UsageError(
+            f"{folder} holds no {PAIRS_MANIFEST}; make separated stems with `mssgen data pairs`"
+        )
+    found: dict[str, StemFile] = {}
+    for track in tracks:
+        path = _target(folder, track.key, stem)
+        if manifest["tracks"].get(track.key) not in (None, track.fingerprint):
+            raise UsageError(
+                f"{folder} was made from another library: its {track.key} is not the same; run "
+                "`mssgen data pairs` again"
+            )
+        if track.key not in manifest["tracks"] or not path.is_file():
+            raise UsageError(
+                f"{folder} has no separated {stem} of {track.key}; run `mssgen data pairs` again, "
+                f"with --stem {stem}"
+            )
+        found[track.key] = SoundFile(path)
+    return found
+
+
+def _separate(
+    track: TrackStems,
+    separator: Separator,
+    plan: OutputPlan,
+    output: Path,
+    options: WriteOptions,
+    hook: Hook,
+) -> Done:
+    def told(event: Event) -> None:
+        if not isinstance(event, Done):  # of this track only
+            hook(replace(event, track=track.key))
+
+    targets = [_target(output, track.key, stem) for stem in plan.names]
+    is_complete = options.existing == "skip" and all(target.exists() for target in targets)
+    # A complete track needs no mixture: the path stands for nothing.
+    with _mixture(track, needed=not is_complete) as path:
+        song = Track(str(path), track.key)
+        return separate_files(
+            [song], separator, plan, output_dir=output, options=options, hook=told
+        )
+
+
+@contextmanager
+def _mixture(track: TrackStems, *, needed: bool) -> Iterator[Path]:
+    """The mixture as a file; the sum of the stems is one for as long as it is needed."""
+    if track.mixture is not None or not needed:
+        yield track.recordings(MIXTURE)[0].path
+        return
+    rate, n_samples = track.sample_rate, track.n_samples(track.sample_rate)
+    with tempfile.TemporaryDirectory(prefix="mssgen-") as folder:
+        writer = StemWriter(
+            Path(folder) / "mixture.wav",
+            sample_rate=rate,
+            n_channels=2,
+            n_samples=n_samples,
+            encoding=_ENCODING,
+            clip="none",
+        )
+        with writer:
+            for start in range(0, n_samples, _BLOCK_SAMPLES):
+                length = min(_BLOCK_SAMPLES, n_samples - start)
+                writer.write(track.read(MIXTURE, start, length, sample_rate=rate, n_channels=2))
+            yield writer.finish()
+
+
+def _begin(output: Path, resolved: ResolvedModel, *, overwrite: bool) -> dict[str, Any]:
+    """The manifest of `output`, new or found; UsageError if it is of another model."""
+    files = [path / WEIGHTS if path.is_dir() else path for path in resolved.paths]
+    hashes = [sha256_of(file) for file in files]
+    manifest = _read(output)
+    if manifest is None and output.exists() and (not output.is_dir() or any(output.iterdir())):
+        # Stale stems are deleted: nothing else may stand there, least of all the library.
+        raise UsageError(f"{output} holds other files than pairs; choose another --output")
+    is_same = manifest is not None and manifest.get("sha256") == hashes
+    if manifest is not None and not is_same and not overwrite:
+        raise UsageError(
+            f"{output} holds stems that {manifest.get('model')} separated, not {resolved.name}; "
+            "choose another --output"
+        )
+    return {
+        "format_version": FORMAT_VERSION,
+        "mssgen_version": __version__,
+        "model": resolved.name,
+        "sha256": hashes,
+        "tracks": manifest["tracks"] if manifest is not None and is_same else {},
+    }
+
+
+def _remember(manifest: dict[str, Any], output: Path, track: TrackStems) -> None:
+    """Note what a track is made of before it is separated: what stands there is of these files."""
+    if manifest["tracks"].get(track.key) == track.fingerprint:
+        return
+    manifest["tracks"][track.key] = track.fingerprint
+    part = output / f".mssgen-{secrets.token_hex(6)}.part"
+    try:
+        # What an earlier state of the track gave would be taken for complete.
+        for path in _target(output, track.key, MIXTURE).parent.glob("*.wav"):
+            path.unlink()
+        output.mkdir(parents=True, exist_ok=True)
+        part.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        os.replace(part, output / PAIRS_MANIFEST)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise UsageError(
+            f"{output} cannot be written ({error.strerror or error}); choose another --output"
+        ) from error
+
+
+def _read(folder: Path) -> dict[str, Any] | None:
+    """The manifest; None where there is none."""
+    path = folder / PAIRS_MANIFEST
+    try:
+        manifest = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(
+            f"{path} cannot be read ({error}); make the pairs again in another folder"
+        ) from error
+    is_ours = isinstance(manifest, dict) and manifest.get("format_version") == FORMAT_VERSION
+    if not is_ours or not isinstance(manifest.get("tracks"), dict):
+        raise UsageError(
+            f"{path} is of another version of mssgen; run `mssgen data pairs` into another folder"
+        )
+    return manifest
+
+
+def _target(output: Path, key: str, stem: str) -> Path:
+    return safe_target(output, _TEMPLATE, track=key, stem=stem, ext=_ENCODING.extension)

@@ -1,0 +1,92 @@
+"""Streams of MUSDB18's .stem.mp4 files, through the stempeg package and ffmpeg."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mssgen.errors import AudioError, UsageError
+
+SUFFIX = ".stem.mp4"
+STREAMS = ("mixture", "drums", "bass", "other", "vocals")
+"""In the order of the file (musdb's `stem_ids`)."""
+# Decoders may give a frame or two less than the container declares.
+_TOLERATED_SAMPLES = 4096
+
+
+@dataclass(frozen=True)
+class StemStream:
+    """One of the five streams; UsageError where stempeg is not installed."""
+
+    path: Path
+    index: int
+
+    def __post_init__(self) -> None:
+        _stempeg(self.path)
+
+    @property
+    def sample_rate(self) -> int:
+        return int(self._info.sample_rate(self.index))
+
+    @property
+    def n_samples(self) -> int:
+        return int(self._info.samples(self.index))
+
+    def read(self, start_sample: int, n_samples: int) -> NDArray[np.float32]:
+        """[C, n_samples]; ffmpeg decodes from the start of the file up to there."""
+        n_held = min(n_samples, max(0, self.n_samples - start_sample))
+        samples = np.zeros((0, self._info.channels(self.index)), np.float32)
+        if n_held:
+            stempeg = _stempeg(self.path)
+            try:
+                samples, _ = stempeg.read_stems(
+                    str(self.path),
+                    start=start_sample / self.sample_rate,
+                    # Times are rounded to microseconds: one sample more is asked for than needed.
+                    duration=(n_held + 1) / self.sample_rate,
+                    stem_id=self._info.audio_stream_idx()[self.index],
+                    always_3d=True,
+                    dtype=np.float32,
+                    info=self._info,
+                )
+                samples = samples[0]
+            except Exception as error:  # stempeg raises Warning, RuntimeError and ffmpeg's own
+                raise _damaged(self.path) from error
+        if len(samples) < n_held - _TOLERATED_SAMPLES:
+            raise _damaged(self.path)
+        held = samples[:n_held].T
+        return np.ascontiguousarray(np.pad(held, ((0, 0), (0, n_samples - held.shape[1]))))
+
+    @cached_property
+    def _info(self) -> Any:
+        """What ffprobe says of the file."""
+        stempeg = _stempeg(self.path)
+        try:
+            info = stempeg.Info(str(self.path))
+        except FileNotFoundError as error:
+            raise AudioError(f"{self.path} needs ffmpeg and ffprobe: install them") from error
+        except Exception as error:
+            raise _damaged(self.path) from error
+        if info.nb_audio_streams != len(STREAMS):
+            raise AudioError(
+                f"{self.path} has {info.nb_audio_streams} streams of sound where MUSDB18 has "
+                f"{len(STREAMS)} ({', '.join(STREAMS)}); move it out of the library"
+            )
+        return info
+
+
+def _stempeg(path: Path) -> Any:
+    try:
+        import stempeg  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise UsageError(
+            f"{path} needs the stempeg package: pip install 'mssgen[train]'"
+        ) from error
+    return stempeg
+
+
+def _damaged(path: Path) -> AudioError:
+    return AudioError(f"{path} is damaged or no MUSDB18 file; get a new copy of it")
