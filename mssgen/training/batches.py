@@ -1,0 +1,104 @@
+"""Which segment goes where: the samples of a run are numbered, so a step is all the state."""
+
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from mssgen.training.recipes import TrainOptions
+from mssgen.training.task import Batch
+
+Collate = Callable[[list[Any]], Batch]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Of one process among those of a run."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+
+class StepSampler(Sampler[list[int]]):
+    """Numbers of the samples of each micro-batch, for one of `world_size` processes.
+
+    The samples of a step are numbered in a row, first by micro-batch, then by process: the same
+    segments make a step whether they come as 8, as 4 + 4, or as 4 on each of two devices.
+    """
+
+    def __init__(self, steps: range, options: TrainOptions, place: Place) -> None:
+        self._steps, self._place = steps, place
+        self._n_micro, self._n_slots = options.accumulate, options.batch_size
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in self._steps:
+            for micro in range(self._n_micro):
+                first = (step * self._n_micro + micro) * self._place.world_size + self._place.rank
+                yield list(range(first * self._n_slots, (first + 1) * self._n_slots))
+
+    def __len__(self) -> int:
+        return len(self._steps) * self._n_micro
+
+
+def train_batches(
+    data: Dataset[Any],
+    options: TrainOptions,
+    collate: Collate,
+    place: Place,
+    *,
+    first_step: int,
+) -> DataLoader[Batch]:
+    """All micro-batches from step `first_step` on, in order."""
+    sampler = StepSampler(range(first_step, options.steps), options, place)
+    return _loader(data, options, collate, place, sampler)
+
+
+def valid_batches(
+    data: Dataset[Any], options: TrainOptions, collate: Collate, place: Place
+) -> DataLoader[Batch]:
+    """This process' share of the validation batches: the same ones every time.
+
+    At most `n_valid_batches` in all and each segment once, except that all processes get as many
+    batches, from the first on again if need be: some tasks make them meet.
+    """
+    n_segments, size = len(data), options.batch_size  # type: ignore[arg-type]
+    starts = range(0, min(n_segments, options.n_valid_batches * size), size)
+    batches = [list(range(start, min(start + size, n_segments))) for start in starts]
+    n_mine = -(-len(batches) // place.world_size)
+    numbers = [place.rank + k * place.world_size for k in range(n_mine)]
+    mine = [batches[number % len(batches)] for number in numbers]
+    return _loader(data, options, collate, place, mine)
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch on `device`."""
+    target = batch.target.to(device, non_blocking=True)
+    is_one = batch.input is batch.target
+    heard = target if is_one else batch.input.to(device, non_blocking=True)
+    return replace(batch, input=heard, target=target)
+
+
+def _loader(
+    data: Dataset[Any],
+    options: TrainOptions,
+    collate: Collate,
+    place: Place,
+    batches: Sampler[list[int]] | Sequence[list[int]],
+) -> DataLoader[Batch]:
+    return DataLoader(
+        data,
+        batch_sampler=batches,
+        collate_fn=collate,
+        num_workers=options.n_workers,
+        pin_memory=place.device.type == "cuda",
+        worker_init_fn=_leave_interrupts_to_the_loop,
+    )
+
+
+def _leave_interrupts_to_the_loop(_: int) -> None:
+    """Ctrl-C reaches all processes of a terminal; the step that is under way needs its batch."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

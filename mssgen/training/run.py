@@ -1,0 +1,322 @@
+"""A run's folder: what it is, its log, and its checkpoints, each complete or absent.
+
+    run.json                    task, recipe with all that it inherits, versions, resumptions
+    metrics.jsonl  tensorboard/  audio/
+    checkpoints/step-00001000/  config.json, NAME.safetensors of each module, optimizer.pt,
+                                state.json
+
+`latest_checkpoint` and `best_checkpoint` find a checkpoint of a run, `load_modules` puts it into a
+task, whose `export` then writes what can be used.
+"""
+
+import errno
+import json
+import os
+import platform
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from mssgen import __version__
+from mssgen.errors import CheckpointError, UsageError
+from mssgen.pickles import read_pickle
+from mssgen.training.task import Task
+
+RUN = "run.json"
+CONFIG, STATE, OPTIMIZERS = "config.json", "state.json", "optimizer.pt"
+FORMAT_VERSION = 1
+# What may differ when a run goes on: none of it changes what earlier steps have computed.
+_MAY_CHANGE = {
+    f"recipe.train.{key}"
+    for key in (
+        "precision",
+        "validate_every",
+        "n_valid_batches",
+        "save_every",
+        "keep",
+        "listen_every",
+        "n_workers",
+        "log_every",
+    )
+}
+_NAMES = ("recipe.name", "recipe.why", "task.recipe", "data.folder", "data.pairs")
+
+
+@dataclass(frozen=True)
+class LoopState:
+    """What a step hands to the next besides weights and optimizers."""
+
+    step: int
+    """Steps done."""
+    sums: Mapping[str, tuple[float, int]]
+    """Of each scalar since the last line of the log: total and count."""
+    valid_loss: float | None = None
+    """Validation "loss" of these very weights, where it was taken."""
+
+
+class RunFolder:
+    """The folder of one run; only the first process writes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._checkpoints = path / "checkpoints"
+
+    def check_place(self, *, resume: bool) -> None:
+        """Raise UsageError unless a run may start, or go on, in this folder."""
+        has_run = (self.path / RUN).is_file()
+        if self.path.exists() and not self.path.is_dir():
+            raise UsageError(f"{self.path} is a file; choose another --output")
+        if not has_run:
+            if self.path.is_dir() and any(self.path.iterdir()):
+                raise UsageError(
+                    f"{self.path} is not empty and no run of mssgen; choose another --output"
+                )
+        elif not resume:
+            raise UsageError(
+                f"{self.path} holds a run already; add --resume to go on with it, or choose "
+                "another --output"
+            )
+
+    def check(self, record: Mapping[str, Any], *, resume: bool) -> None:
+        """Raise UsageError unless a run with this record may start, or go on, here.
+
+        Nothing is written, so that all processes can ask.
+        """
+        self.check_place(resume=resume)
+        if not (self.path / RUN).is_file():
+            return
+        if changed := [key for key in self._changed(record) if not _may_change(key, record)]:
+            what = _shown(changed, self.record, record)
+            raise UsageError(
+                f"{self.path} was trained with another recipe ({what}); use the recipe that it "
+                "began with, or choose another --output"
+            )
+
+    def open(self, record: Mapping[str, Any]) -> None:
+        """Write run.json, or add to it that the run goes on; remove what a kill left behind."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        with writing(self.path):
+            self._checkpoints.mkdir(parents=True, exist_ok=True)
+            for path in self._checkpoints.glob(".*"):
+                shutil.rmtree(path)
+            whole: dict[str, Any]
+            if (self.path / RUN).is_file():
+                latest = self.latest()
+                changed = self._changed(record)
+                resumed = {
+                    "at": now,
+                    "step": step_of(latest) if latest else 0,
+                    "versions": _versions(),
+                    "changed": changed,
+                }
+                old = self.record
+                whole = {**old, **_plain(record), "resumed": [*old["resumed"], resumed]}
+            else:
+                head = {"format_version": FORMAT_VERSION, "began": now, "versions": _versions()}
+                whole = {**head, **_plain(record), "resumed": []}
+            _write_json(self.path / RUN, whole)
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """run.json; raises CheckpointError where it is missing or damaged."""
+        return _read_json(self.path / RUN)
+
+    def checkpoints(self) -> list[Path]:
+        """Complete checkpoints, oldest first."""
+        return sorted(self._checkpoints.glob("step-*"))
+
+    def latest(self) -> Path | None:
+        """The last checkpoint, or None before the first."""
+        return found[-1] if (found := self.checkpoints()) else None
+
+    def best(self) -> Path | None:
+        """The checkpoint with the least validation "loss"; the last where none was validated."""
+        losses = {path: read_state(path).valid_loss for path in self.checkpoints()}
+        validated = {path: loss for path, loss in losses.items() if loss is not None}
+        return min(validated, key=validated.__getitem__) if validated else self.latest()
+
+    def save(self, task: Task, state: LoopState, *, keep: int) -> Path:
+        """Write a checkpoint, whole or not at all; then drop all but the last `keep` and the best.
+
+        Raises CheckpointError where it cannot be written.
+        """
+        from safetensors.torch import save_file
+
+        target = self._checkpoints / f"step-{state.step:08d}"
+        if target.exists():
+            return target
+        part = self._checkpoints / f".{target.name}-{secrets.token_hex(4)}"
+        with writing(part):
+            part.mkdir()
+            for name, module in task.modules.items():
+                # Clones, because safetensors refuses weights that share memory.
+                weights = {
+                    key: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+                    for key, tensor in module.state_dict().items()
+                }
+                save_file(weights, part / f"{name}.safetensors")
+            states = {name: each.state_dict() for name, each in task.optimizers.items()}
+            torch.save(states, part / OPTIMIZERS)
+            _write_json(part / STATE, vars(state))
+            record = {key: self.record.get(key) for key in ("task", "recipe")}
+            config = {"format_version": FORMAT_VERSION, "step": state.step, **record}
+            _write_json(part / CONFIG, config)
+            os.replace(part, target)
+            self._prune(keep)
+        return target
+
+    def _prune(self, keep: int) -> None:
+        kept = {*self.checkpoints()[-keep:], self.best()}
+        for path in self.checkpoints():
+            if path not in kept:
+                # Renamed first: half a checkpoint must never look like one.
+                removed = path.with_name(f".removed-{path.name}")
+                os.replace(path, removed)
+                shutil.rmtree(removed)
+
+    def _changed(self, record: Mapping[str, Any]) -> list[str]:
+        """Dotted names of what differs from run.json."""
+        old = self.record
+        return sorted(
+            name
+            for key in _plain(record)
+            for name in _differences(old.get(key), _plain(record)[key], key)
+        )
+
+
+def latest_checkpoint(run: Path) -> Path:
+    """The last checkpoint of a run's folder; raises UsageError where there is none."""
+    return _found(RunFolder(run).latest(), run)
+
+
+def best_checkpoint(run: Path) -> Path:
+    """The checkpoint of a run with the least validation loss; UsageError where there is none."""
+    return _found(RunFolder(run).best(), run)
+
+
+def step_of(checkpoint: Path) -> int:
+    """How many steps its weights have seen, by its name."""
+    return int(checkpoint.name.removeprefix("step-"))
+
+
+def read_state(checkpoint: Path) -> LoopState:
+    """What the loop goes on with; raises CheckpointError where that is damaged."""
+    try:
+        return LoopState(**_read_json(checkpoint / STATE))
+    except TypeError:
+        raise CheckpointError(_damage(checkpoint / STATE, "it has other fields")) from None
+
+
+def load_modules(modules: Mapping[str, nn.Module], checkpoint: Path) -> None:
+    """Load every module's weights and buffers; raises CheckpointError where they do not fit."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    for name, module in modules.items():
+        path = checkpoint / f"{name}.safetensors"
+        try:
+            module.load_state_dict(load_file(path))
+        except (SafetensorError, OSError, RuntimeError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise CheckpointError(_damage(path, reason)) from error
+
+
+def load_optimizers(optimizers: Mapping[str, Optimizer], checkpoint: Path) -> None:
+    """Load every optimizer's state; raises CheckpointError where it does not fit."""
+    path = checkpoint / OPTIMIZERS
+    states = read_pickle(path, "the optimizers of a run")
+    try:
+        for name, optimizer in optimizers.items():
+            optimizer.load_state_dict(states[name])
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(_damage(path, str(error))) from error
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn the system's errors into a sentence."""
+    try:
+        yield
+    except OSError as error:
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        cure = "free some space" if is_full else "choose another --output"
+        raise CheckpointError(
+            f"{path} cannot be written ({error.strerror or error}); {cure}"
+        ) from error
+
+
+def _found(checkpoint: Path | None, run: Path) -> Path:
+    if checkpoint is None:
+        raise UsageError(f"{run} holds no checkpoint of a run; give the --output of `mssgen train`")
+    return checkpoint
+
+
+def _may_change(name: str, record: Mapping[str, Any]) -> bool:
+    # A run may be made longer or shorter, unless its learning rate counts on the end.
+    schedule = record.get("recipe", {}).get("train", {}).get("schedule")
+    is_length = name == "recipe.train.steps" and schedule == "constant"
+    return name in _MAY_CHANGE or name in _NAMES or is_length
+
+
+def _differences(old: Any, new: Any, name: str) -> Iterator[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in {**old, **new}:
+            yield from _differences(old.get(key), new.get(key), f"{name}.{key}")
+    elif old != new:
+        yield name
+
+
+def _shown(names: list[str], old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """Up to three of the differences with both values."""
+
+    def value(record: Any, name: str) -> str:
+        for key in name.split("."):
+            record = record.get(key) if isinstance(record, Mapping) else None
+        return f"{json.dumps(record):.40}"
+
+    shown = [f"{each} was {value(old, each)} and is {value(new, each)}" for each in names[:3]]
+    return ", ".join(shown) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _versions() -> dict[str, str]:
+    return {"mssgen": __version__, "torch": torch.__version__, "python": platform.python_version()}
+
+
+def _plain(record: Mapping[str, Any]) -> dict[str, Any]:
+    """As JSON gives it back: tuples are lists, paths are strings."""
+    plain: dict[str, Any] = json.loads(json.dumps(record, default=str))
+    return plain
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(json.dumps(value, indent=2, default=str) + "\n", encoding="utf-8")
+    os.replace(part, path)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
+    except ValueError as error:
+        raise CheckpointError(_damage(path, str(error))) from None
+    if not isinstance(value, dict):
+        raise CheckpointError(_damage(path, "it is no table"))
+    return value
+
+
+def _damage(path: Path, reason: str) -> str:
+    return (
+        f"{path} is damaged or of another run ({reason}); remove its folder to go on from the "
+        "checkpoint before it"
+    )

@@ -1,0 +1,116 @@
+"""From a section of a recipe to a frozen dataclass, strictly."""
+
+import difflib
+import types
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from mssgen.errors import UsageError
+
+T = TypeVar("T")
+
+
+def from_section(cls: type[T], section: Mapping[str, Any], name: str) -> T:
+    """An instance of the dataclass `cls` from a section of a recipe.
+
+    Values must have the type of their field: bool, int, float (whole numbers do), str, Literal,
+    `X | None`, tuples and lists (both from an array), dicts with string keys, dataclasses.
+
+    Args:
+        cls: the dataclass; its own checks in `__post_init__` apply.
+        section: keys and values as TOML or JSON gives them.
+        name: of the section, for messages: "model", "loss.mel".
+
+    Raises UsageError for an unknown key, a missing one, and a value of another type.
+    """
+    known = {field.name: field for field in fields(cls) if field.init}  # type: ignore[arg-type]
+    hints = get_type_hints(cls)
+    values = {}
+    for key, value in section.items():
+        if key not in known:
+            raise UsageError(f"recipe section [{name}] has no '{key}'{closest(key, known)}")
+        values[key] = _converted(hints[key], value, f"{name}.{key}")
+    for key, field in known.items():
+        if key not in values and field.default is MISSING and field.default_factory is MISSING:
+            raise UsageError(f"recipe section [{name}] lacks '{key}', which has no default; add it")
+    return cls(**values)
+
+
+def closest(word: str, known: Iterable[str]) -> str:
+    """The end of a sentence on an unknown word: what may have been meant, else all there is."""
+    words = list(known)
+    if near := difflib.get_close_matches(word, words, n=3):
+        return f"; did you mean {' or '.join(near)}?"
+    return f"; it knows {', '.join(words)}" if words else "; it knows none"
+
+
+def _converted(kind: Any, value: Any, name: str) -> Any:
+    """`value` as the annotation `kind` wants it."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return value
+    if origin in (Union, types.UnionType):
+        return _one_of(arguments, kind, value, name)
+    if origin is Literal:
+        if any(value == choice and type(value) is type(choice) for choice in arguments):
+            return value
+        raise _refusal(name, value, f"one of {', '.join(map(repr, arguments))}")
+    if is_dataclass(kind) and isinstance(kind, type):
+        if isinstance(value, Mapping):
+            return from_section(kind, value, name)
+        raise _refusal(name, value, "a table")
+    if kind in (list, tuple) or origin in (list, tuple):
+        return _sequence(kind, origin or kind, arguments, value, name)
+    if kind is dict or origin is dict:
+        if not isinstance(value, Mapping):
+            raise _refusal(name, value, "a table")
+        inner = arguments[1] if arguments else Any
+        return {key: _converted(inner, item, f"{name}.{key}") for key, item in value.items()}
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        raise _refusal(name, value, _NAMES.get(kind, getattr(kind, "__name__", str(kind))))
+    return value
+
+
+def _one_of(arguments: tuple[Any, ...], kind: Any, value: Any, name: str) -> Any:
+    """The first member of a union that takes the value; an optional one speaks for itself."""
+    if value is None and type(None) in arguments:
+        return None
+    members = [each for each in arguments if each is not type(None)]
+    if len(members) == 1:
+        return _converted(members[0], value, name)
+    # 3 is an int where `float | int` would make it 3.0.
+    for member in sorted(members, key=lambda each: type(value) is not each):
+        try:
+            return _converted(member, value, name)
+        except UsageError:
+            continue
+    raise _refusal(name, value, str(kind))
+
+
+def _sequence(
+    kind: Any, origin: type, arguments: tuple[Any, ...], value: Any, name: str
+) -> list[Any] | tuple[Any, ...]:
+    if not isinstance(value, list | tuple):
+        raise _refusal(name, value, "an array")
+    if origin is tuple and arguments and arguments[-1] is not Ellipsis:
+        if len(value) != len(arguments):
+            raise _refusal(name, value, f"an array of {len(arguments)}")
+        inner = list(arguments)
+    else:
+        inner = [arguments[0] if arguments else Any] * len(value)
+    items = [
+        _converted(each, item, f"{name}[{index}]")
+        for index, (each, item) in enumerate(zip(inner, value, strict=True))
+    ]
+    return tuple(items) if origin is tuple else items
+
+
+_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
+
+
+def _refusal(name: str, value: Any, wanted: str) -> UsageError:
+    section, _, key = name.partition(".")
+    return UsageError(f"recipe section [{section}]: {key} = {value!r:.60} must be {wanted}")
