@@ -1,0 +1,278 @@
+"""Training a codec: it reconstructs short segments, and discriminators judge the result.
+
+    target --encoder, quantiser, decoder--> output     distances to the target, commitment
+    target, output --discriminators--> logits, features     adversarial loss, feature matching
+
+The gradients of all losses with respect to the output are summed there, by weights or by EnCodec's
+balancer, and go through the codec once. EnCodec, SoundStream, DAC and RAVE's two stages are
+options.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from mssgen.codecs.base import Codec
+from mssgen.codecs.dac import DacCodec
+from mssgen.codecs.loading import load_codec, save_codec
+from mssgen.codecs.seanet import SeanetCodec
+from mssgen.errors import UsageError
+from mssgen.training import codec_losses as losses
+from mssgen.training.balancer import Balancer
+from mssgen.training.codebooks import CodebookKeeper
+from mssgen.training.codec_options import CodecLossOptions
+from mssgen.training.discriminators import build_discriminator
+from mssgen.training.recipes import Recipe
+from mssgen.training.sections import closest, from_section
+from mssgen.training.task import Batch
+
+
+class CodecTask:
+    """The `Task` of `mssgen train codec`.
+
+    Args:
+        codec: learns; all of it, whatever was frozen before.
+        loss: what from.
+        recipe_name: for the record.
+
+    Raises:
+        UsageError: the losses do not fit the codec.
+    """
+
+    def __init__(self, codec: Codec, loss: CodecLossOptions, *, recipe_name: str = "") -> None:
+        for n_levels in loss.dropout_levels:
+            codec.check_n_codebooks(n_levels)
+        self.codec, self._loss, self._recipe_name = codec, loss, recipe_name
+        self.sample_rate, self.n_channels = codec.sample_rate, codec.n_channels
+        self._keeper = CodebookKeeper(codec, loss.dead_code_share)
+        self.modules: dict[str, nn.Module] = {"codec": codec.requires_grad_(True)}
+        self.optimizers: dict[str, Optimizer] = {"codec": loss.optimizer.build(codec)}
+        if loss.is_adversarial:
+            discriminator = build_discriminator(
+                loss.discriminator, codec.sample_rate, codec.n_channels
+            )
+            self.modules["discriminator"] = discriminator
+            self.optimizers["discriminator"] = loss.discriminator_optimizer.build(discriminator)
+        if loss.balance:
+            self.modules["balancer"] = Balancer(loss.weights)
+
+    @classmethod
+    def from_recipe(
+        cls, recipe: Recipe, codec: Codec | None = None, *, offline: bool = False
+    ) -> "CodecTask":
+        """From [model] and [loss] of a recipe.
+
+        [model] holds `architecture` and that codec's options, or `codec`, a name or a folder to go
+        on from; `codec` as an argument is used instead of both. Raises UsageError for what does
+        not fit, CheckpointError for the codec's files.
+        """
+        loss = from_section(CodecLossOptions, recipe.loss, "loss")
+        if codec is None:
+            codec = _codec(recipe, offline=offline)
+        return cls(codec, loss, recipe_name=recipe.name)
+
+    def accumulate(
+        self, batch: Batch, backward: Callable[[Tensor], None], step: int
+    ) -> dict[str, Tensor]:
+        """One batch forward and back; logs "loss", "loss/<name>", "replaced_codes", and
+        "perplexity/<level>" of the levels that every step has.
+
+        `batch.input` is not used. `step` counts from 0 and says which stage it is.
+        """
+        is_frozen = self._enter(step)
+        target = batch.target
+        reconstruction = self.modules["codec"](target, self._n_levels(step))
+        n_replaced = self._keeper.refresh()
+        # Losses end here; what they leave goes on through the codec, in one pass for all.
+        output = reconstruction.audio.detach().float().requires_grad_()
+        found = self._distances(output, target)
+        logged = {"replaced_codes": n_replaced}
+        if self._loss.is_adversarial and step >= self._loss.adversarial_after:
+            adversarial, loss = self._adversarial(output, target, backward, step)
+            found |= adversarial
+            logged["loss/discriminator"] = loss
+        total = self._total(found)
+        objective = (reconstruction.audio * self._gradient(found, output)).sum()
+        if not is_frozen and self._loss.commitment:
+            found["commitment"] = reconstruction.commitment
+            objective = objective + self._loss.commitment * reconstruction.commitment
+            total = total + self._loss.commitment * reconstruction.commitment
+        backward(objective)
+        n_always = min(self._loss.dropout_levels, default=self.codec.n_codebooks)
+        logged |= _named(found, total) | self._perplexities(reconstruction.codes[:, :n_always])
+        return {name: value.detach() for name, value in logged.items()}
+
+    @torch.no_grad()
+    def validate(self, batch: Batch) -> dict[str, Tensor]:
+        """Distances to the target and "sdr" (dB) with all levels; "perplexity/<level>"."""
+        output, codes = self._reconstruct(batch.target)
+        found = self._distances(output, batch.target)
+        return {
+            **_named(found, self._total(found)),
+            "sdr": losses.sdr_db(output, batch.target),
+            **self._perplexities(codes),
+        }
+
+    @torch.no_grad()
+    def listen(self, batch: Batch) -> dict[str, Tensor]:
+        """Target and output."""
+        output, _ = self._reconstruct(batch.target[:1])
+        return {"target": batch.target[0], "output": output[0]}
+
+    def export(self, folder: Path) -> None:
+        """Write the codec as `load_codec` reads it."""
+        save_codec(self.codec, folder)
+        # A codec keeps its identity once asked for, and this one learns on.
+        vars(self.codec).pop("codec_id", None)
+
+    def describe(self) -> dict[str, Any]:
+        """Recipe, codec, losses, size."""
+        return {
+            "kind": "codec",
+            "recipe": self._recipe_name,
+            "codec": self.codec.name,
+            "architecture": self.codec.architecture,
+            "sample_rate": self.sample_rate,
+            "n_channels": self.n_channels,
+            "model": self.codec.options,
+            "loss": asdict(self._loss),
+            "n_parameters": sum(weight.numel() for weight in self.codec.parameters()),
+        }
+
+    def _enter(self, step: int) -> bool:
+        """Set modes for the stage of `step`; returns whether encoder and codebooks are frozen."""
+        after = self._loss.freeze_encoder_after
+        is_frozen = after is not None and step >= after
+        self.codec.train()
+        for part in (self.codec.encoder, self.codec.quantizer):
+            part.train(not is_frozen).requires_grad_(not is_frozen)
+        return is_frozen
+
+    def _n_levels(self, step: int) -> int | None:
+        """Quantiser dropout: drawn by the step alone, so that all processes use the same levels."""
+        levels = self._loss.dropout_levels
+        generator = torch.Generator().manual_seed(step)
+        if not levels or float(torch.rand((), generator=generator)) >= self._loss.quantizer_dropout:
+            return None
+        return levels[int(torch.randint(len(levels), (), generator=generator))]
+
+    def _distances(self, output: Tensor, target: Tensor) -> dict[str, Tensor]:
+        options = self._loss
+        found = {}
+        if options.time:
+            found["time"] = losses.time_distance(output, target)
+        if options.mel:
+            found["mel"] = losses.mel_distance(
+                output,
+                target,
+                sample_rate=self.sample_rate,
+                windows=options.mel_windows,
+                n_mels=options.n_mels,
+                form=options.mel_form,
+            )
+        if options.stft:
+            found["stft"] = losses.stft_distance(output, target, windows=options.stft_windows)
+        return found
+
+    def _adversarial(
+        self, output: Tensor, target: Tensor, backward: Callable[[Tensor], None], step: int
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """The codec's losses, and the discriminators' own, whose gradients are there then."""
+        options, judge = self._loss, self.modules["discriminator"]
+        gan = losses.GAN_LOSSES[options.gan]
+        learns = int((step + 1) * options.discriminator_share) > int(
+            step * options.discriminator_share
+        )
+        if learns:
+            real, fake = judge(torch.cat([target, output.detach()])).halves()
+            loss = gan.discriminator(real.logits, fake.logits)
+            backward(loss)
+        # Its weights are the same still: they step after this batch.
+        fake = judge(output)
+        if not learns:
+            with torch.no_grad():
+                real = judge(target)
+                loss = gan.discriminator(real.logits, fake.logits)
+        found = {}
+        if options.adversarial:
+            found["adversarial"] = gan.generator(fake.logits)
+        if options.features:
+            found["features"] = losses.feature_matching(
+                real.features, fake.features, relative=options.relative_features
+            )
+        return found, loss
+
+    def _gradient(self, found: Mapping[str, Tensor], output: Tensor) -> Tensor:
+        """Of all losses with respect to the output [B, C, T]; nothing else gets any."""
+        if not self._loss.balance:
+            return torch.autograd.grad(self._total(found), output)[0]
+        gradients = {
+            name: torch.autograd.grad(loss, output, retain_graph=True)[0]
+            for name, loss in found.items()
+        }
+        return self.modules["balancer"](gradients)
+
+    def _total(self, found: Mapping[str, Tensor]) -> Tensor:
+        weights = self._loss.weights
+        return torch.stack([weights[name] * loss for name, loss in found.items()]).sum()
+
+    def _reconstruct(self, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Audio [B, C, T] and codes [B, K, N], as the codec is used: without noise or learning."""
+        codec = self.codec.eval()
+        scale = codec.scales(target)
+        codes = codec.quantize(codec.latents(target, scale))
+        audio = codec.synthesize(codec.dequantize(codes), target.shape[-1], scale)
+        return audio.float(), codes
+
+    def _perplexities(self, codes: Tensor) -> dict[str, Tensor]:
+        values = losses.perplexity(codes, self.codec.codebook_size)
+        return {f"perplexity/{level}": value for level, value in enumerate(values, start=1)}
+
+
+def _named(found: Mapping[str, Tensor], total: Tensor) -> dict[str, Tensor]:
+    return {"loss": total, **{f"loss/{name}": loss for name, loss in found.items()}}
+
+
+def _codec(recipe: Recipe, *, offline: bool) -> Codec:
+    """A codec with fresh weights, or the one to go on from."""
+    options = dict(recipe.model)
+    start, architecture = options.pop("codec", None), options.pop("architecture", None)
+    if start is not None:
+        return _started_from(start, recipe, offline=offline)
+    kinds = {kind.architecture: kind for kind in (SeanetCodec, DacCodec)}
+    if architecture not in kinds:
+        raise UsageError(
+            f"recipe {recipe.name} says no codec: model.architecture must be one of "
+            f"{', '.join(kinds)}, or model.codec a name or folder to go on from"
+        )
+    kind = kinds[architecture]
+    known = list(inspect.signature(kind).parameters)
+    for key in options:
+        if key not in known:
+            raise UsageError(f"recipe section [model] has no '{key}'{closest(key, known)}")
+    try:
+        return kind(**options)
+    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+        reason = str(error).split("\n")[0]
+        raise UsageError(
+            f"recipe section [model] makes no codec: {reason or 'values do not fit each other'}"
+        ) from error
+
+
+def _started_from(start: str, recipe: Recipe, *, offline: bool) -> Codec:
+    """The codec `start`, which must be what the rest of [model] says, if it says something."""
+    codec = load_codec(start, offline=offline)
+    has = {**codec.options, "architecture": codec.architecture, "codec": start}
+    for key, value in recipe.model.items():
+        if key != "name" and has.get(key) != value:
+            raise UsageError(
+                f"recipe {recipe.name} wants model.{key} = {value!r}, but {start} has "
+                f"{has.get(key)!r}: use a recipe for that codec"
+            )
+    return codec

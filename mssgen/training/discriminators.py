@@ -1,0 +1,148 @@
+"""Discriminators: what tells a codec's output from the real sound, so that it learns to sound real.
+
+Each kind is one function of its options; all take sounds [B, C, T] and give `Judgement`s. The
+networks are those of the `encodec` and `descript-audio-codec` packages.
+"""
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from mssgen.codecs.compat import import_codec_package
+from mssgen.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a batch looks like to each of several discriminators."""
+
+    logits: list[Tensor]
+    """One tensor for each, batch first, higher for real; their shapes differ."""
+    features: list[list[Tensor]]
+    """The inner layers of each, batch first."""
+
+    def halves(self) -> tuple["Judgement", "Judgement"]:
+        """Of the first and of the second half of the batch."""
+        first, second = (
+            Judgement(
+                [each.chunk(2)[half] for each in self.logits],
+                [[layer.chunk(2)[half] for layer in each] for each in self.features],
+            )
+            for half in range(2)
+        )
+        return first, second
+
+
+@dataclass(frozen=True)
+class DiscriminatorOptions:
+    """Which discriminator; each kind uses the options that it has."""
+
+    kind: str = "stft"
+    """A word of `DISCRIMINATORS`."""
+    n_filters: int = 32
+    """Width of "stft"."""
+    windows: tuple[int, ...] = (2048, 1024, 512, 256, 128)
+    """Of the STFTs, samples."""
+    rates: tuple[int, ...] = (1, 2, 4)
+    """The waveform is seen at the rate divided by each of these."""
+    periods: tuple[int, ...] = (2, 3, 5, 7, 11)
+    """The waveform is folded at each of these, samples ("wave" and "dac")."""
+
+
+def build_discriminator(
+    options: DiscriminatorOptions, sample_rate: int, n_channels: int
+) -> nn.Module:
+    """A module that maps [B, C, T] to a `Judgement`; UsageError for an unknown kind."""
+    if options.kind not in DISCRIMINATORS:
+        raise UsageError(
+            f"there is no discriminator '{options.kind}': use one of {', '.join(DISCRIMINATORS)}"
+        )
+    # Both packages use the old form of weight norm.
+    with warnings.catch_warnings(action="ignore", category=FutureWarning):
+        return DISCRIMINATORS[options.kind](options, sample_rate, n_channels)
+
+
+def _stft(options: DiscriminatorOptions, sample_rate: int, n_channels: int) -> nn.Module:
+    """EnCodec's: 2-d convolutions on complex STFTs (arXiv 2210.13438, section 3.4)."""
+    return _Stft(options.n_filters, options.windows, n_channels)
+
+
+def _wave(options: DiscriminatorOptions, sample_rate: int, n_channels: int) -> nn.Module:
+    """RAVE's: MelGAN's multi-scale (arXiv 1910.06711) and HiFi-GAN's multi-period (2010.05646)."""
+    return _Descript(sample_rate, rates=options.rates, periods=options.periods)
+
+
+def _soundstream(options: DiscriminatorOptions, sample_rate: int, n_channels: int) -> nn.Module:
+    """SoundStream's: multi-scale on the waveform and on STFTs (arXiv 2107.03312)."""
+    waves = _Descript(sample_rate, rates=options.rates)
+    return _Several([waves, _stft(options, sample_rate, n_channels)])
+
+
+def _dac(options: DiscriminatorOptions, sample_rate: int, n_channels: int) -> nn.Module:
+    """DAC's: multi-period, and multi-band on complex STFTs (arXiv 2306.06546)."""
+    return _Descript(sample_rate, periods=options.periods, windows=options.windows)
+
+
+DISCRIMINATORS: dict[str, Callable[[DiscriminatorOptions, int, int], nn.Module]] = {
+    "stft": _stft,
+    "wave": _wave,
+    "soundstream": _soundstream,
+    "dac": _dac,
+}
+
+
+class _Stft(nn.Module):
+    """The `encodec` package's multi-scale STFT discriminator."""
+
+    def __init__(self, n_filters: int, windows: Sequence[int], n_channels: int) -> None:
+        super().__init__()
+        self.network = import_codec_package("encodec.msstftd").MultiScaleSTFTDiscriminator(
+            filters=n_filters,
+            in_channels=n_channels,
+            n_ffts=list(windows),
+            hop_lengths=[window // 4 for window in windows],
+            win_lengths=list(windows),
+        )
+
+    def forward(self, audio: Tensor) -> Judgement:
+        return Judgement(*self.network(audio))
+
+
+class _Descript(nn.Module):
+    """The `descript-audio-codec` package's discriminators; each channel is judged by itself."""
+
+    def __init__(
+        self,
+        sample_rate: int,
+        *,
+        rates: Sequence[int] = (),
+        periods: Sequence[int] = (),
+        windows: Sequence[int] = (),
+    ) -> None:
+        super().__init__()
+        self.network = import_codec_package("dac.model.discriminator").Discriminator(
+            rates=list(rates),
+            periods=list(periods),
+            fft_sizes=list(windows),
+            sample_rate=sample_rate,
+        )
+
+    def forward(self, audio: Tensor) -> Judgement:
+        # Channels stay with their item, so that a batch can be cut in two afterwards.
+        layers = self.network(audio.flatten(0, 1)[:, None])
+        return Judgement([each[-1] for each in layers], [each[:-1] for each in layers])
+
+
+class _Several(nn.Module):
+    def __init__(self, parts: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+
+    def forward(self, audio: Tensor) -> Judgement:
+        judgements = [part(audio) for part in self.parts]
+        return Judgement(
+            [logits for each in judgements for logits in each.logits],
+            [features for each in judgements for features in each.features],
+        )
