@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mssgen.cli import options as given
+from mssgen.cli.analyze import analyze
 from mssgen.errors import UsageError
 
 if TYPE_CHECKING:
     from mssgen.codecs.base import Codec
 
 app = typer.Typer(help="Neural codecs: encode, decode, analyze.", no_args_is_help=True)
+
+app.command()(analyze)
 
 DEFAULT_CODEC = "dac_44khz"
 

@@ -1,0 +1,298 @@
+"""What a codec does with the stems of music: which codes it uses, and how well it rebuilds them.
+
+The questions are those of the thesis (sections 6 and 6.1): how often is each code of each codebook
+used, what do the most frequent codes sound like, do stems part in the space of quantised latents,
+and which SDR is the ceiling of everything that goes through this codec.
+
+Files stream: memory is a few seconds of sound and the codes of one file.
+"""
+
+import importlib.util
+import logging
+import math
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mssgen.analysis.statistics import (
+    FrameSample,
+    FrequentCodes,
+    count_codes,
+    frequent_codes,
+    missing,
+    power_db,
+    sdr_db,
+)
+from mssgen.audio import AudioSource, check_finite, open_source, resample
+from mssgen.channels import to_items
+from mssgen.chunking import align
+from mssgen.codecs.base import Codec
+from mssgen.codecs.streaming import decode_stream, encode_stream
+from mssgen.errors import AudioError, MssgenError, UsageError
+from mssgen.events import Done, Failed, Hook, Progress, Start, Warned, ignore
+from mssgen.tracks import STDIN, Track
+
+STEM_SOURCES = ("name", "folder", "all")
+MAX_STEMS = 14
+"""More classes than that no plot can tell apart."""
+SILENCE_DB = -80.0
+"""Mean power, dB of full scale, below which a file is silent: well above the dither of 16 bit."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class AnalysisOptions:
+    """What to measure, and how much of it."""
+
+    stem_from: str = "name"
+    """The stem class of a file: its "name" ({track}/bass.wav), its "folder" (bass/{track}.wav), or
+    "all" for one class."""
+    n_codebooks: tuple[int, ...] = ()
+    """Numbers of codebooks to measure the SDR at; empty: 1, 2, 4, ... and all."""
+    max_s: float | None = None
+    """Seconds of each file to look at, from its start."""
+    n_points: int = 1000
+    """Frames in the projections, over all stems: a random sample of each stem's frames."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for values that make no sense with any codec."""
+        if self.stem_from not in STEM_SOURCES:
+            raise UsageError(
+                f"--stem-from {self.stem_from} is unknown; use {', '.join(STEM_SOURCES)}"
+            )
+        if self.max_s is not None and not 0 < self.max_s < math.inf:
+            raise UsageError(f"--max-seconds {self.max_s:g} is out of range; use more than 0")
+
+
+@dataclass(frozen=True)
+class FileResult:
+    """One file that was not silent."""
+
+    track: str
+    duration_s: float
+    level_db: float
+    """Mean power, dB of full scale."""
+    sdr_db: dict[int, float]
+    """By number of codebooks."""
+
+
+@dataclass
+class StemAnalysis:
+    """What was found in all files of one stem."""
+
+    stem: str
+    counts: Tensor
+    """[K, V] int64, how often each code was used."""
+    frames: FrameSample
+    files: list[FileResult] = field(default_factory=list)
+    silent: list[str] = field(default_factory=list)
+    """Files that were left out, because there is nothing in them."""
+
+    @property
+    def n_frames(self) -> int:
+        return int(self.counts[0].sum())
+
+    def sdr_db(self, n_codebooks: int) -> list[float]:
+        """One value a file."""
+        return [file.sdr_db[n_codebooks] for file in self.files]
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """The whole result; stems that were all silence have no frames."""
+
+    codec: Codec
+    options: AnalysisOptions
+    n_codebooks: tuple[int, ...]
+    """Where the SDR was measured, rising; the last is the ceiling."""
+    stems: list[StemAnalysis]
+    frequent: dict[str, FrequentCodes]
+    """By stem, of those with frames."""
+    done: Done
+
+    @property
+    def heard(self) -> list[StemAnalysis]:
+        """Stems with at least one file that is not silent."""
+        return [stem for stem in self.stems if stem.files]
+
+    @torch.inference_mode()
+    def sampled_latents(self, n_codebooks: int) -> dict[str, NDArray[np.float32]]:
+        """By stem, the quantised latents [P, D] of its sampled frames from the first codebooks."""
+        device = next(self.codec.decoder.parameters()).device
+        latents = {}
+        for stem in self.heard:
+            codes = stem.frames.codes[:, :n_codebooks].T[None].to(device)
+            latents[stem.stem] = self.codec.dequantize(codes)[0].T.float().cpu().numpy()
+        return latents
+
+
+def analyze_codec(
+    tracks: Sequence[Track],
+    codec: Codec,
+    options: AnalysisOptions | None = None,
+    *,
+    hook: Hook = ignore,
+) -> Analysis:
+    """Encode and decode files, and count; a file that fails does not stop the others.
+
+    Mono codecs code a stereo file as middle and side (`channels.to_items`). The SDR takes both in,
+    and is that of the stereo file, because middle and side are orthogonal. Codes are counted in the
+    middle only: the side of most stems is nearly silence, and would hide what the codes are for.
+
+    Raises:
+        UsageError: wrong options, or too many stems (found before any work).
+        AudioError: nothing could be analysed. What goes wrong with single files is told to `hook`.
+    """
+    started = time.monotonic()
+    options = options or AnalysisOptions()
+    levels = _sdr_levels(codec, options.n_codebooks)
+    names = [stem_of(track, options.stem_from) for track in tracks]
+    unique = sorted(set(names))
+    if len(unique) > MAX_STEMS:
+        raise UsageError(
+            f"--stem-from {options.stem_from} gives {len(unique)} stems ({', '.join(unique[:3])}, "
+            f"...) where {MAX_STEMS} can be told apart; use another --stem-from"
+        )
+    n_points = max(1, options.n_points // len(unique)) if unique else 0
+    stems = {
+        name: StemAnalysis(
+            name,
+            torch.zeros(codec.n_codebooks, codec.codebook_size, dtype=torch.int64),
+            FrameSample(n_points, options.seed + index),
+        )
+        for index, name in enumerate(unique)
+    }
+    n_failed = 0
+    for track, name in zip(tracks, names, strict=True):
+        try:
+            _analyze_file(track, codec, stems[name], levels, options, hook)
+        except Exception as error:
+            n_failed += 1
+            _log.debug("%s failed", track.label, exc_info=True)
+            is_ours = isinstance(error, MssgenError)
+            kind = "" if is_ours else f"unexpected {type(error).__name__}: "
+            hook(Failed(track.label, f"{kind}{error}"))
+    heard = [stem for stem in stems.values() if stem.files]
+    if not heard:
+        raise AudioError(
+            "there is nothing to analyse: every file is silent or failed; name other files"
+        )
+    frequent = {stem.stem: frequent_codes(codec, stem.counts, levels) for stem in heard}
+    done = Done(len(tracks) - n_failed, 0, n_failed, time.monotonic() - started)
+    found = [stem for stem in stems.values() if stem.files or stem.silent]
+    return Analysis(codec, options, levels, found, frequent, done)
+
+
+def check_packages() -> None:
+    """Raise UsageError unless what draws the report is installed."""
+    for module, package in (("matplotlib", "matplotlib"), ("sklearn", "scikit-learn")):
+        if importlib.util.find_spec(module) is None:
+            raise UsageError(missing(package))
+
+
+def stem_of(track: Track, stem_from: str) -> str:
+    """The stem class of a file, in lower case; see `AnalysisOptions.stem_from`."""
+    if stem_from == "all" or track.path == STDIN:
+        return "all"
+    path = Path(os.path.abspath(track.path))
+    name = path.stem if stem_from == "name" else path.parent.name
+    # Names of files need not be text.
+    return name.encode("utf-8", "backslashreplace").decode().lower() or "all"
+
+
+def _sdr_levels(codec: Codec, n_codebooks: Sequence[int]) -> tuple[int, ...]:
+    """Where to measure the SDR: as asked for, else in powers of two; always with all codebooks."""
+    powers = (2**exponent for exponent in range(codec.n_codebooks.bit_length()))
+    chosen = [codec.check_n_codebooks(n) for n in n_codebooks or powers]
+    return tuple(sorted({*chosen, codec.n_codebooks}))
+
+
+@dataclass(frozen=True)
+class _Signal:
+    """A file as the codec wants it; can be read any number of times."""
+
+    source: AudioSource
+    codec: Codec
+    max_s: float | None
+
+    def blocks(self) -> Iterator[NDArray[np.float32]]:
+        """[F, T'] at the codec's rate, with the file's channels."""
+        info = self.source.info
+        at_rate = resample(self._cut(), info.n_channels, info.sample_rate, self.codec.sample_rate)
+        return (block for block in at_rate if block.shape[-1])
+
+    def items(self, kept: Tensor) -> Iterator[Tensor]:
+        """[B, C, T'], those items of `channels.to_items` that are kept, on the CPU."""
+        return (to_items(block, self.codec.n_channels)[kept] for block in self.blocks())
+
+    def _cut(self) -> Iterator[NDArray[np.float32]]:
+        """[F, T'] of the first `max_s` seconds; AudioError for what is no sound."""
+        rate = self.source.info.sample_rate
+        n_left = max(1, round(self.max_s * rate)) if self.max_s else sys.maxsize
+        n_read = 0
+        for block in self.source.blocks():
+            block = block[:, :n_left]
+            check_finite(block, n_read, rate, self.source.name)
+            yield block
+            n_read += block.shape[1]
+            n_left -= block.shape[1]
+            if not n_left:
+                return
+
+
+def _analyze_file(
+    track: Track,
+    codec: Codec,
+    stem: StemAnalysis,
+    levels: Sequence[int],
+    options: AnalysisOptions,
+    hook: Hook,
+) -> None:
+    device = next(codec.decoder.parameters()).device
+    with open_source(track.path) as source:
+        info, signal = source.info, _Signal(source, codec, options.max_s)
+        n_samples, energy, of_items = 0, 0.0, torch.zeros(1, dtype=torch.float64)
+        for block in signal.blocks():
+            n_samples += block.shape[-1]
+            energy += float(np.square(block, dtype=np.float64).sum())
+            of_items = of_items + _energies(to_items(block, codec.n_channels))
+        level_db = power_db(energy / (info.n_channels * max(1, n_samples)))
+        if level_db < SILENCE_DB:
+            stem.silent.append(track.label)
+            hook(Warned(track.label, "the file is silent: it is counted, and left out"))
+            return
+        duration_s = n_samples / codec.sample_rate
+        hook(Start(track.label, duration_s, info.sample_rate, info.n_channels, str(device), "fp32"))
+        # As in `.codes` files: silence needs no codes, and the side of a mono file is just that.
+        heard = of_items.nonzero().flatten()
+        codes = encode_stream(codec, (block.to(device) for block in signal.items(heard)))
+        decoded = [decode_stream(codec, codec.truncate(codes, n)) for n in levels]
+        errors = torch.zeros(len(levels), dtype=torch.float64)
+        n_done = 0
+        for target, *estimates in align([signal.items(heard), *decoded]):
+            errors += torch.stack([_energies(target - part.cpu()).sum() for part in estimates])
+            n_done += target.shape[-1]
+            hook(Progress(track.label, n_done / codec.sample_rate, duration_s))
+    total = float(of_items.sum())
+    sdr = {n: sdr_db(total, error) for n, error in zip(levels, errors.tolist(), strict=True)}
+    # Only now: of a file that fails nothing is counted.
+    is_middle = (heard % 2 == 0) | (codec.n_channels > 1)
+    counted = codes.codes[is_middle] if is_middle.any() else codes.codes
+    stem.counts += count_codes(counted, codec.codebook_size)
+    stem.frames.add(counted)
+    stem.files.append(FileResult(track.label, duration_s, level_db, sdr))
+
+
+def _energies(items: Tensor) -> Tensor:
+    """[B, C, T] -> [B] float64."""
+    return items.double().square().sum(dim=(1, 2))

@@ -1,0 +1,149 @@
+"""Numbers about codes: which of them are used, how evenly, and what they sound like."""
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mssgen.codecs.base import Codec
+from mssgen.errors import UsageError
+
+_MAX_SDR_DB = 120.0  # float32 is no finer
+
+
+@dataclass(frozen=True)
+class FrequentCodes:
+    """The most frequent code of each codebook, and what they decode to when they are held."""
+
+    codes: Tensor
+    """[K] int64."""
+    level_db: dict[int, float]
+    """Mean power (dB, see `is_relative`) of the sound of the first codes, by their number."""
+    is_relative: bool
+    """Whether 0 dB is the segment's own power, in codecs that scale segments; else full scale."""
+    is_silence: list[bool]
+    """[K], whether digital silence has the same code."""
+    audio: Tensor
+    """[C, T], about a second of all of them at the codec's rate."""
+
+
+class FrameSample:
+    """A uniform random sample of frames, whatever their number: those with the smallest keys."""
+
+    def __init__(self, n_frames: int, seed: int) -> None:
+        self._n_frames = n_frames
+        self._random = torch.Generator().manual_seed(seed)
+        self._keys = torch.zeros(0)
+        self.codes = torch.zeros(0, 0, dtype=torch.int64)
+        """[P, K], at most `n_frames` of all frames that were added."""
+
+    def add(self, codes: Tensor) -> None:
+        """Offer codes [B, K, N]."""
+        frames = codes.cpu().transpose(1, 2).flatten(0, 1)
+        keys = torch.cat([self._keys, torch.rand(len(frames), generator=self._random)])
+        frames = torch.cat([self.codes, frames]) if len(self.codes) else frames
+        self._keys, kept = keys.topk(min(self._n_frames, len(keys)), largest=False)
+        self.codes = frames[kept]
+
+
+def count_codes(codes: Tensor, codebook_size: int) -> Tensor:
+    """How often each code is used in each codebook: [B, K, N] -> [K, V] int64."""
+    n_codebooks = codes.shape[1]
+    first = torch.arange(n_codebooks, device=codes.device)[:, None] * codebook_size
+    counts = torch.bincount((codes + first).flatten(), minlength=n_codebooks * codebook_size)
+    return counts.view(n_codebooks, codebook_size).cpu()
+
+
+def perplexity(counts: Tensor) -> Tensor:
+    """exp(entropy) of each row of counts [..., V]: as many equally frequent codes say as much.
+
+    Between 1 and V. A level without frames has 1.
+    """
+    counts = counts.double()
+    shares = counts / counts.sum(-1, keepdim=True).clamp_min(1)
+    return torch.special.entr(shares).sum(-1).exp()
+
+
+def dead_share(counts: Tensor) -> Tensor:
+    """Share of the codes in each row of counts [..., V] that were never used."""
+    return (counts == 0).double().mean(-1)
+
+
+def sdr_db(reference_energy: float, error_energy: float) -> float:
+    """10 log10(sum ref^2 / sum err^2), over a whole file and all of its channels: the "uSDR" of
+    the Music Demixing Challenge (Mitsufuji et al. 2022); at most 120."""
+    floor = reference_energy * 10 ** (-_MAX_SDR_DB / 10)
+    return 10 * math.log10(reference_energy / max(error_energy, floor))
+
+
+@torch.inference_mode()
+def frequent_codes(codec: Codec, counts: Tensor, n_codebooks: Sequence[int]) -> FrequentCodes:
+    """Hold the most frequent code of each codebook for a second and measure what is heard.
+
+    counts: [K, V]; the last of `n_codebooks` is K. Levels are of the middle half, without how the
+    decoder starts and ends.
+    """
+    device = next(codec.decoder.parameters()).device
+    codes = counts.argmax(dim=-1)
+    # One segment of codecs that have them: what is repeated after it would be another.
+    n_samples = codec.segment_stride or round(codec.frame_rate) * codec.hop_length
+    held = codes[None, :, None].expand(-1, -1, codec.n_frames(n_samples)).to(device)
+    sounds = {n: codec.synthesize(codec.dequantize(held[:, :n]), n_samples) for n in n_codebooks}
+    middle = slice(n_samples // 4, n_samples - n_samples // 4)
+    silence = codec.encode(torch.zeros(1, codec.n_channels, n_samples, device=device))
+    of_silence = count_codes(silence.codes, codec.codebook_size).argmax(dim=-1)
+    return FrequentCodes(
+        codes,
+        {n: power_db(float(x[..., middle].float().square().mean())) for n, x in sounds.items()},
+        silence.scale is not None,
+        (codes == of_silence).tolist(),
+        sounds[codec.n_codebooks][0].cpu(),
+    )
+
+
+def project(
+    points: NDArray[np.float32], method: str, *, seed: int = 0
+) -> tuple[NDArray[np.float64], tuple[str, str]]:
+    """Points [P, D] in the plane, [P, 2], and the names of its axes.
+
+    "pca" turns to the two directions of most variance, whose shares of it are named. "mds" keeps
+    the distances as well as a plane can (metric, SMACOF); it begins at the PCA, so that the same
+    points give the same picture.
+
+    Raises UsageError where scikit-learn is not installed.
+    """
+    try:
+        from sklearn.decomposition import PCA  # type: ignore[import-untyped]
+        from sklearn.manifold import MDS  # type: ignore[import-untyped]
+    except ModuleNotFoundError:
+        raise UsageError(missing("scikit-learn")) from None
+    if len(points) < 3 or not np.ptp(points, axis=0).any():  # nothing to turn
+        return np.zeros((len(points), 2)), ("1st component", "2nd component")
+    pca = PCA(2, random_state=seed)
+    plane = pca.fit_transform(points.astype(np.float64))
+    if method == "pca":
+        first, second = (f"{100 * share:.0f} %" for share in pca.explained_variance_ratio_)
+        return plane, (f"1st component ({first})", f"2nd component ({second})")
+    with warnings.catch_warnings():
+        # Of what it would begin with, were it not told.
+        warnings.simplefilter("ignore", FutureWarning)
+        mds = MDS(2, n_init=1, max_iter=100, random_state=seed)
+        return mds.fit_transform(points.astype(np.float64), init=plane), ("1st axis", "2nd axis")
+
+
+def missing(package: str) -> str:
+    """The sentence for a package of the extra that is not installed."""
+    return (
+        f"the package {package} is not installed, and the analysis needs it: "
+        "pip install 'mssgen[analysis]'"
+    )
+
+
+def power_db(power: float) -> float:
+    """Of full scale; nothing at all is -200."""
+    return 10 * math.log10(max(power, 1e-20))
