@@ -1,0 +1,189 @@
+"""Checkpoints for others: whether one is whole, the licence that it states, and what is sent.
+
+Nothing is said that is not known: a licence that cannot be told from the codec's and the data's
+must be given, and where the codec's own is contested the card says so.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mssgen.checkpoints import SCHEME, ResolvedModel, parse_address
+from mssgen.errors import CheckpointError, UsageError
+from mssgen.folders import CARD, TRAINING, checkpoint_files, other_files
+from mssgen.formats import CONFIG, EMBEDDED_CODEC, STAGE_OF, read_config, read_json
+from mssgen.model_cards import CardFacts, model_card
+from mssgen.registry import REGISTRY, Bundle
+
+# Licences of the registry by the hub's words. One that is passed on with the work decides for it;
+# one that only asks to be named says nothing about the rest.
+_SHARE_ALIKE = {"CC BY-NC-SA 4.0": "cc-by-nc-sa-4.0"}
+_PERMISSIVE = {"MIT"}
+
+
+@dataclass(frozen=True)
+class Release:
+    """A checkpoint that is ready to be sent."""
+
+    repo: str
+    """OWNER/NAME."""
+    files: Mapping[str, Path | bytes]
+    """By their names there: a file here, or the content."""
+    card: str
+    """Markdown with YAML in front; it is among the files."""
+    warnings: tuple[str, ...]
+    """What the sender should know."""
+
+    @property
+    def address(self) -> str:
+        """What to give to --encoder, --codec or --model."""
+        return f"{SCHEME}{self.repo}"
+
+
+def prepare_release(
+    folder: Path,
+    repo: str,
+    *,
+    licence: str | None = None,
+    data_note: str | None = None,
+    offline: bool = False,
+) -> Release:
+    """Check that `folder` is a whole checkpoint that loads, and write its card; sends nothing.
+
+    Args:
+        folder: config.json, model.safetensors and perhaps codec/, training.json, README.md. A
+            README.md of its own is the card.
+        repo: OWNER/NAME on the hub, with or without hf://.
+        licence: of the weights, by the hub's word for it: mit, cc-by-nc-sa-4.0, other.
+        data_note: the training data and their licences, in a sentence.
+        offline: never ask the hub for the codec of a stem encoder.
+
+    Raises:
+        UsageError: a malformed name, or a licence that is not known and not given.
+        CheckpointError: the checkpoint is not whole.
+    """
+    repo, revision = parse_address(f"{SCHEME}{repo.removeprefix(SCHEME)}")
+    if revision is not None:
+        raise UsageError(
+            f"{repo}@{revision} names a revision: a push makes a new one; leave it out"
+        )
+    if licence is not None and not re.fullmatch(
+        r"[a-z0-9][a-z0-9.-]{1,60}", licence := licence.lower()
+    ):
+        raise UsageError(
+            f"--licence {licence:.80} is no licence's name on the hub: use one such as mit, "
+            "apache-2.0, cc-by-4.0, cc-by-nc-sa-4.0 or other"
+        )
+    stage, config = _load(folder, offline=offline)
+    training = read_json(folder / TRAINING) if (folder / TRAINING).is_file() else {}
+    facts = CardFacts(
+        repo, stage, config, training, REGISTRY.get(_codec_name(config, training)), data_note
+    )
+    warnings = []
+    if nonfree := _noncommercial(folder, facts):
+        warnings.append(
+            f"the weights of {nonfree.name} are {nonfree.licence}, and so is what is made from "
+            "them: not for commercial use"
+        )
+    files: dict[str, Path | bytes] = {name: folder / name for name in checkpoint_files(folder)}
+    if CARD in files:
+        card = _own_card(folder / CARD, licence)
+        if data_note:
+            warnings.append(f"{folder / CARD} is the card as it stands: --data-note is not in it")
+    else:
+        card = model_card(facts, licence or _derived_licence(facts))
+        files[CARD] = card.encode()
+    if left_out := other_files(folder):
+        warnings.append(f"{folder} holds more than a checkpoint; not sent: {', '.join(left_out)}")
+    return Release(repo, files, card, tuple(warnings))
+
+
+def push(release: Release, *, private: bool = False) -> str:
+    """Send a release to the hub as one commit; return the commit. Raises CheckpointError."""
+    from mssgen import hub
+
+    return hub.push_files(release.files, release.repo, private=private)
+
+
+def _load(folder: Path, *, offline: bool) -> tuple[str, dict[str, Any]]:
+    """(stage, config.json) of a checkpoint, once it has been loaded as its users will."""
+    if not (folder / CONFIG).is_file():
+        raise CheckpointError(f"{folder} has no {CONFIG}: give a folder of `mssgen models export`")
+    stage = STAGE_OF.get(str(read_json(folder / CONFIG).get("architecture")), "separate")
+    config = read_config(folder / CONFIG, stage)
+    if stage == "enhance":
+        from mssgen.codecs.stem_encoder_files import load_stem_encoder
+
+        load_stem_encoder(folder, offline=offline)
+    elif stage == "codec":
+        from mssgen.codecs.loading import read_codec
+
+        read_codec(folder)
+    else:
+        import torch
+
+        from mssgen.separators.demucs import load_demucs
+
+        model = ResolvedModel(folder.name, None, (folder,), (None,), "path")
+        load_demucs(model, device=torch.device("cpu"), precision="fp32")
+    return stage, config
+
+
+def _codec_name(config: Mapping[str, Any], training: Mapping[str, Any]) -> str:
+    """The codec of a stem encoder; what a codec's training went on from."""
+    section = training.get("model")
+    started_from = section.get("codec") if isinstance(section, dict) else None
+    return str(config.get("codec") or started_from)
+
+
+def _noncommercial(folder: Path, facts: CardFacts) -> Bundle | None:
+    """The registry's codec that forbids commercial use, also where only its name is left of it."""
+    config = folder / EMBEDDED_CODEC / CONFIG
+    options = read_json(config).get("options") if config.is_file() else facts.config["options"]
+    name = str(options.get("name")) if isinstance(options, dict) else ""
+    for codec in (facts.codec, REGISTRY.get(name)):
+        if codec is not None and codec.licence.startswith("CC BY-NC"):
+            return codec
+    return None
+
+
+def _derived_licence(facts: CardFacts) -> str:
+    """What the card may state unasked; raises UsageError where that is nothing."""
+    cure = "find out which applies and state it as --licence ID, such as mit or cc-by-nc-4.0"
+    if facts.codec is None:
+        stated = facts.config.get("licence")
+        what = f"{stated}" if stated else "not known"
+        raise UsageError(f"the licence of these weights is {what}: {cure}")
+    if facts.codec.licence not in _PERMISSIVE | _SHARE_ALIKE.keys():
+        raise UsageError(
+            f"the licence of the codec {facts.codec.name} is {facts.codec.licence}: {cure}"
+        )
+    if facts.data_note is None:
+        raise UsageError(
+            "the licence of the training data is not known: say what they are and theirs with "
+            f"--data-note TEXT, or {cure}"
+        )
+    return _SHARE_ALIKE.get(facts.codec.licence, "other")
+
+
+def _own_card(path: Path, licence: str | None) -> str:
+    """The text of a README.md that is there already; it must state a licence, and the same one."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}): remove or repair it") from None
+    front = re.match(r"---\r?\n(.*?)^---\s*$", text, re.S | re.M)
+    stated = re.search(r"^license:[ \t]*[\"']?([\w.-]+)", front[1], re.M) if front else None
+    if stated is None:
+        raise UsageError(
+            f"{path} states no licence: begin it with the lines ---, license: ID, ---, or remove "
+            "it to have a card written"
+        )
+    if licence not in (None, stated[1]):
+        raise UsageError(
+            f"{path} states the licence {stated[1]}, not {licence}: change it there, or remove it "
+            "to have a card written"
+        )
+    return text

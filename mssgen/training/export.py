@@ -1,0 +1,167 @@
+"""From a run's folder to a checkpoint that can be used, with what a model card tells of its making.
+
+DIR/config.json, model.safetensors, perhaps codec/     what the task exports
+DIR/training.json                                      recipe, data, metrics of this very step
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from mssgen import __version__
+from mssgen.checkpoints import SCHEME
+from mssgen.errors import CheckpointError, UsageError
+from mssgen.folders import TRAINING, new_folder
+from mssgen.training.library import PAIRS_MANIFEST
+from mssgen.training.logs import METRICS
+from mssgen.training.recipes import Recipe
+from mssgen.training.run import (
+    RUN,
+    RunFolder,
+    best_checkpoint,
+    latest_checkpoint,
+    load_modules,
+    step_of,
+)
+from mssgen.training.task import Task
+from mssgen.training.tasks import build_task
+
+
+def export_run(
+    run: Path,
+    target: Path,
+    *,
+    checkpoint: str = "best",
+    overwrite: bool = False,
+    offline: bool = False,
+) -> Path:
+    """Write a checkpoint of the run to the folder `target`; return which one it was.
+
+    Args:
+        run: the --output of `mssgen train`.
+        target: appears whole or not at all.
+        checkpoint: "best" by validation, "last", or "step-N".
+        overwrite: replace an older checkpoint in `target`; nothing else is ever replaced.
+        offline: never ask the hub for the codec.
+
+    Raises:
+        UsageError: `run` is no run, or has no such checkpoint.
+        CheckpointError: the checkpoint, or the codec it was trained for, is damaged or out of
+            reach; or `target` is taken.
+    """
+    chosen = find_checkpoint(run, checkpoint)
+    record = RunFolder(run).record
+    try:
+        recipe = Recipe.from_dict(record["recipe"])
+        about = _about(run, chosen, record, recipe)
+    except (KeyError, TypeError, AttributeError):
+        raise CheckpointError(
+            f"{run / RUN} is damaged or of another version of mssgen: use the version that wrote it"
+        ) from None
+    with new_folder(target, overwrite=overwrite) as draft:
+        task = build_task(recipe, offline=offline)
+        _check_codec(run, task, record)
+        load_modules(task.modules, chosen)
+        task.export(draft)
+        text = json.dumps(about, indent=2, ensure_ascii=False) + "\n"
+        (draft / TRAINING).write_text(text, encoding="utf-8")
+    return chosen
+
+
+def find_checkpoint(run: Path, which: str) -> Path:
+    """The folder of a run's checkpoint: "best", "last" or "step-N"; raises UsageError."""
+    if not (run / RUN).is_file():
+        raise UsageError(f"{run} is no run of mssgen: give the --output of `mssgen train`")
+    if which == "best":
+        return best_checkpoint(run)
+    if which == "last":
+        return latest_checkpoint(run)
+    found = RunFolder(run).checkpoints()
+    step = re.fullmatch(r"step-(\d{1,12})", which)
+    for path in found:
+        if step and step_of(path) == int(step[1]):
+            return path
+    steps = [f"step-{step_of(path)}" for path in found]
+    raise UsageError(
+        f"--checkpoint {which} is not in {run}: use one of {', '.join(['best', 'last', *steps])}"
+    )
+
+
+def _check_codec(run: Path, task: Task, record: Mapping[str, Any]) -> None:
+    """The codec is loaded anew, and may have become another one since."""
+    expected, found = (each.get("codec_id") for each in (record["task"], task.describe()))
+    if expected != found:
+        raise CheckpointError(
+            f"{run} was trained for the codec {expected}, and its recipe now finds {found}: put "
+            "the old one back in its place"
+        )
+
+
+def _about(
+    run: Path, checkpoint: Path, record: Mapping[str, Any], recipe: Recipe
+) -> dict[str, Any]:
+    """What training.json says; no path of this machine, only the names of folders."""
+    task, step = record["task"], step_of(checkpoint)
+    identity = {key: task[key] for key in ("stem", "input", "codec", "codec_id") if key in task}
+    sections = recipe.as_dict()
+    about = {
+        "mssgen_version": __version__,
+        "kind": recipe.kind,
+        "recipe": recipe.name,
+        "why": recipe.why,
+        "step": step,
+        **identity,
+        "data": _data(record.get("data") or {}),
+        "metrics": _metrics(run / METRICS, step),
+        **{key: sections[key] for key in ("model", "loss", "train")},
+        "segments": sections["data"],
+    }
+    plain: dict[str, Any] = _without_paths(json.loads(json.dumps(about, default=str)))
+    return plain
+
+
+def _data(used: Mapping[str, Any]) -> dict[str, Any]:
+    """The library's name, how many tracks, and what separated them."""
+    about: dict[str, Any] = {"name": _last_part(str(used.get("folder") or ""))}
+    for key in ("train_tracks", "valid_tracks"):
+        if isinstance(used.get(key), list):
+            about[f"n_{key}"] = len(used[key])
+    if pairs := used.get("pairs"):
+        try:
+            manifest = json.loads((Path(pairs) / PAIRS_MANIFEST).read_bytes())
+            about["separated_by"] = str(manifest["model"])
+        except (OSError, ValueError, KeyError, TypeError):
+            about["separated_by"] = "a separator that is not known any more"
+    return about
+
+
+def _metrics(path: Path, step: int) -> dict[str, float]:
+    """The means over the validation tracks at `step`; none where it was not validated."""
+    try:
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        found = [line for line in lines if (line["step"], line["kind"]) == (step, "valid")]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    metrics = found[-1] if found else {}
+    return {key: value for key, value in metrics.items() if isinstance(value, float)}
+
+
+def _without_paths(value: Any) -> Any:
+    """`value` with every path in it cut down to its last part."""
+    if isinstance(value, dict):
+        return {key: _without_paths(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_paths(item) for item in value]
+    is_path = isinstance(value, str) and (
+        Path(value).expanduser().is_absolute() or PureWindowsPath(value).is_absolute()
+    )
+    is_relative = isinstance(value, str) and value.startswith(("./", "../", ".\\", "..\\"))
+    return _last_part(value) if is_path or is_relative else value
+
+
+def _last_part(path: str) -> str:
+    if path.startswith(SCHEME):
+        return path
+    return PurePosixPath(path).name if "\\" not in path else PureWindowsPath(path).name
