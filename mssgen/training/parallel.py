@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mssgen.devices import choose_device
 from mssgen.errors import UsageError
-from mssgen.separators.devices import choose_device
 from mssgen.training.processes import are_several, average, broadcast
 
 if TYPE_CHECKING:

@@ -1,0 +1,124 @@
+"""Stem encoders as folders: config.json, model.safetensors, and the codec where it has no name.
+
+config.json   {"format_version": 1, "architecture": "stem_encoder", "options": {...},
+               "stem": ..., "input": ..., "codec": NAME or "codec/", "codec_id": ..., ...}
+"""
+
+import json
+import os
+import secrets
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from mssgen.codecs.loading import load_codec, save_codec
+from mssgen.codecs.stem_encoder import StemEncoder, StemEncoderOptions
+from mssgen.errors import CheckpointError, MssgenError
+from mssgen.formats import (
+    CONFIG,
+    EMBEDDED_CODEC,
+    FORMAT_VERSION,
+    WEIGHTS,
+    checked_tensors,
+    read_config,
+    read_safetensors,
+    sha256_of,
+)
+
+ARCHITECTURE = "stem_encoder"
+_IDENTITY = ("stem", "input")
+
+
+def save_stem_encoder(encoder: StemEncoder, folder: Path, *, codec_name: str = "") -> None:
+    """Write a checkpoint that `load_stem_encoder` reads; config.json comes last.
+
+    Args:
+        encoder: on any device.
+        folder: made if need be; the files of an older checkpoint in it are replaced.
+        codec_name: of the codec in the registry; "" puts the codec itself beside, in codec/.
+
+    Raises CheckpointError where it cannot be written.
+    """
+    codec, options = encoder.codec, asdict(encoder.options)
+    config = {
+        "format_version": FORMAT_VERSION,
+        "architecture": ARCHITECTURE,
+        **{key: options.pop(key) for key in _IDENTITY},
+        "options": options,
+        "codec": codec_name or EMBEDDED_CODEC,
+        "codec_id": codec.codec_id,
+        "sample_rate": codec.sample_rate,
+        "n_codebooks": encoder.n_codebooks,
+    }
+    weights = {
+        key: value.detach().cpu().contiguous() for key, value in encoder.state_dict().items()
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not codec_name:
+            save_codec(codec, folder / EMBEDDED_CODEC)
+        _write(folder / WEIGHTS, lambda path: save_file(weights, path, metadata={"format": "pt"}))
+        config["sha256"] = sha256_of(folder / WEIGHTS)
+        text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+        _write(folder / CONFIG, lambda path: path.write_text(text, encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"{folder} cannot be written: {error.strerror or error}") from None
+
+
+def load_stem_encoder(
+    folder: Path | str, *, device: str = "cpu", offline: bool = False
+) -> StemEncoder:
+    """Read a checkpoint: the encoder in eval mode with its codec, both frozen and on `device`.
+
+    Raises CheckpointError where a file is missing, damaged or of something else, and where the
+    codec is not the one that the encoder was trained for; UsageError where a package is missing.
+    """
+    folder = Path(folder)
+    if not (folder / CONFIG).is_file():
+        raise CheckpointError(f"{folder} has no {CONFIG}, so it is no checkpoint of a stem encoder")
+    config = read_config(folder / CONFIG, "enhance")
+    name, codec_id = config.get("codec"), config.get("codec_id")
+    # A path in the file would lead out of the folder; names are looked up in the registry only.
+    if not isinstance(name, str) or (
+        name != EMBEDDED_CODEC and not name.replace("-", "_").isidentifier()
+    ):
+        raise CheckpointError(f"{folder / CONFIG} does not name its codec: get the file again")
+    place = str(folder / EMBEDDED_CODEC) if name == EMBEDDED_CODEC else name
+    codec = load_codec(place, device=device, offline=offline)
+    if codec.codec_id != codec_id:
+        raise CheckpointError(
+            f"{folder} was trained for the codec {codec_id} and the codec found as {name} is "
+            f"{codec.codec_id}: use the checkpoint with the codec that it was trained for"
+        )
+    path = folder / WEIGHTS
+    state = checked_tensors(path, read_safetensors(path)[1])
+    try:
+        identity = {key: config[key] for key in _IDENTITY}
+        options = StemEncoderOptions(**identity, **config["options"])
+        if options.n_layers > len(state):  # each has tensors; nor build for ever what cannot fit
+            raise ValueError(f"there are no {options.n_layers} layers")
+        # On the meta device nothing is allocated or drawn, whatever the options ask for.
+        with torch.device("meta"):
+            encoder = StemEncoder(codec, options)
+        encoder.load_state_dict({key: value.float() for key, value in state.items()}, assign=True)
+    except (MssgenError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(
+            f"{folder} does not fit its own {CONFIG} ({reason}): get the checkpoint again"
+        ) from None
+    encoder.eval().requires_grad_(False)
+    return encoder.to(device)
+
+
+def _write(path: Path, write: Callable[[Path], Any]) -> None:
+    """Complete or not at all."""
+    draft = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
+    try:
+        write(draft)
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)

@@ -1,0 +1,220 @@
+"""Training a stem encoder: the frozen codec says what the clean stem is, the warm encoder learns
+to say it of another input.
+
+    target --codec's encoder--> latents --codec's quantiser--> codes      (frozen, no gradients)
+    input --stem encoder--> latents and logits                            (learns)
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mssgen.codecs.base import Codec
+from mssgen.codecs.loading import load_codec
+from mssgen.codecs.stem_encoder import Prediction, StemEncoder, StemEncoderOptions
+from mssgen.codecs.stem_encoder_files import save_stem_encoder
+from mssgen.errors import UsageError
+from mssgen.registry import REGISTRY
+from mssgen.training import encoder_losses as losses
+from mssgen.training.encoder_options import LossOptions
+from mssgen.training.encoder_targets import FrozenTargets, Targets
+from mssgen.training.recipes import Recipe
+from mssgen.training.sections import from_section
+from mssgen.training.task import Batch
+
+
+class EncoderTask:
+    """The `Task` of `mssgen train encoder`.
+
+    Args:
+        codec: frozen here; never saved with the training state, never changed.
+        model: which stem encoder.
+        loss: which losses.
+        codec_name: the codec's name in the registry; "" embeds it in exports.
+        target_cache: folder where targets of segments are kept that were not augmented.
+        recipe_name: for the record.
+
+    Raises:
+        UsageError: model, losses and codec do not fit each other.
+    """
+
+    def __init__(
+        self,
+        codec: Codec,
+        model: StemEncoderOptions,
+        loss: LossOptions,
+        *,
+        codec_name: str = "",
+        target_cache: Path | None = None,
+        recipe_name: str = "",
+    ) -> None:
+        loss.check_with(model)
+        codec.check_n_codebooks(loss.residual_levels)
+        self.codec = codec.freeze()
+        self.options, self._loss = model, loss
+        self._codec_name, self._recipe_name = codec_name, recipe_name
+        self.sample_rate, self.n_channels = codec.sample_rate, codec.n_channels
+        self._model = StemEncoder(codec, model)
+        self.modules: dict[str, nn.Module] = {"encoder": self._model}
+        if loss.adversarial:
+            self._discriminator = losses.EmbeddingDiscriminator(codec.latent_dim)
+            self.modules["discriminator"] = self._discriminator
+        self.optimizers = {
+            name: loss.optimizer.build(module) for name, module in self.modules.items()
+        }
+        self._targets = FrozenTargets(codec, model.n_target_codebooks, target_cache)
+        scales = [1.0] * codec.n_codebooks
+        if loss.residual and loss.temperature_unit == "codebook":
+            scales = losses.codebook_scales(codec)
+        self._temperatures = [loss.temperature * scale for scale in scales]
+
+    @classmethod
+    def from_recipe(
+        cls,
+        recipe: Recipe,
+        codec: Codec | None = None,
+        *,
+        target_cache: Path | None = None,
+        offline: bool = False,
+    ) -> "EncoderTask":
+        """From [model], [loss] and, for stem and input, [data] of a recipe.
+
+        `codec` is used instead of the recipe's `model.codec` (a name or a folder), which is loaded
+        by default. Raises UsageError for what does not fit, CheckpointError for the codec's files.
+        """
+        section = dict(recipe.model)
+        name = section.pop("codec", "")
+        if codec is None and not (isinstance(name, str) and name):
+            raise UsageError(
+                f"recipe {recipe.name} names no codec: add --codec with a name or a folder"
+            )
+        if recipe.data.get("input") == "clean":
+            raise UsageError(
+                f'recipe {recipe.name} has data.input "clean", from which there is nothing to '
+                'learn: use "separated", "mixture" or "noisy"'
+            )
+        shared: dict[str, Any] = {
+            key: recipe.data[key] for key in ("stem", "input") if key in recipe.data
+        }
+        model = from_section(StemEncoderOptions, {**section, **shared}, "model")
+        loss = from_section(LossOptions, recipe.loss, "loss")
+        loss.check_with(model)
+        codec_name = name if codec is None and name in REGISTRY else ""
+        codec = load_codec(name, offline=offline) if codec is None else codec
+        return cls(
+            codec,
+            model,
+            loss,
+            codec_name=codec_name,
+            target_cache=target_cache,
+            recipe_name=recipe.name,
+        )
+
+    def accumulate(
+        self, batch: Batch, backward: Callable[[Tensor], None], step: int
+    ) -> dict[str, Tensor]:
+        """One batch forward and back; logs "loss", "loss/<name>", "accuracy/<level>"."""
+        targets = self._targets(batch)
+        prediction: Prediction = self.modules["encoder"](batch.input, targets.scale)
+        scalars = self._losses(prediction, targets)
+        backward(scalars["loss"])
+        if self._loss.adversarial:
+            loss = self._discriminate(prediction, targets)
+            backward(loss)
+            scalars["loss/discriminator"] = loss
+        # Of one item: quantising all of them would take longer than it tells.
+        scalars |= self._accuracies(prediction.items(0, 1), targets.items(0, 1))
+        return {name: value.detach() for name, value in scalars.items()}
+
+    @torch.no_grad()
+    def validate(self, batch: Batch) -> dict[str, Tensor]:
+        """The same scalars, without learning."""
+        targets = self._targets(batch)
+        prediction: Prediction = self.modules["encoder"](batch.input, targets.scale)
+        return self._losses(prediction, targets) | self._accuracies(prediction, targets)
+
+    @torch.no_grad()
+    def listen(self, batch: Batch) -> dict[str, Tensor]:
+        """Input, target, what the codec makes of the target (the ceiling), and the output."""
+        first = Batch(batch.input[:1], batch.target[:1], batch.keys[:1])
+        targets = self._targets(first)
+        prediction: Prediction = self.modules["encoder"](first.input, targets.scale)
+        quantized = self.codec.dequantize(self._model.codes(prediction))
+        n_samples = first.target.shape[-1]
+        decoded = {
+            "target_decoded": self.codec.synthesize(targets.quantized, n_samples, targets.scale),
+            "output": self.codec.synthesize(quantized, n_samples, targets.scale),
+        }
+        sounds = {"input": first.input, "target": first.target, **decoded}
+        return {name: sound[0] for name, sound in sounds.items()}
+
+    def export(self, folder: Path) -> None:
+        """Write the stem encoder as `load_stem_encoder` reads it."""
+        save_stem_encoder(self._model, folder, codec_name=self._codec_name)
+
+    def describe(self) -> dict[str, Any]:
+        """Recipe, codec, options, losses, sizes."""
+        learning = (weight for weight in self._model.parameters() if weight.requires_grad)
+        return {
+            "kind": "encoder",
+            "recipe": self._recipe_name,
+            "codec": self._codec_name or self.codec.name,
+            "codec_id": self.codec.codec_id,
+            "stem": self.options.stem,
+            "input": self.options.input,
+            "sample_rate": self.sample_rate,
+            "n_channels": self.n_channels,
+            "model": asdict(self.options),
+            "loss": asdict(self._loss),
+            "n_parameters": sum(weight.numel() for weight in self._model.parameters()),
+            "n_trained_parameters": sum(weight.numel() for weight in learning),
+        }
+
+    def _losses(self, prediction: Prediction, targets: Targets) -> dict[str, Tensor]:
+        """Every loss by name, and their weighted sum as "loss"."""
+        options = self._loss
+        found: dict[str, Tensor] = {}
+        if options.mse:
+            target = targets.latents if options.mse_target == "latents" else targets.quantized
+            found["mse"] = losses.latent_mse(prediction.latents, target)
+        if options.cross_entropy and prediction.logits is not None:
+            found["cross_entropy"] = losses.token_cross_entropy(prediction.logits, targets.codes)
+        if options.residual:
+            found["residual"] = losses.residual_loss(
+                prediction.latents,
+                targets.codes,
+                self.codec.codebooks,
+                self._temperatures,
+                n_levels=options.residual_levels,
+                residual=options.residual_from,
+            )
+        if options.adversarial:
+            # Its weights as constants: this loss must leave no gradients on the discriminator.
+            weights = {
+                name: weight.detach() for name, weight in self._discriminator.named_parameters()
+            }
+            logits = torch.func.functional_call(
+                self._discriminator, weights, prediction.latents.float()
+            )
+            found["adversarial"] = losses.adversarial_loss(logits)
+        total = torch.stack([getattr(options, name) * loss for name, loss in found.items()]).sum()
+        return {"loss": total, **{f"loss/{name}": loss for name, loss in found.items()}}
+
+    def _discriminate(self, prediction: Prediction, targets: Targets) -> Tensor:
+        real = targets.latents if self._loss.mse_target == "latents" else targets.quantized
+        # In one pass: a wrapper for several devices wants one forward for each backward.
+        both = torch.cat([real, prediction.latents.detach().float()])
+        on_real, on_predicted = self.modules["discriminator"](both).float().chunk(2)
+        return losses.discriminator_loss(on_real, on_predicted)
+
+    @torch.no_grad()
+    def _accuracies(self, prediction: Prediction, targets: Targets) -> dict[str, Tensor]:
+        """Token accuracy of each learned level (from 1) and their mean."""
+        codes = self._model.codes(prediction)
+        shares = losses.token_accuracy(codes, targets.codes[:, : codes.shape[1]])
+        levels = {f"accuracy/{level}": share for level, share in enumerate(shares, start=1)}
+        return {**levels, "accuracy": shares.mean()}

@@ -1,0 +1,65 @@
+"""How a stem encoder is trained: section [loss] of a recipe."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from mssgen.codecs.stem_encoder import StemEncoderOptions
+from mssgen.errors import UsageError
+from mssgen.training.encoder_losses import Residual
+from mssgen.training.optimizers import OptimizerOptions
+
+
+@dataclass(frozen=True)
+class LossOptions:
+    """[loss]: weights, which combine freely (0 is off), and how each loss is taken."""
+
+    mse: float = 0.0
+    """On latents."""
+    mse_target: Literal["latents", "quantized"] = "latents"
+    """The clean stem's latents before or after quantisation."""
+    cross_entropy: float = 0.0
+    """On the tokens of the head."""
+    residual: float = 0.0
+    """On soft assignments to the codebooks, summed over levels."""
+    residual_levels: int | None = None
+    """The first so many levels; None: all (of the target)."""
+    residual_from: Residual = "expected"
+    """What a level leaves to the next (see `residual_loss`); "expected" is the thesis."""
+    temperature: float = 1.0
+    """Of the soft assignments."""
+    temperature_unit: Literal["distance", "codebook"] = "distance"
+    """Squared distances in latent space as they are (the thesis), or for each level the mean
+    squared distance between neighbouring code vectors."""
+    adversarial: float = 0.0
+    """On a discriminator of latents, which learns beside."""
+    optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
+    """Of every module that learns; the thesis used Adam at 1e-3, at times 1e-4."""
+
+    def __post_init__(self) -> None:
+        weights = (self.mse, self.cross_entropy, self.residual, self.adversarial)
+        if min(weights) < 0 or max(weights) == 0:
+            raise UsageError(
+                "the weights of the losses (mse, cross_entropy, residual, adversarial) must not be "
+                "negative, nor all 0: give at least one"
+            )
+        if self.temperature <= 0:
+            raise UsageError(f"loss.temperature must be more than 0, not {self.temperature:g}")
+
+    def check_with(self, model: StemEncoderOptions) -> None:
+        """Raise UsageError where a loss could not teach this model."""
+        if bool(self.cross_entropy) != model.gives_tokens:
+            raise UsageError(
+                "loss.cross_entropy and a head that gives tokens need each other: set both, "
+                "or neither"
+            )
+        pulls_latents = max(self.mse, self.residual, self.adversarial) > 0
+        if model.encoder == "frozen" and model.gives_tokens and pulls_latents:
+            raise UsageError(
+                "mse, residual and adversarial losses teach the encoder here, and it is frozen: "
+                "set them to 0, or use encoder = 'warm'"
+            )
+        if model.n_target_codebooks and self.mse and self.mse_target == "latents":
+            raise UsageError(
+                "n_target_codebooks needs mse_target = 'quantized': latents before quantisation "
+                "have no levels"
+            )

@@ -1,0 +1,114 @@
+"""What the frozen codec says of clean stems: the targets of a stem encoder."""
+
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mssgen.codecs.base import Codec
+from mssgen.training.augment import AUGMENTED
+from mssgen.training.target_cache import TargetCache
+from mssgen.training.task import Batch
+
+
+class Targets:
+    """Of one batch; what no loss asks for is not computed."""
+
+    def __init__(
+        self,
+        codec: Codec,
+        latents: Tensor,
+        scale: Tensor | None,
+        n_codebooks: int | None,
+        codes: Tensor | None = None,
+    ) -> None:
+        self._codec, self._n_codebooks, self._all_codes = codec, n_codebooks, codes
+        self.latents = latents
+        """[B, D, N], before quantisation."""
+        self.scale = scale
+        """[B, G], what the audio was divided by; None where the codec does not scale."""
+
+    def items(self, first: int, last: int) -> "Targets":
+        """Those of items `first` to `last` of the batch."""
+        known = vars(self).get("codes", self._all_codes)
+        return Targets(
+            self._codec,
+            self.latents[first:last],
+            None if self.scale is None else self.scale[first:last],
+            self._n_codebooks,
+            None if known is None else known[first:last],
+        )
+
+    @cached_property
+    def codes(self) -> Tensor:
+        """[B, K, N], of the levels that are the target."""
+        if self._all_codes is not None:
+            return self._all_codes[:, : self._n_codebooks]
+        with torch.no_grad():
+            return self._codec.quantize(self.latents, self._n_codebooks)
+
+    @cached_property
+    def quantized(self) -> Tensor:
+        """[B, D, N], the sum of the code vectors of `codes`."""
+        with torch.no_grad():
+            return self._codec.dequantize(self.codes)
+
+
+class FrozenTargets:
+    """Targets of batches, by the codec or from files.
+
+    Args:
+        codec: frozen.
+        n_codebooks: the first so many levels are the target; None: all.
+        cache: a folder where targets of segments that were not augmented are kept.
+    """
+
+    def __init__(
+        self, codec: Codec, n_codebooks: int | None = None, cache: Path | None = None
+    ) -> None:
+        self._codec, self._n_codebooks = codec, n_codebooks
+        self._cache = TargetCache(cache, codec.codec_id) if cache is not None else None
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch) -> Targets:
+        codec, device = self._codec, batch.target.device
+        # The codec learns nothing, so the loop does not know it: it follows the batch.
+        if next(codec.parameters()).device != device:
+            codec.to(device)
+        # A codec that scales segments to unit power: at run time there is only the input to take
+        # the gain from, and the output is given that gain back. The target is divided by the same,
+        # so that a stem quieter than its mixture also has quieter latents.
+        scale = codec.scales(batch.input)
+        if self._cache is None:
+            latents = codec.latents(batch.target, scale)
+            return Targets(codec, latents, scale, self._n_codebooks)
+        latents, codes = self._through(self._cache, batch, scale)
+        return Targets(codec, latents, scale, self._n_codebooks, codes)
+
+    def _through(
+        self, cache: TargetCache, batch: Batch, scale: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """(latents [B, D, N], codes [B, K, N]) of a batch; what is missing is computed and kept."""
+        scales = [None] * len(batch.keys) if scale is None else list(scale)
+        kept = [
+            None if AUGMENTED in key else cache.get(key, item_scale)
+            for key, item_scale in zip(batch.keys, scales, strict=True)
+        ]
+        missing = [index for index, item in enumerate(kept) if item is None]
+        if missing:
+            latents = self._codec.latents(
+                batch.target[missing], None if scale is None else scale[missing]
+            )
+            codes = self._codec.quantize(latents)
+            for index, item_latents, item_codes in zip(missing, latents, codes, strict=True):
+                if AUGMENTED not in batch.keys[index]:
+                    cache.put(batch.keys[index], item_latents, item_codes, scales[index])
+                # The same values whether they come from here or from the file.
+                kept[index] = cache.rounded(item_latents), item_codes
+        pairs = [item for item in kept if item is not None]
+        device = batch.target.device
+        return (
+            torch.stack([latents.to(device) for latents, _ in pairs]),
+            torch.stack([codes.to(device) for _, codes in pairs]),
+        )

@@ -1,0 +1,72 @@
+"""Frozen targets, kept as files: what a codec's own encoder gives for a segment never changes."""
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+
+class TargetCache:
+    """Latents (fp16) and codes (int16 where they fit) of segments, one file each.
+
+    What is read back is what was given to `put` after rounding; callers that must not depend on
+    whether the cache was warm round what they computed themselves with `rounded`.
+
+    Args:
+        folder: made if need be; shared by runs and processes.
+        codec_id: of the codec whose targets these are.
+        max_bytes: nothing more is stored once the files are this large together.
+    """
+
+    def __init__(self, folder: Path, codec_id: str, *, max_bytes: int = 20 * 2**30) -> None:
+        self._folder = folder / codec_id
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._max_bytes = max_bytes
+        self._n_bytes = sum(path.stat().st_size for path in self._folder.glob("*.safetensors"))
+
+    def get(self, key: str, scale: Tensor | None = None) -> tuple[Tensor, Tensor] | None:
+        """(latents [D, N] float32, codes [K, N] int64) on the CPU; None where they are not kept.
+
+        `scale` is what the audio was divided by: the targets of a codec that scales depend on it.
+        """
+        try:
+            tensors = load_file(self._path(key, scale))
+            return tensors["latents"].float(), tensors["codes"].long()
+        except (OSError, SafetensorError, KeyError):
+            return None  # not there, or damaged: it is computed again
+
+    def put(self, key: str, latents: Tensor, codes: Tensor, scale: Tensor | None = None) -> None:
+        """Keep the targets of one segment, latents [D, N] and codes [K, N]."""
+        dtype = torch.int16 if int(codes.max()) < 2**15 else torch.int32
+        tensors = {
+            "latents": latents.detach().half().cpu().contiguous(),
+            "codes": codes.to(dtype).cpu().contiguous(),
+        }
+        n_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+        if self._n_bytes + n_bytes > self._max_bytes:
+            return
+        path = self._path(key, scale)
+        with tempfile.NamedTemporaryFile(dir=self._folder, suffix=".part", delete=False) as part:
+            draft = Path(part.name)
+        try:
+            save_file(tensors, draft)
+            os.replace(draft, path)
+        finally:
+            draft.unlink(missing_ok=True)
+        self._n_bytes += n_bytes
+
+    @staticmethod
+    def rounded(latents: Tensor) -> Tensor:
+        """As they come back from a file."""
+        return latents.half().float()
+
+    def _path(self, key: str, scale: Tensor | None) -> Path:
+        digest = hashlib.sha256(key.encode())
+        if scale is not None:
+            digest.update(scale.detach().float().cpu().contiguous().numpy().tobytes())
+        return self._folder / f"{digest.hexdigest()[:32]}.safetensors"
