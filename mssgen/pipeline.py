@@ -34,12 +34,15 @@ from mssgen.audio import (
 from mssgen.channels import downmixed, from_pairs, n_mixed, to_pairs
 from mssgen.checkpoints import resolve
 from mssgen.chunking import align
+from mssgen.codecs.stem_encoder_files import load_stem_encoder
+from mssgen.devices import choose_device, choose_precision
+from mssgen.enhancers.chain import EnhancedSeparator
+from mssgen.enhancers.codec import CodecEnhancer
 from mssgen.errors import UsageError
 from mssgen.events import Hook, Progress, Warned, ignore
 from mssgen.outputs import OutputPlan, plan_outputs
 from mssgen.separators.base import Level, Separator, measure_level
 from mssgen.separators.demucs import SeparationOptions, load_demucs
-from mssgen.separators.devices import choose_device, choose_precision
 
 
 class Source(Protocol):
@@ -69,6 +72,7 @@ class Measured:
 def load_separator(
     model: str = "htdemucs",
     *,
+    encoders: Sequence[str] = (),
     stems: Sequence[str] | None = None,
     device: str = "auto",
     precision: str = "auto",
@@ -80,6 +84,7 @@ def load_separator(
 
     Args:
         model: a name from `mssgen models list`, or the path of a checkpoint.
+        encoders: stem encoders trained on separated stems, to send the stems through.
         stems: the stems that will be asked for, so that a bag loads only what they need.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         precision: "auto", "fp32", "bf16" or "fp16".
@@ -88,13 +93,64 @@ def load_separator(
         progress: draw a bar on standard error while downloading.
 
     Raises:
-        UsageError: an unknown model, stem, device or precision.
+        UsageError: an unknown model, stem, device or precision, or an encoder for something else.
         CheckpointError: the checkpoint is out of reach, damaged or untrusted.
     """
     chosen = choose_device(device)
     choose_precision(precision, chosen)  # a wrong word is found before a download
-    resolved = resolve(model, offline=offline, progress=progress, wanted_stems=stems)
-    return load_demucs(resolved, device=chosen, precision=precision, options=options)
+    resolved = resolve(
+        model, offline=offline, progress=progress, wanted_stems=stems, stage="separate"
+    )
+    separator = load_demucs(resolved, device=chosen, precision=precision, options=options)
+    enhancers: dict[str, CodecEnhancer] = {}
+    for checkpoint in encoders:
+        enhancer = load_enhancer(checkpoint, hears="separated", device=device, offline=offline)
+        if enhancer.stem not in separator.sources:
+            given = ", ".join(separator.sources)
+            raise UsageError(f"{checkpoint} is for the stem {enhancer.stem}, not for {given}")
+        if enhancer.stem in enhancers:
+            raise UsageError(f"two of the encoders are for the stem {enhancer.stem}; name one")
+        enhancers[enhancer.stem] = enhancer
+    return EnhancedSeparator(separator, enhancers) if enhancers else separator
+
+
+def load_enhancer(
+    checkpoint: str,
+    *,
+    hears: str,
+    stem: str | None = None,
+    device: str = "auto",
+    offline: bool = False,
+    progress: bool = False,
+) -> CodecEnhancer:
+    """Load a trained stem encoder and its codec.
+
+    Args:
+        checkpoint: a path, or a name from `mssgen models list`.
+        hears: "mixture", to separate with it, or "separated", to enhance stems with it.
+        stem: the stem that is wanted; None takes any.
+        device, offline, progress: as in `load_separator`.
+
+    Raises:
+        UsageError: it was trained for another stem or another kind of input.
+        CheckpointError: it or its codec is out of reach, damaged or untrusted.
+    """
+    chosen = str(choose_device(device))
+    resolved = resolve(checkpoint, offline=offline, progress=progress, stage="enhance")
+    encoder = load_stem_encoder(resolved.paths[0], device=chosen, offline=offline)
+    options = encoder.options
+    if stem is not None and options.stem != stem:
+        raise UsageError(f"{checkpoint} was trained for the stem {options.stem}, not for {stem}")
+    if (options.input == "mixture") != (hears == "mixture"):
+        verb = "mssgen separate" if options.input == "mixture" else "mssgen enhance"
+        raise UsageError(
+            f"{checkpoint} was trained to hear {_HEARD[options.input]}, not {_HEARD[hears]}: "
+            f"give it to `{verb} --encoder`"
+        )
+    return CodecEnhancer(encoder, name=checkpoint)
+
+
+_HEARD = {"mixture": "mixtures", "separated": "separated stems", "noisy": "noisy stems"}
 
 
 def separate(

@@ -2,12 +2,14 @@
 
 import json
 import os
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hubserver import HubServer
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
@@ -64,6 +66,31 @@ def music() -> NDArray[np.float32]:
 
     samples, _ = sf.read(EXCERPT, frames=3 * 44100, dtype="float32")
     return np.ascontiguousarray(samples.T)
+
+
+@pytest.fixture
+def hub_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
+    """The only hub that is in reach, an empty cache, and a token that it accepts."""
+    import huggingface_hub
+
+    from mssgen import hub
+
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("HF_TOKEN", "hf_mine")
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub.constants, "HF_HUB_DISABLE_TELEMETRY", True)
+    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    huggingface_hub.close_session()
+    with HubServer({}) as running:
+        template = hub.constants.HUGGINGFACE_CO_URL_TEMPLATE
+        monkeypatch.setattr(
+            hub.constants,
+            "HUGGINGFACE_CO_URL_TEMPLATE",
+            template.replace(hub.constants.ENDPOINT, running.url),
+        )
+        monkeypatch.setattr(hub.constants, "ENDPOINT", running.url)
+        running.token = "hf_mine"
+        yield running
 
 
 def shared(*parts: str) -> Path:

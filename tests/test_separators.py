@@ -20,6 +20,7 @@ from torch import Tensor
 from toys import SOURCES, ToyNetwork, snr_db, toy_separator
 
 from mssgen.checkpoints import Checkpoint, resolve
+from mssgen.devices import choose_device, choose_precision
 from mssgen.errors import CheckpointError, OutOfMemoryError, UsageError
 from mssgen.pipeline import load_separator
 from mssgen.separators.base import measure_level
@@ -30,7 +31,6 @@ from mssgen.separators.demucs import (
     build_network,
     load_demucs,
 )
-from mssgen.separators.devices import choose_device, choose_precision
 from mssgen.separators.htdemucs import HTDemucs
 from mssgen.separators.original import OriginalNetwork
 

@@ -8,9 +8,13 @@ from typing import Annotated, NoReturn
 import typer
 
 from mssgen import __version__
+from mssgen.cli.codec import app as codec_app
 from mssgen.cli.console import hush_libraries, run
+from mssgen.cli.data import app as data_app
+from mssgen.cli.enhance import enhance
 from mssgen.cli.models import app as models_app
 from mssgen.cli.separate import separate
+from mssgen.cli.train import app as train_app
 
 app = typer.Typer(
     name="mssgen",
@@ -21,7 +25,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("separate")(separate)
+app.command("enhance")(enhance)
+app.add_typer(codec_app, name="codec")
 app.add_typer(models_app, name="models")
+app.add_typer(data_app, name="data")
+app.add_typer(train_app, name="train")
 
 
 def _print_version(wanted: bool) -> None:

@@ -56,7 +56,7 @@ def pairs(
     track failed, 2 wrong call, 130 interrupted.
     """
     with given.session(as_json=as_json, quiet=quiet, verbose=verbose) as hook:
-        from mssgen.separators.devices import share_heaps
+        from mssgen.devices import share_heaps
         from mssgen.training.library import open_library
         from mssgen.training.pairs import make_pairs
 

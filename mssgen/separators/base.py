@@ -32,6 +32,8 @@ class Level:
     """[B], of the mean over channels."""
     std: Tensor
     """[B], likewise; 0 where the mixture is silent or constant."""
+    is_mono: Tensor
+    """[B] bool, whether its channels are equal throughout."""
 
     @property
     def is_silent(self) -> bool:
@@ -70,9 +72,11 @@ def measure_level(blocks: Iterable[Tensor]) -> Level:
     """Measure a stream of blocks [B, C, T'] (in fp64, whatever the length)."""
     n_samples, shift = 0, None
     total = square = torch.zeros((), dtype=torch.float64)  # [B] from the first block on
+    is_mono = torch.tensor(True)  # likewise
     for block in blocks:
         if not block.shape[-1]:
             continue
+        is_mono = is_mono & (block == block[:, :1]).flatten(1).all(dim=1)
         mono = block.double().mean(dim=1)  # [B, T']
         if shift is None:
             shift = mono[:, :1]  # sums of squares cancel less around a value of the signal
@@ -82,7 +86,8 @@ def measure_level(blocks: Iterable[Tensor]) -> Level:
         square = square + mono.square().sum(-1)
     if shift is None:
         # A sample of a few, at a much lower rate: nothing is left, and that is silent.
-        return Level(0, torch.zeros(0), torch.zeros(0))
+        return Level(0, torch.zeros(0), torch.zeros(0), torch.zeros(0, dtype=torch.bool))
     mean = total / n_samples
     variance = (square - n_samples * mean.square()).clamp_min(0) / max(1, n_samples - 1)
-    return Level(n_samples, (mean + shift[:, 0]).float(), torch.sqrt(variance).float())
+    std = torch.sqrt(variance).float()
+    return Level(n_samples, (mean + shift[:, 0]).float(), std, is_mono)

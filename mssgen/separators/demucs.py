@@ -15,9 +15,9 @@ from torch import Tensor
 
 from mssgen.checkpoints import Checkpoint, ResolvedModel, read_checkpoint
 from mssgen.chunking import align, overlap_add
+from mssgen.devices import DTYPES, choose_precision
 from mssgen.errors import CheckpointError, OutOfMemoryError, UsageError
 from mssgen.separators.base import Level, Network, measure_level
-from mssgen.separators.devices import DTYPES, choose_precision
 from mssgen.separators.htdemucs import HTDemucs
 from mssgen.separators.htdemucs_state import HTDemucsConfig
 from mssgen.separators.original import OriginalNetwork

@@ -1,0 +1,106 @@
+"""`mssgen enhance`: stems in, better stems out."""
+
+import sys
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mssgen.cli import options as given
+from mssgen.errors import UsageError
+
+if TYPE_CHECKING:
+    from mssgen.tracks import Track
+
+
+def enhance(
+    inputs: given.Inputs = None,
+    list_file: given.ListFile = None,
+    stem: Annotated[
+        str | None,
+        typer.Option(
+            "--stem", "-s", help="What the inputs are.  [default: what the encoder was trained for]"
+        ),
+    ] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(help="A trained stem encoder: a path, or a name.", metavar="CHECKPOINT"),
+    ] = None,
+    offline: given.Offline = False,
+    output: given.Output = "enhanced",
+    template: given.Template = "{track}.{ext}",
+    overwrite: given.Overwrite = False,
+    skip_existing: given.SkipExisting = False,
+    container: given.Format = None,
+    raw: given.Raw = False,
+    bit_depth: given.BitDepth = None,
+    sample_rate: given.SampleRate = None,
+    clip: given.Clip = "rescale",
+    downmix: given.Downmix = False,
+    device: given.Device = "auto",
+    threads: given.Threads = None,
+    quiet: given.Quiet = False,
+    verbose: given.Verbose = False,
+    as_json: given.AsJson = False,
+) -> int:
+    """Make separated stems sound better: a trained encoder gives the codes of the clean stem.
+
+    Outputs have the rate, channels, bit depth and length of their input and go to
+    enhanced/TRACK.wav. Of a folder of stems (bass.wav, drums.wav, ...) those of the encoder's stem
+    are taken. Exit codes: 0 done, 1 a file failed, 2 wrong call, 130 interrupted.
+    """
+    files = given.Files(
+        inputs,
+        list_file,
+        output,
+        template,
+        overwrite,
+        skip_existing,
+        container,
+        raw,
+        bit_depth,
+        sample_rate,
+        clip,
+        downmix,
+    )
+    with given.session(
+        as_json=as_json, quiet=quiet, verbose=verbose, to_stdout=files.to_stdout
+    ) as hook:
+        if encoder is None:
+            raise UsageError("enhance needs --encoder CHECKPOINT: none ships with mssgen yet")
+        tracks = files.tracks()
+
+        from mssgen.devices import share_heaps
+        from mssgen.outputs import plan_outputs
+        from mssgen.pipeline import load_enhancer
+
+        share_heaps()
+        given.use_threads(threads)
+        write = files.write_options(tracks)
+        enhancer = load_enhancer(
+            encoder,
+            hears="separated",
+            stem=stem,
+            device=device,
+            offline=offline,
+            progress=not quiet and sys.stderr.isatty(),
+        )
+        plan = plan_outputs(enhancer.sources)
+        tracks = _of_stem(tracks, enhancer.stem, inputs or [])
+        files.check_stdout(tracks, plan)
+        return files.run(tracks, enhancer, plan, write, hook)
+
+
+def _of_stem(tracks: list["Track"], stem: str, named: list[str]) -> list["Track"]:
+    """What was named outright, and of folders what is not called by the name of another stem."""
+    from mssgen.registry import STEMS
+
+    others = {*STEMS, "mixture", "residual"} - {stem}
+    kept = [
+        track
+        for track in tracks
+        if track.path in named or PurePath(track.name).name.lower() not in others
+    ]
+    if not kept:
+        raise UsageError(f"no input is a {stem}: name a file, or a folder that holds {stem} files")
+    return kept

@@ -1,0 +1,110 @@
+"""A trained stem encoder at work: sound to codes of the clean stem, and those to sound.
+
+It has the form of a separator with one stem. Trained on mixtures it is one; trained on separated
+stems it takes such a stem and gives a better one.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from mssgen.chunking import SlidingReader
+from mssgen.codecs.stem_encoder import StemEncoder
+from mssgen.codecs.streaming import stream_audio, stream_latents
+from mssgen.errors import UsageError
+from mssgen.separators.base import Level, measure_level
+
+
+class CodecEnhancer:
+    """See `mssgen.separators.base.Separator`; `sources` is the one stem that was learned.
+
+    Args:
+        encoder: in eval mode, with its codec, on one device.
+        name: shown to users.
+        n_codebooks: decode from that many levels; None: from those that were learned.
+    """
+
+    n_channels = 2
+
+    def __init__(self, encoder: StemEncoder, *, name: str, n_codebooks: int | None = None) -> None:
+        self.encoder, self.codec, self.name = encoder, encoder.codec, name
+        self.stem, self.input = encoder.options.stem, encoder.options.input
+        self.sources: tuple[str, ...] = (self.stem,)
+        self.sample_rate = self.codec.sample_rate
+        self.n_codebooks = self.codec.check_n_codebooks(n_codebooks or encoder.n_codebooks)
+        self._device = next(self.codec.decoder.parameters()).device
+        self.device, self.precision = self._device.type, "fp32"
+
+    def __call__(self, mixture: Tensor) -> Tensor:
+        """[B, 2, T] -> [B, 1, 2, T] at `sample_rate`."""
+        return torch.cat(list(self.stream([mixture], measure_level([mixture]))), dim=-1)
+
+    def stream(
+        self,
+        blocks: Iterable[Tensor],
+        level: Level,
+        *,
+        stems: Sequence[str] | None = None,
+        warn: Callable[[str], None] | None = None,
+    ) -> Iterator[Tensor]:
+        """Blocks [B, 2, T'] to blocks [B, 1, 2, T'], `level.n_samples` in all; flat memory.
+
+        Silence gives silence, and equal channels stay equal. Raises UsageError for another stem.
+        """
+        if stems is not None and tuple(stems) != self.sources:
+            wanted = ", ".join(stem for stem in stems if stem != self.stem)
+            raise UsageError(f"{self.name} has no stem '{wanted}': it gives {self.stem}")
+        if level.is_silent:
+            for block in blocks:
+                yield torch.zeros_like(block)[:, None]
+            return
+        if self.codec.n_channels == 2:
+            stream = self._stream_items(blocks, level.n_samples)
+        elif bool(level.is_mono.all()):
+            middles = (block.mean(dim=1, keepdim=True) for block in blocks)
+            stream = (
+                item.expand(-1, 2, -1) for item in self._stream_items(middles, level.n_samples)
+            )
+        else:
+            stream = self._stream_mid_side(blocks, level)
+        for stereo in stream:
+            yield stereo[:, None].to("cpu", torch.float32)
+
+    def _stream_mid_side(self, blocks: Iterable[Tensor], level: Level) -> Iterator[Tensor]:
+        """Middle and side as items of one batch; see `mssgen.channels.to_items`."""
+
+        def items() -> Iterator[Tensor]:
+            for block in blocks:
+                left, right = block.unbind(dim=1)
+                yield torch.cat([left + right, left - right])[:, None] / 2
+
+        has_side = (~level.is_mono)[:, None]
+        for item in self._stream_items(items(), level.n_samples):
+            middle, side = item[:, 0].cpu().chunk(2)
+            side = side * has_side
+            yield torch.stack([middle + side, middle - side], dim=1)
+
+    def _stream_items(self, blocks: Iterable[Tensor], n_samples: int) -> Iterator[Tensor]:
+        """Blocks [B, C, T'] as the codec wants them to blocks [B, C, T'] of the stem."""
+        scales: deque[Tensor] = deque()
+        on_device = (block.to(self._device) for block in blocks)
+        latents = stream_latents(self.codec, on_device, encoder=self.encoder.encoder, scales=scales)
+        codes = self._stream_codes(latents, self.codec.n_frames_in_all(n_samples))
+        quantised = (self.codec.dequantize(block) for block in codes)
+        has_scales = self.codec.scales(torch.ones(1, self.codec.n_channels, 1)) is not None
+        return stream_audio(self.codec, quantised, n_samples, scales if has_scales else None)
+
+    def _stream_codes(self, latents: Iterable[Tensor], n_frames: int) -> Iterator[Tensor]:
+        """Latents [B, D, N'] through the head, in windows if it looks around, to codes."""
+        if self.encoder.head_window_frames is None:
+            for block in latents:
+                yield self.encoder.codes(self.encoder.refine(block), self.n_codebooks)
+            return
+        reader = SlidingReader(latents, n_frames)
+        for window in self.encoder.head_windows(n_frames):
+            prediction = self.encoder.refine(reader.read(window.start, window.stop))
+            kept = prediction.frames(window.first - window.start, window.last - window.start)
+            yield self.encoder.codes(kept, self.n_codebooks)
+            reader.forget(window.start)
