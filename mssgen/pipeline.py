@@ -3,6 +3,7 @@
     mixture [C, T]
         -> pairs of channels [B, 2, T] at the separator's rate      (audio, channels)
         -> stems [B, S, 2, T]                                       (separators)
+        -> better stems [B, S, 2, T], where an encoder learned one  (enhancers, codecs)
         -> stems [S, C, T] at the output's rate, T as in the file   (audio, channels)
         -> outputs: weighted sums of mixture and stems              (outputs)
         -> files, complete or absent                                (batch, stem_writer)

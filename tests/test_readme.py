@@ -9,16 +9,26 @@ from typing import Any
 import pytest
 import soundfile as sf
 from conftest import EXCERPT
+from hubserver import HubServer
+from toys import tiny_codec, write_tiny_encoder
 from typer.main import get_command
 
 from mssgen import hub
 from mssgen.cli import app
 from mssgen.cli.console import run
+from mssgen.codecs.loading import save_codec
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 # What a test cannot run: it needs the network, a GPU or minutes. It is parsed all the same.
 NOT_RUN = ("models pull", "models quantize", "models path", "--device cuda", "--device mps")
+# One after the other: each takes what the one before left.
+STORY = ("data pairs", "train encoder", "models export", "models push", "enhance")
+# What makes a training run short.
+BRIEF = (
+    *("train.steps=2", "train.batch_size=1", "train.n_workers=0", "train.warmup_steps=0"),
+    *("data.segment_s=0.3", "data.n_valid_tracks=1", "loss.residual_levels=2"),
+)
 SOUND = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".opus", ".caf", ".w64")
 
 
@@ -75,7 +85,7 @@ def test_every_command_is_understood(command: str) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    [c for c in commands() if not any(word in c for word in NOT_RUN)]
+    [c for c in commands() if not any(word in c for word in (*NOT_RUN, *STORY, "codec "))]
     or ["mssgen separate song.wav"],
 )
 def test_every_command_runs(
@@ -92,6 +102,8 @@ def test_every_command_runs(
     separates = words[:1] == ["separate"] and not is_help(words)
     if separates:
         words = prepared(words, tiny_model)
+    if "bass-encoder" in words:
+        write_tiny_encoder(Path("bass-encoder"))
     code = run(lambda: app(words, standalone_mode=False), verbose=False)
     assert code == 0, capsys.readouterr().err
     if separates:
@@ -115,6 +127,39 @@ def prepared(words: list[str], model: Path) -> list[str]:
     if given["output"] == "piped.wav":
         expanded += ["--output", "separated"]
     return [*expanded, "--model", str(model)]
+
+
+def test_codecs_and_training_run_as_told(
+    tiny_model: Path,
+    hub_server: HubServer,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In order and in one folder, with small models, short runs and a hub on this machine."""
+    monkeypatch.chdir(tmp_path)
+    excerpt(Path("song.wav"))
+    for stem in ("drums", "bass", "other", "vocals"):
+        excerpt(Path(f"Stems/song/{stem}.wav"))
+        for track in ("one", "two"):
+            excerpt(Path(f"Tracks/{track}/{stem}.wav"))
+    save_codec(tiny_codec(), tmp_path / "tiny")
+    told = [c for c in commands() if any(word in c for word in (*STORY, "mssgen codec "))]
+    told = [c for c in told if not c.startswith("mssgen separate")]
+    assert {word for word in STORY if any(word in c for c in told)} == set(STORY)
+    for command in told:
+        words = ["./tiny" if w in ("dac_44khz", "encodec_24khz") else w for w in words_of(command)]
+        if words[:2] == ["codec", "decode"]:
+            words += ["--codec", "./tiny"]
+        if words[:2] == ["data", "pairs"]:
+            words += ["--model", str(tiny_model)]
+        if words[0] == "train":
+            words += [word for setting in BRIEF for word in ("--set", setting)]
+        code = run(lambda words=words: app(words, standalone_mode=False), verbose=False)
+        assert code == 0, (command, capsys.readouterr().err)
+    assert Path("analysis/index.html").is_file()
+    assert Path("enhanced/song/bass.wav").is_file()
+    assert list(hub_server.repos) == ["OWNER/NAME"]
 
 
 def excerpt(path: Path) -> None:
