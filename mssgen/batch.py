@@ -31,6 +31,7 @@ from mssgen.stem_writer import CLIP_MODES
 from mssgen.tags import Tags, read_tags
 from mssgen.tracks import STDIN, Track
 
+CUT_OFF = "what is above was cut off"
 _log = logging.getLogger(__name__)
 
 
@@ -255,21 +256,18 @@ def _separate_job(
                 peak = max(peak, float(np.abs(block).max()))
                 if name in writers:
                     writers[name].write(block)
-        gain = 1.0
-        if not encoding.is_float and peak > encoding.ceiling:
-            over_db = 20 * np.log10(peak / encoding.ceiling)
-            if options.clip == "rescale":
-                # One gain for all: the stems still sum to the mixture, only softer.
-                gain = encoding.ceiling / peak
-                done = "all outputs of the song were lowered by that"
-            else:
-                done = "what is above was cut off"
+        # One gain for all: the stems still sum to the mixture, only softer.
+        gain = encoding.gain_for(peak)
+        if gain < 1:
+            is_rescaled = options.clip == "rescale"
+            done = "all outputs of the song were lowered by that" if is_rescaled else CUT_OFF
             hook(
                 Warned(
                     label,
-                    f"the loudest output peaks {over_db:.1f} dB over full scale; {done} "
-                    "(--bit-depth 32f keeps it)",
+                    f"the loudest output peaks {-20 * np.log10(gain):.1f} dB over full scale; "
+                    f"{done} (--bit-depth 32f keeps it)",
                 )
             )
+            gain = gain if is_rescaled else 1.0
         for name, writer in writers.items():
             hook(Written(label, name, writer.finish(gain, tags=opened.tags, stem=name)))

@@ -21,6 +21,7 @@ from mssgen.audio import (
     open_source,
     safe_target,
 )
+from mssgen.batch import CUT_OFF
 from mssgen.codecs.base import Codec
 from mssgen.codecs.container import SUFFIX, CodedAudio, pack, read_codes, write_codes
 from mssgen.coding import decode_coded, encode_source
@@ -200,14 +201,12 @@ def _write_sound(
             writer.write(block)
             n_done += block.shape[-1]
             hook(Progress(label, n_done / sample_rate, n_samples / sample_rate))
-        gain = 1.0
-        if not encoding.is_float and writer.peak > encoding.ceiling:
-            over_db = 20 * np.log10(writer.peak / encoding.ceiling)
-            if clip == "rescale":
-                gain = encoding.ceiling / writer.peak
-            done = "it was lowered by that" if clip == "rescale" else "what is above was cut off"
+        gain = encoding.gain_for(writer.peak)
+        if gain < 1:
+            done = "it was lowered by that" if clip == "rescale" else CUT_OFF
+            over_db = -20 * np.log10(gain)
             hook(Warned(label, f"the sound peaks {over_db:.1f} dB over full scale; {done}"))
-        writer.finish(gain)
+        writer.finish(gain if clip == "rescale" else 1.0)
 
 
 def _run(

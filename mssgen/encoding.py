@@ -84,6 +84,10 @@ class Encoding:
             return float("inf")
         return 0.98 if self.is_lossy else 1.0 - 2.0 ** (2 - int(self.bit_depth))
 
+    def gain_for(self, peak: float) -> float:
+        """What brings a peak down to the ceiling; 1 where it fits."""
+        return 1.0 if self.is_float or peak <= self.ceiling else self.ceiling / peak
+
     def check(self, sample_rate: int, n_channels: int) -> None:
         """Raise UsageError where the container cannot hold such sound."""
         limits = CONTAINERS[self.container]

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import soundfile as sf
 import torch
 from conftest import EXCERPT, write_tiny_model
 from numpy.typing import NDArray
+from program import Result
 
 import mssgen
 from mssgen import hub
@@ -28,18 +28,6 @@ from mssgen.separators.demucs import SeparationOptions
 RATE = 44_100
 STEMS = ("drums", "bass", "other", "vocals")
 Audio = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Result:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def events(self) -> list[dict[str, Any]]:
-        """Standard output of --json: every line must be an object."""
-        return [json.loads(line) for line in self.out.splitlines()]
 
 
 Program = Callable[..., Result]

@@ -40,7 +40,8 @@ class _Analysis(nn.Module):
     def forward(self, audio: Tensor) -> Tensor:
         n_channels, (n_bands, _, length) = audio.shape[1], self.filters.shape
         flat = F.pad(audio.flatten(0, 1)[:, None], (length // 2, length // 2 - 1))
-        bands = F.conv1d(flat, self.filters, stride=n_bands)
+        with torch.autocast(audio.device.type, enabled=False):  # half precision hums
+            bands = F.conv1d(flat.float(), self.filters, stride=n_bands)
         return bands.unflatten(0, (-1, n_channels)).flatten(1, 2)
 
 
@@ -58,7 +59,8 @@ class _Synthesis(nn.Module):
     def forward(self, bands: Tensor) -> Tensor:
         n_bands, _, length = self.filters.shape
         flat = bands.unflatten(1, (-1, n_bands)).flatten(0, 1)
-        audio = F.conv_transpose1d(flat, self.filters, stride=n_bands)
+        with torch.autocast(bands.device.type, enabled=False):
+            audio = F.conv_transpose1d(flat.float(), self.filters, stride=n_bands)
         n_samples = bands.shape[-1] * n_bands
         start = length // 2
         audio = F.pad(audio, (0, max(0, start + n_samples - audio.shape[-1])))
