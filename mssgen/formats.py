@@ -36,6 +36,7 @@ STAGE_OF = {
     "hdemucs": "separate",
     "seanet": "codec",
     "dac": "codec",
+    "stem": "codec",
     "stem_encoder": "enhance",
 }
 _MAX_CONFIG_BYTES = 2**20

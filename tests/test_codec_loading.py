@@ -361,7 +361,7 @@ KEY = "encoder.model.0.conv.conv.bias"
         (lambda folder: (folder / "config.json").write_text("{"), "not valid JSON"),
         (lambda folder: (folder / "config.json").write_text("[]"), "no table in JSON"),
         (_config(format_version=9), "format_version"),
-        (_config(architecture="os.system"), r"no known architecture \(seanet, dac\)"),
+        (_config(architecture="os.system"), r"no known architecture \(seanet, dac, stem\)"),
         (_config(architecture="htdemucs"), "holds a separator, not a codec.*mssgen separate"),
         (_config(architecture="stem_encoder"), "holds a stem encoder, not a codec"),
         (_config(architecture="dac"), "make no codec"),

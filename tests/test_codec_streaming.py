@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from toys import snr_db, tiny_codec
+from toys import snr_db, tiny_codec, tiny_stem_codec
 
 from mssgen.codecs import streaming
 from mssgen.codecs.base import Codec
@@ -38,12 +38,14 @@ DAC: dict[str, dict[str, object]] = {
 def build(kind: str) -> Codec:
     if kind in KINDS:
         return tiny_codec(**KINDS[kind])
+    if kind == "stem":
+        return tiny_stem_codec()
     torch.manual_seed(0)
     small = {"sample_rate": 8000, "encoder_dim": 4, "decoder_dim": 16, "n_codebooks": 3}
     return DacCodec(**small, **DAC[kind]).freeze()
 
 
-@pytest.fixture(params=[*KINDS, *DAC])
+@pytest.fixture(params=[*KINDS, *DAC, "stem"])
 def codec(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Codec:
     monkeypatch.setattr(streaming, "PIECE_S", 0.3)
     return build(request.param)
@@ -73,7 +75,7 @@ def test_pieces_equal_the_whole(codec: Codec, n_samples: int) -> None:
 
 
 @settings(deadline=None, max_examples=25)
-@given(st.integers(1, 9000), st.integers(1, 5000), st.sampled_from([*KINDS, *DAC]))
+@given(st.integers(1, 9000), st.integers(1, 5000), st.sampled_from([*KINDS, *DAC, "stem"]))
 def test_the_blocks_do_not_matter(n_samples: int, block: int, kind: str) -> None:
     codec = build(kind)
     audio = noise(codec, n_samples, 1)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mssgen.codecs.seanet import SeanetCodec
+from mssgen.codecs.stem_codec import StemCodec
 from mssgen.codecs.stem_encoder import StemEncoder, StemEncoderOptions
 from mssgen.codecs.stem_encoder_files import save_stem_encoder
 from mssgen.separators.demucs import DemucsSeparator, Member, SeparationOptions
@@ -76,6 +77,25 @@ def tiny_codec(seed: int = 0, **options: object) -> SeanetCodec:
         # Later levels code smaller residuals, as those of a trained codec do.
         layer._codebook.embed.normal_(std=0.3 * 0.6**level)
         layer._codebook.inited.fill_(1)
+    codec.freeze()
+    return codec
+
+
+def tiny_stem_codec(seed: int = 0) -> StemCodec:
+    """Our own codec with random weights, frozen: 8 kHz stereo, hop 32."""
+    torch.manual_seed(seed)
+    codec = StemCodec(
+        name="tiny stem",
+        sample_rate=8000,
+        n_fft=128,
+        hop_length=32,
+        width=16,
+        n_encoder_blocks=1,
+        n_decoder_blocks=2,
+        latent_dim=16,
+        n_codebooks=4,
+        codebook_size=32,
+    )
     codec.freeze()
     return codec
 

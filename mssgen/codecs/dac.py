@@ -8,7 +8,6 @@ Sources: DAC, Kumar et al. 2023 (arXiv 2306.06546); the VampNet codec (LAC), Flo
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -18,6 +17,7 @@ from torch.nn import functional as F
 
 from mssgen.codecs.base import Codebook, Codec, Reconstruction, full_precision
 from mssgen.codecs.compat import import_codec_package
+from mssgen.codecs.factorized import FactorizedCodebook
 from mssgen.codecs.mrf import MrfDecoder
 from mssgen.errors import UsageError
 
@@ -172,27 +172,3 @@ class DacCodec(Codec):
             codes.append(indices)
             loss = loss + _COMMITMENT * commitment.mean() + codebook.mean()
         return quantized, torch.stack(codes, dim=1), loss
-
-
-@dataclass(frozen=True)
-class FactorizedCodebook:
-    """Codes are nearest by angle in a projection of the latents; vectors are projected back."""
-
-    level: Any
-    """in_proj, codebook and out_proj of one level."""
-
-    def distances(self, residual: Tensor) -> Tensor:
-        """||e / ||e|| - c / ||c||||^2 with e = in_proj(r), so between 0 and 4."""
-        frames = F.normalize(self.level.in_proj(residual).transpose(1, 2), dim=-1)
-        embedding = F.normalize(self.level.codebook.weight)
-        square = frames.square().sum(-1, keepdim=True) + embedding.square().sum(-1)
-        return square - 2 * frames @ embedding.T
-
-    def expected(self, probabilities: Tensor) -> Tensor:
-        mean = (probabilities @ self.level.codebook.weight).transpose(1, 2)
-        vectors: Tensor = self.level.out_proj(mean)
-        return vectors
-
-    def vectors(self, codes: Tensor) -> Tensor:
-        vectors: Tensor = self.level.out_proj(self.level.decode_code(codes))
-        return vectors

@@ -24,6 +24,7 @@ from mssgen.codecs.base import Codec
 from mssgen.codecs.dac import DAC_16KHZ, DAC_24KHZ, DAC_44KHZ, DacCodec
 from mssgen.codecs.layouts import infer_options, to_native
 from mssgen.codecs.seanet import ENCODEC_24KHZ, ENCODEC_48KHZ, SeanetCodec
+from mssgen.codecs.stem_codec import StemCodec
 from mssgen.devices import choose_device
 from mssgen.errors import CheckpointError, MssgenError
 from mssgen.formats import (
@@ -40,7 +41,7 @@ from mssgen.formats import (
 )
 from mssgen.pickles import read_pickle
 
-_CLASSES: dict[str, type[Codec]] = {"seanet": SeanetCodec, "dac": DacCodec}
+_CLASSES: dict[str, type[Codec]] = {"seanet": SeanetCodec, "dac": DacCodec, "stem": StemCodec}
 # Options that the constructors' defaults do not have already.
 _PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
     "encodec_24khz": ("seanet", ENCODEC_24KHZ),

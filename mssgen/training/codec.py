@@ -22,6 +22,7 @@ from mssgen.codecs.base import Codec
 from mssgen.codecs.dac import DacCodec
 from mssgen.codecs.loading import load_codec, save_codec
 from mssgen.codecs.seanet import SeanetCodec
+from mssgen.codecs.stem_codec import StemCodec
 from mssgen.errors import UsageError
 from mssgen.training import codec_losses as losses
 from mssgen.training.balancer import Balancer
@@ -178,6 +179,8 @@ class CodecTask:
             )
         if options.stft:
             found["stft"] = losses.stft_distance(output, target, windows=options.stft_windows)
+        if options.spectrum:
+            found["spectrum"] = losses.spectrum_distance(output, target)
         return found
 
     def _adversarial(
@@ -245,7 +248,7 @@ def _codec(recipe: Recipe, *, offline: bool) -> Codec:
     start, architecture = options.pop("codec", None), options.pop("architecture", None)
     if start is not None:
         return _started_from(start, recipe, offline=offline)
-    kinds = {kind.architecture: kind for kind in (SeanetCodec, DacCodec)}
+    kinds = {kind.architecture: kind for kind in (SeanetCodec, DacCodec, StemCodec)}
     if architecture not in kinds:
         raise UsageError(
             f"recipe {recipe.name} says no codec: model.architecture must be one of "

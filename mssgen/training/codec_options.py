@@ -22,6 +22,8 @@ class CodecLossOptions:
     """On mel spectra."""
     stft: float = 0.0
     """RAVE's spectral distance."""
+    spectrum: float = 0.0
+    """On compressed complex spectra."""
     adversarial: float = 3.0
     features: float = 3.0
     """Feature matching."""
@@ -60,8 +62,8 @@ class CodecLossOptions:
     def __post_init__(self) -> None:
         if min(self.weights.values()) < 0 or self.commitment < 0:
             raise UsageError("the weights of the losses must not be negative: use 0 to leave out")
-        if max(self.time, self.mel, self.stft) == 0:
-            raise UsageError("a codec needs a distance to learn from: give time, mel or stft")
+        if max(self.time, self.mel, self.stft, self.spectrum) == 0:
+            raise UsageError("a codec needs a distance to learn from: time, mel, stft or spectrum")
         for name, known in (("mel_form", MEL_FORMS), ("gan", GAN_LOSSES)):
             if (word := getattr(self, name)) not in known:
                 raise UsageError(f"loss.{name} has no '{word}': use one of {', '.join(known)}")
@@ -74,7 +76,7 @@ class CodecLossOptions:
     @property
     def weights(self) -> dict[str, float]:
         """Of the losses on the output."""
-        names = ("time", "mel", "stft", "adversarial", "features")
+        names = ("time", "mel", "stft", "spectrum", "adversarial", "features")
         return {name: getattr(self, name) for name in names}
 
     @property

@@ -31,6 +31,7 @@ from mssgen.training.library import MIXTURE, Library, StemFile, TrackStems, open
 from mssgen.training.pairs import open_pairs
 from mssgen.training.task import Batch
 
+ANY = "any"
 INPUTS = ("separated", "mixture", "noisy", "clean")
 _log = logging.getLogger(__name__)
 Audio = NDArray[np.float32]
@@ -41,7 +42,8 @@ class DataOptions:
     """The section [data] of a recipe; contradictions raise UsageError."""
 
     stem: str = "bass"
-    """The target: a stem of the library, or "mixture" (with clean or noisy input)."""
+    """The target: a stem of the library; with clean or noisy input also "mixture", or "any": one of
+    the track's stems or its mixture, each as often as the others."""
     input: str = "separated"
     """What the model hears: "separated" (of the pairs folder), "mixture", "noisy" (the target with
     white noise) or "clean" (the target itself, to train codecs)."""
@@ -69,8 +71,8 @@ class DataOptions:
             raise UsageError(
                 f"data.input {self.input!r} is unknown; use one of {', '.join(INPUTS)}"
             )
-        if self.stem == MIXTURE and self.input in ("separated", "mixture"):
-            raise UsageError('data.stem "mixture" needs data.input "clean" or "noisy"')
+        if self.stem in (MIXTURE, ANY) and self.input in ("separated", "mixture"):
+            raise UsageError(f'data.stem "{self.stem}" needs data.input "clean" or "noisy"')
         for name, lowest in (("n_tries", 1), ("n_valid_tracks", 0)):
             if getattr(self, name) < lowest:
                 raise UsageError(f"data.{name} is {getattr(self, name)}; use {lowest} or more")
@@ -154,9 +156,9 @@ class SegmentDataset(Dataset[Segment]):
         """Item `index`, which may exceed the length: there is always more."""
         # Places and alterations have generators of their own: one segment can get new noise.
         place = [*self._seed, 0 if self.options.fixed_segment else index]
-        track, start, target = self._draw(np.random.default_rng(place), index)
+        track, stem, start, target = self._draw(np.random.default_rng(place), index)
         numbers = np.random.default_rng([*self._seed, index, 1])
-        others = [stem for stem in track.files if stem != self.options.stem]
+        others = [other for other in track.files if other != stem]
         is_mixture = self.options.input == "mixture"
         # A track of one stem and the mixture cannot be mixed anew.
         is_fixed = self.is_valid or self.options.fixed_segment or (is_mixture and not others)
@@ -171,32 +173,36 @@ class SegmentDataset(Dataset[Segment]):
             heard, is_altered = add_noise(altered, self.options.noise_db, numbers), True
         elif is_mixture:
             is_remixed = bool(numbers.random() < augment.p_remix)
-            changes = {stem: draw_change(augment, numbers, self.n_channels) for stem in others}
-            is_altered |= is_remixed or any(other != NO_CHANGE for other in changes.values())
+            changes = {other: draw_change(augment, numbers, self.n_channels) for other in others}
+            is_altered |= is_remixed or any(each != NO_CHANGE for each in changes.values())
             if is_altered:
-                for stem, other in changes.items():
-                    where = self._elsewhere(stem, numbers) if is_remixed else (track, start)
-                    heard = heard + other(self._read(where[0].recordings(stem), where[1]))
+                for other, alter in changes.items():
+                    where = self._elsewhere(other, numbers) if is_remixed else (track, start)
+                    heard = heard + alter(self._read(where[0].recordings(other), where[1]))
             else:  # as it was mastered, where that is at hand
                 heard = self._read(track.recordings(MIXTURE), start)
-        key = f"{track.key}/{self.options.stem}@{start}+{self.n_samples}#{track.fingerprint}"
+        key = f"{track.key}/{stem}@{start}+{self.n_samples}#{track.fingerprint}"
         if is_altered:
             key += AUGMENTED + "-".join(str(number) for number in (*self._seed, index))
         clean = torch.from_numpy(altered)
         return Segment(clean if heard is altered else torch.from_numpy(heard), clean, key)
 
-    def _draw(self, numbers: np.random.Generator, index: int) -> tuple[TrackStems, int, Audio]:
-        """Track, start and target of a segment in which the stem is heard."""
-        best: tuple[float, TrackStems, int, Audio] | None = None
+    def _draw(self, numbers: np.random.Generator, index: int) -> tuple[TrackStems, str, int, Audio]:
+        """Track, stem, start and target of a segment in which the stem is heard."""
+        best: tuple[float, TrackStems, str, int, Audio] | None = None
         for _ in range(self.options.n_tries):
             number = int(np.searchsorted(self._ends, numbers.integers(self._ends[-1]), "right"))
             if self.is_valid:
                 number = index % len(self.tracks)
             track, start = self.tracks[number], self._start(number, numbers)
-            target = self._read(track.recordings(self.options.stem), start)
+            stem = self.options.stem
+            if stem == ANY:
+                choices = (*sorted(track.files), MIXTURE)
+                stem = choices[int(numbers.integers(len(choices)))]
+            target = self._read(track.recordings(stem), start)
             found = level_db(target)
             if best is None or found > best[0]:
-                best = found, track, start, target
+                best = found, track, stem, start, target
             if found >= self.options.min_level_db:
                 break
         assert best is not None
@@ -278,7 +284,11 @@ def split_tracks(
 
     Which tracks validate depends on their names only. Raises UsageError where nothing is left.
     """
-    tracks = [track for track in library.without_test().tracks if track.has(options.stem)]
+    tracks = [
+        track
+        for track in library.without_test().tracks
+        if options.stem == ANY or track.has(options.stem)
+    ]
     training = [track for track in tracks if track.split != "valid"]
     if not training:
         raise UsageError(

@@ -1,0 +1,193 @@
+"""The stem codec: ours, at frame rate instead of sample rate, so that a CPU is enough.
+
+    audio [B, 2, T] -> STFT of middle and side, compressed -> ConvNeXt blocks -> latents [B, D, N]
+    quantised latents -> ConvNeXt blocks -> spectrum, expanded -> inverse STFT -> audio
+
+Every frame carries the phase, since the compressed spectrum is complex, and there is no convolution
+on samples. The skeleton is that of Vocos, Siuzdak 2023 (arXiv 2306.00814), with an encoder of the
+same kind before it and blocks after ConvNeXt, Liu et al. 2022 (arXiv 2201.03545).
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mssgen.codecs.base import Codebook, Codec, Reconstruction, full_precision
+from mssgen.codecs.factorized import FactorizedQuantizer
+
+
+class StemCodec(Codec):
+    """A stereo codec for stems; needs no package beside torch."""
+
+    architecture = "stem"
+    n_channels = 2
+
+    def __init__(
+        self,
+        *,
+        name: str = "stem",
+        sample_rate: int = 44_100,
+        n_fft: int = 2048,
+        hop_length: int = 512,
+        compression: float = 0.4,
+        width: int = 256,
+        expansion: int = 3,
+        kernel_size: int = 7,
+        n_encoder_blocks: int = 4,
+        n_decoder_blocks: int = 6,
+        latent_dim: int = 256,
+        n_codebooks: int = 16,
+        codebook_size: int = 1024,
+        codebook_dim: int = 8,
+    ) -> None:
+        """Build with fresh weights.
+
+        Args:
+            name: for messages.
+            sample_rate: Hz.
+            n_fft: length of the transform, samples.
+            hop_length: samples a frame, a divisor of `n_fft`.
+            compression: magnitudes are taken to this power.
+            width: of the blocks.
+            expansion: width inside a block, as a multiple.
+            kernel_size: frames that a block sees, odd.
+            n_encoder_blocks: before the quantiser.
+            n_decoder_blocks: after it.
+            latent_dim: D.
+            n_codebooks: K.
+            codebook_size: V.
+            codebook_dim: of the space in which codes are looked up.
+        """
+        super().__init__()
+        self.options = {
+            key: value for key, value in locals().items() if key not in ("self", "__class__")
+        }
+        self.name, self.sample_rate, self.hop_length = name, sample_rate, hop_length
+        self.n_codebooks, self.codebook_size = n_codebooks, codebook_size
+        self.latent_dim = latent_dim
+        n_values = 2 * 2 * (n_fft // 2 + 1)  # channels, real and imaginary part, bins
+        block = (width, expansion, kernel_size)
+        self.encoder = nn.Sequential(
+            Spectrum(n_fft, hop_length, compression),
+            nn.Conv1d(n_values, width, 1),
+            *(Block(*block) for _ in range(n_encoder_blocks)),
+            nn.Conv1d(width, latent_dim, 1),
+        )
+        self.decoder = nn.Sequential(
+            nn.Conv1d(latent_dim, width, 1),
+            *(Block(*block) for _ in range(n_decoder_blocks)),
+            nn.Conv1d(width, n_values, 1),
+            InverseSpectrum(n_fft, hop_length, compression),
+        )
+        self.quantizer = FactorizedQuantizer(latent_dim, n_codebooks, codebook_size, codebook_dim)
+
+    @property
+    def codebooks(self) -> Sequence[Codebook]:
+        return self.quantizer.codebooks
+
+    def pad(self, audio: Tensor) -> Tensor:
+        """Whole frames, with zeros at the end."""
+        return F.pad(audio, (0, -audio.shape[-1] % self.hop_length))
+
+    def quantize(self, latents: Tensor, n_codebooks: int | None = None) -> Tensor:
+        with full_precision(latents):
+            return self.quantizer.encode(latents.float(), self.check_n_codebooks(n_codebooks))
+
+    def dequantize(self, codes: Tensor) -> Tensor:
+        return self.quantizer.decode(codes)
+
+    def forward(self, audio: Tensor, n_codebooks: int | None = None) -> Reconstruction:
+        latents = self.encoder(self.pad(audio))
+        with full_precision(latents):
+            n_levels = self.check_n_codebooks(n_codebooks)
+            quantized, codes, loss = self.quantizer(latents.float(), n_levels)
+        return Reconstruction(self.decoder(quantized)[..., : audio.shape[-1]], codes, loss)
+
+
+class Block(nn.Module):
+    """A ConvNeXt block on frames [B, D, N]: depthwise convolution, norm, and a layer of neurons."""
+
+    def __init__(self, width: int, expansion: int, kernel_size: int) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv1d(
+            width, width, kernel_size, padding=kernel_size // 2, groups=width
+        )
+        self.norm = nn.LayerNorm(width)
+        self.layers = nn.Sequential(
+            nn.Linear(width, expansion * width), nn.GELU(), nn.Linear(expansion * width, width)
+        )
+        # Nearly nothing at first: the linear way through all blocks is a start already.
+        self.scale = nn.Parameter(torch.full((width,), 0.1))
+
+    def forward(self, frames: Tensor) -> Tensor:
+        inner = self.layers(self.norm(self.depthwise(frames).mT))
+        return frames + (self.scale * inner).mT
+
+
+class _Transform(nn.Module):
+    """What the transform and its inverse share; named as torch's convolutions name it."""
+
+    window: Tensor  # [n_fft]
+    transposed = False
+
+    def __init__(self, n_fft: int, hop_length: int, compression: float) -> None:
+        super().__init__()
+        with torch.device("cpu"):  # real values also in a model that is built without any
+            window = torch.hann_window(n_fft)
+        self.register_buffer("window", window, persistent=False)
+        self.kernel_size, self.stride, self.dilation = (n_fft,), (hop_length,), (1,)
+        self._n_fft, self._hop_length, self._compression = n_fft, hop_length, compression
+        self._margin = (n_fft - hop_length) // 2
+        self._gain = 4 / n_fft  # a sine of full scale has magnitude 1 ...
+        self._level = 10.0  # ... and this after compression, so that music is around 1
+
+
+class Spectrum(_Transform):
+    """Audio [B, 2, T], T a multiple of the hop, to compressed spectra [B, 4 F, T / hop]."""
+
+    def forward(self, audio: Tensor) -> Tensor:
+        with full_precision(audio):
+            left, right = audio.float().unbind(dim=1)
+            stereo = torch.stack([left + right, left - right], dim=1).flatten(0, 1) / 2
+            spectrum = self._gain * torch.stft(
+                F.pad(stereo, (self._margin, self._margin)),
+                self._n_fft,
+                self._hop_length,
+                window=self.window,
+                center=False,
+                return_complex=True,
+            )
+            values = torch.view_as_real(spectrum)  # [2 B, F, N, 2]
+            magnitude = values.square().sum(-1, keepdim=True).clamp_min(1e-12).sqrt()
+            values = self._level * values * magnitude ** (self._compression - 1)
+            return values.permute(0, 3, 1, 2).reshape(len(audio), -1, spectrum.shape[-1])
+
+
+class InverseSpectrum(_Transform):
+    """Compressed spectra [B, 4 F, N] to audio [B, 2, N * hop]."""
+
+    transposed = True
+
+    def forward(self, values: Tensor) -> Tensor:
+        with full_precision(values):
+            n_items, _, n_frames = values.shape
+            values = values.float().view(2 * n_items, 2, -1, n_frames) / self._level
+            real, imaginary = values.unbind(dim=1)
+            magnitude = (real.square() + imaginary.square()).clamp_min(1e-12).sqrt()
+            growth = magnitude ** (1 / self._compression - 1) / self._gain
+            spectrum = torch.complex(real * growth, imaginary * growth)
+            frames = torch.fft.irfft(spectrum, n=self._n_fft, dim=1) * self.window[:, None]
+            audio = self._overlap(frames) / self._overlap(
+                self.window.square()[None, :, None].expand(1, -1, n_frames)
+            ).clamp_min(1e-3)
+            stereo = audio[:, self._margin : self._margin + n_frames * self._hop_length]
+            middle, side = stereo.unflatten(0, (n_items, 2)).unbind(dim=1)
+            return torch.stack([middle + side, middle - side], dim=1)
+
+    def _overlap(self, frames: Tensor) -> Tensor:
+        """[B, n_fft, N] frames a hop apart, added up: [B, (N - 1) * hop + n_fft]."""
+        length = (frames.shape[-1] - 1) * self._hop_length + self._n_fft
+        added = F.fold(frames, (1, length), (1, self._n_fft), stride=(1, self._hop_length))
+        return added[:, 0, 0]

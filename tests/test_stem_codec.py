@@ -1,0 +1,152 @@
+"""Our own codec: transforms that invert each other, codebooks that stay alive, and learning."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from toys import snr_db, tiny_stem_codec
+
+from mssgen.codecs.factorized import FactorizedQuantizer
+from mssgen.codecs.loading import load_codec, save_codec
+from mssgen.codecs.stem_codec import InverseSpectrum, Spectrum, StemCodec
+from mssgen.training.codec import CodecTask
+from mssgen.training.codec_losses import spectrum_distance
+from mssgen.training.codec_options import CodecLossOptions
+from mssgen.training.optimizers import OptimizerOptions
+from mssgen.training.recipes import load_recipe
+from mssgen.training.task import Batch
+
+
+@pytest.mark.parametrize(("n_fft", "hop"), [(2048, 512), (128, 32), (64, 32), (256, 16)])
+def test_the_transforms_invert_each_other(n_fft: int, hop: int) -> None:
+    """Also at both ends, where fewer frames overlap."""
+    audio = 0.3 * torch.randn(2, 2, 40 * hop, generator=torch.Generator().manual_seed(0))
+    values = Spectrum(n_fft, hop, 0.4)(audio)
+    assert values.shape == (2, 4 * (n_fft // 2 + 1), 40)
+    back = InverseSpectrum(n_fft, hop, 0.4)(values)
+    assert snr_db(audio, back) > 80
+
+
+def test_a_sine_of_full_scale_has_the_level_that_is_told() -> None:
+    time = torch.arange(44_100) / 44_100
+    sine = torch.sin(2 * torch.pi * 40 * 44_100 / 2048 * time).expand(1, 2, -1)[..., : 512 * 80]
+    values = Spectrum(2048, 512, 0.4)(sine).view(1, 2, 2, 1025, 80)
+    magnitude = values.square().sum(2).sqrt()
+    assert magnitude[0, 0, 40, 10:70].mean() == pytest.approx(10.0, rel=1e-3)
+    assert magnitude[0, 1].max() < 0.3  # nothing on the side
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(1, 3000), st.integers(1, 4))
+def test_lengths_and_levels(n_samples: int, n_codebooks: int) -> None:
+    codec = tiny_stem_codec()
+    audio = 0.2 * torch.randn(1, 2, n_samples, generator=torch.Generator().manual_seed(1))
+    codes = codec.encode(audio, n_codebooks)
+    assert codes.codes.shape == (1, n_codebooks, -(-n_samples // 32))
+    assert codec.decode(codes).shape == audio.shape
+
+
+def test_the_codebooks_agree_with_the_codes() -> None:
+    codec = tiny_stem_codec()
+    latents = codec.latents(0.2 * torch.randn(2, 2, 640))
+    codes = codec.quantize(latents)
+    residual, total = latents, torch.zeros_like(latents)
+    for level, codebook in enumerate(codec.codebooks):
+        distances = codebook.distances(residual)
+        assert torch.equal(distances.argmin(-1), codes[:, level])
+        assert 0 <= float(distances.min()) <= float(distances.max()) <= 4.001
+        one_hot = torch.nn.functional.one_hot(codes[:, level], 32).float()
+        torch.testing.assert_close(codebook.expected(one_hot), codebook.vectors(codes[:, level]))
+        total = total + codebook.vectors(codes[:, level])
+        residual = residual - codebook.vectors(codes[:, level])
+    torch.testing.assert_close(codec.dequantize(codes), total)
+
+
+def test_training_sees_the_codes_that_coding_gives() -> None:
+    codec = tiny_stem_codec()
+    audio = 0.2 * torch.randn(2, 2, 640)
+    step = codec(audio)
+    assert torch.equal(step.codes, codec.encode(audio).codes)
+    torch.testing.assert_close(step.audio, codec.decode(codec.encode(audio)), atol=1e-5, rtol=1e-4)
+
+
+def test_coding_changes_nothing_even_in_train_mode() -> None:
+    codec = tiny_stem_codec().train()
+    before = {key: value.clone() for key, value in codec.state_dict().items()}
+    codec.decode(codec.encode(torch.randn(1, 2, 640)))
+    for key, value in codec.state_dict().items():
+        assert torch.equal(value, before[key]), key
+
+
+def test_codebooks_start_from_what_they_see_and_dead_codes_come_back() -> None:
+    torch.manual_seed(0)
+    quantizer = FactorizedQuantizer(8, 2, 64, 4).train()
+    latents = torch.randn(4, 8, 200)
+    quantizer(latents, 2)
+    level = quantizer.levels[0]
+    projected = level.in_proj(latents).transpose(1, 2).flatten(0, 1)
+    nearest = torch.cdist(level.codebook.weight, projected).min(dim=1).values
+    assert float(nearest.max()) < 0.01
+    with torch.no_grad():
+        level.codebook.weight[5:] = -level.codebook.weight[:1]  # all but five are one and the same
+        level.usage[5:] = 0
+    quantizer(latents, 2)
+    assert len(torch.unique(quantizer(latents, 1)[1])) > 40
+    assert float(level.usage.min()) > 0
+
+
+def test_the_spectral_distance_counts_phase_and_is_zero_for_equals() -> None:
+    audio = 0.1 * torch.randn(1, 1, 5000)
+    assert float(spectrum_distance(audio, audio)) == 0
+    assert float(spectrum_distance(-audio, audio)) > float(spectrum_distance(0.5 * audio, audio))
+
+
+def test_a_short_excerpt_is_learned(music: NDArray[np.float32]) -> None:
+    torch.manual_seed(0)
+    codec = StemCodec(
+        sample_rate=44_100,
+        n_fft=512,
+        hop_length=128,
+        width=48,
+        n_encoder_blocks=1,
+        n_decoder_blocks=2,
+        latent_dim=48,
+        n_codebooks=8,
+        codebook_size=128,
+    )
+    options = CodecLossOptions(
+        balance=False,
+        **{"time": 2.0, "mel": 0.0, "adversarial": 0.0, "features": 0.0, "spectrum": 3.0},
+        optimizer=OptimizerOptions(name="adamw", lr=2e-3),
+    )
+    task = CodecTask(codec, options)
+    target = torch.from_numpy(music[None, :, : 128 * 120])
+    batch = Batch(target, target, ("excerpt",))
+    before = float(task.validate(batch)["sdr"])
+    for step in range(120):
+        task.optimizers["codec"].zero_grad()
+        task.accumulate(batch, torch.Tensor.backward, step)
+        task.optimizers["codec"].step()
+    after = task.validate(batch)
+    assert float(after["sdr"]) > max(5.0, before + 5)
+    assert float(after["perplexity/1"]) > 10
+
+
+def test_it_is_saved_loaded_and_refused_like_the_others(tmp_path: Path) -> None:
+    codec = tiny_stem_codec()
+    save_codec(codec, tmp_path / "codec")
+    loaded = load_codec(str(tmp_path / "codec"))
+    audio = torch.randn(1, 2, 1000)
+    assert loaded.codec_id == codec.codec_id
+    assert torch.equal(loaded.encode(audio).codes, codec.encode(audio).codes)
+
+
+def test_the_recipe_builds_a_codec_of_the_promised_size() -> None:
+    task = CodecTask.from_recipe(load_recipe("stem", kind="codec"))
+    n_parameters = sum(weight.numel() for weight in task.codec.parameters())
+    assert n_parameters < 12_000_000
+    assert (task.sample_rate, task.n_channels) == (44_100, 2)
