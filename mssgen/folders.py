@@ -46,7 +46,7 @@ def new_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
             yield draft
             for entry in (draft, *draft.rglob("*")):  # mkdtemp gives the owner's rights only
                 entry.chmod(0o755 if entry.is_dir() else 0o644)
-            _swap(draft, place)
+            swap(draft, place)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
     except OSError as error:
@@ -82,7 +82,7 @@ def _is_ours(config: Path) -> bool:
         return False
 
 
-def _swap(draft: Path, target: Path) -> None:
+def swap(draft: Path, target: Path) -> None:
     """Put `draft` in the place of `target`; the old one goes last, and comes back on failure."""
     if not target.exists():
         os.replace(draft, target)

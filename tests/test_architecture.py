@@ -15,7 +15,7 @@ MODULES = {
 ROWS = [
     ["mssgen.__main__"],
     ["mssgen.cli"],
-    ["mssgen.publishing", "mssgen.model_cards", "mssgen.rendering"],
+    ["mssgen.publishing", "mssgen.model_cards", "mssgen.rendering", "mssgen.evaluation"],
     ["mssgen.training"],
     ["mssgen.batch", "mssgen.codec_files"],
     ["mssgen.coding"],
@@ -51,6 +51,8 @@ OWNERS = {
     "lightning_fabric": {"mssgen.training.parallel"},
     "matplotlib": {"mssgen.analysis.plots", "mssgen.training.logs"},
     "sklearn": {"mssgen.analysis.statistics"},
+    "mido": {"mssgen.rendering.midi"},
+    "pysinsy": {"mssgen.rendering.singing"},
     "torchaudio": set(),
 }
 

@@ -7,13 +7,11 @@ from typing import Annotated
 import typer
 
 from mssgen.cli import options as given
+from mssgen.cli.render import check, render
 
 app = typer.Typer(help="Prepare data for training.", no_args_is_help=True)
-
-
-@app.callback()
-def _root() -> None:
-    """Keeps `pairs` a command of its own while it is the only one."""
+app.command("render")(render)
+app.command("check")(check)
 
 
 @app.command()

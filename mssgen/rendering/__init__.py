@@ -1,0 +1,1 @@
+"""Open training data: tracks with exact stems, rendered from free packages."""

@@ -1,0 +1,177 @@
+"""What is in a library of tracks, and what is wrong with it: told before training, not after."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mssgen.errors import AudioError, MssgenError
+from mssgen.registry import STEMS
+from mssgen.training.library import MIXTURE, Library, StemFile, TrackStems, to_channels
+
+FAULTS = ("damaged", "lacks", "silent", "clipped", "length", "sum")
+Fault = Literal["damaged", "lacks", "silent", "clipped", "length", "sum"]
+_BLOCK_S = 1.0
+_ACTIVE_DB = -60.0
+_FULL_SCALE = 1 - 2.0**-15
+_CLIPPED_RUN = 3
+"""Samples at full scale in a row: one or two are peaks that were scaled to it."""
+_MAX_LENGTH_S = 0.1
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something wrong with a track."""
+
+    track: str
+    fault: Fault
+    message: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `check_library` found."""
+
+    n_tracks: int
+    hours: dict[str, dict[str, float]]
+    """By split ("" where there are none) and stem: the time in which it is heard; under "mixture"
+    the length of the tracks."""
+    n_silent: dict[str, dict[str, int]]
+    """By split and stem: tracks in which the stem is never heard, which is no fault."""
+    findings: tuple[Finding, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain enough for JSON."""
+        return asdict(self)
+
+
+@dataclass
+class _Seen:
+    """What was measured of one recording."""
+
+    n_active: int = 0
+    """Seconds."""
+    run: int = 0
+    """Samples at full scale in a row at the end of what was read, over all channels at worst."""
+    longest_run: int = 0
+
+
+@dataclass
+class _Measured:
+    stems: dict[str, _Seen] = field(default_factory=lambda: defaultdict(_Seen))
+    signal: float = 0.0
+    residual: float = 0.0
+
+
+def check_library(library: Library, *, max_sum_error_db: float = -30.0) -> Report:
+    """Read all of a library once.
+
+    Faults of a track: files that are damaged; one of the four stems missing; all stems silent;
+    clipping (three samples in a row at full scale); lengths that differ by more than 0.1 s; and,
+    where there is a mixture file, stems that miss it by more than `max_sum_error_db`.
+    """
+    hours: dict[str, dict[str, float]] = {}
+    n_silent: dict[str, dict[str, int]] = {}
+    findings: list[Finding] = []
+    for track in library.tracks:
+        try:
+            findings += _check(track, hours, n_silent, max_sum_error_db)
+        except MssgenError as error:
+            findings.append(Finding(track.key, "damaged", str(error)))
+    rounded = {split: {k: round(v, 4) for k, v in each.items()} for split, each in hours.items()}
+    return Report(len(library.tracks), rounded, n_silent, tuple(findings))
+
+
+def _check(
+    track: TrackStems,
+    hours: dict[str, dict[str, float]],
+    n_silent: dict[str, dict[str, int]],
+    max_sum_error_db: float,
+) -> Iterator[Finding]:
+    missing = [stem for stem in STEMS if not track.has(stem)]
+    if missing:
+        yield Finding(track.key, "lacks", f"has no {', '.join(missing)}")
+    lengths_s = {
+        file.path.name: file.n_samples / file.sample_rate
+        for stem in (*track.files, MIXTURE)
+        for file in track.recordings(stem)
+    }
+    spread_s = max(lengths_s.values()) - min(lengths_s.values())
+    if spread_s > _MAX_LENGTH_S:
+        shortest = min(lengths_s, key=lambda name: lengths_s[name])
+        yield Finding(track.key, "length", f"{shortest} is {spread_s:.2f} s shorter than another")
+    measured = _measure(track)
+    total = hours.setdefault(track.split, dict.fromkeys((*STEMS, MIXTURE), 0.0))
+    silent = n_silent.setdefault(track.split, dict.fromkeys(STEMS, 0))
+    total[MIXTURE] += track.duration_s / 3600
+    for stem, seen in measured.stems.items():
+        if stem != MIXTURE:
+            total[stem] = total.get(stem, 0.0) + seen.n_active / 3600
+            silent[stem] = silent.get(stem, 0) + (seen.n_active == 0)
+        if seen.longest_run >= _CLIPPED_RUN:
+            message = f"{stem} is clipped ({seen.longest_run} samples in a row at full scale)"
+            yield Finding(track.key, "clipped", message)
+    if not any(seen.n_active for seen in measured.stems.values()):
+        yield Finding(track.key, "silent", "none of its stems is ever heard")
+    if track.mixture is not None and measured.signal:
+        error_db = 10 * float(np.log10(max(measured.residual / measured.signal, 1e-20)))
+        if error_db > max_sum_error_db:
+            message = f"its stems miss the mixture by {error_db:.0f} dB"
+            yield Finding(track.key, "sum", message)
+
+
+def _measure(track: TrackStems) -> _Measured:
+    """Read a track once, second by second."""
+    found = _Measured()
+    rate = track.sample_rate
+    if any(f.sample_rate != rate for files in track.files.values() for f in files):
+        raise AudioError(f"the files of {track.key} differ in sample rate; convert them to one")
+    n_block = round(_BLOCK_S * rate)
+    readers = {
+        stem: [_blocks(file, n_block) for file in track.recordings(stem)]
+        for stem in (*track.files, *([MIXTURE] if track.mixture is not None else []))
+    }
+    for _ in range(-(-track.n_samples(rate) // n_block)):
+        blocks = {
+            stem: np.sum([to_channels(next(each), 2) for each in opened], axis=0)
+            for stem, opened in readers.items()
+            if opened
+        }
+        for stem, block in blocks.items():
+            _note(found.stems[stem], block)
+        if MIXTURE in blocks:
+            mixture = blocks.pop(MIXTURE).astype(np.float64)
+            found.signal += float(np.sum(mixture**2))
+            found.residual += float(np.sum((mixture - sum(blocks.values())) ** 2))
+    return found
+
+
+def _blocks(file: StemFile, n_block: int) -> Iterator[NDArray[np.float32]]:
+    """[C, n_block] from the start on, in large reads; zeros after the end, for ever."""
+    n_read, start = 30 * n_block, 0
+    while True:
+        part = file.read(start, n_read) if start < file.n_samples else None
+        if part is None:
+            yield np.zeros((2, n_block), np.float32)
+            continue
+        yield from np.split(part, n_read // n_block, axis=1)
+        start += n_read
+
+
+def _note(seen: _Seen, block: NDArray[np.float32]) -> None:
+    power = float(np.mean(np.square(block, dtype=np.float64)))
+    seen.n_active += power > 10 ** (_ACTIVE_DB / 10)
+    if np.abs(block).max() < _FULL_SCALE:
+        seen.run = 0
+        return
+    is_full: NDArray[np.bool_] = np.abs(block).max(axis=0) >= _FULL_SCALE
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], is_full, [False]]).astype(np.int8)))
+    runs = edges[1::2] - edges[::2]
+    # A run may have begun in the block before.
+    first = int(runs[0]) + (seen.run if is_full[0] else 0)
+    seen.longest_run = max(seen.longest_run, first, int(runs.max()))
+    is_whole = bool(is_full.all())
+    seen.run = (seen.run + len(is_full)) if is_whole else int(runs[-1]) if is_full[-1] else 0

@@ -1,0 +1,173 @@
+"""MIDI files as stems: notes sorted into groups, each of which is a file of its own."""
+
+import random
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Literal
+
+import mido
+from mido import MidiFile as MidiFile
+
+from mssgen.errors import AudioError
+
+Group = Literal["drums", "bass", "other"]
+GROUPS: tuple[Group, ...] = ("drums", "bass", "other")
+_DRUM_CHANNEL = 9
+_BASS_PROGRAMS = range(32, 40)
+_DEFAULT_TEMPO = 500_000
+"""Microseconds a quarter note where a file says nothing."""
+
+
+@dataclass(frozen=True)
+class Variation:
+    """How a MIDI file is altered; the defaults leave it as it is."""
+
+    semitones: int = 0
+    """Of all but drums."""
+    tempo: float = 1.0
+    velocity_jitter: int = 0
+    """Every note is struck harder or softer by up to this, of 127."""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class DrumHit:
+    """A note of the drum channel."""
+
+    time_s: float
+    note: int
+    """General MIDI percussion key: 36 is the kick, 38 the snare, ..."""
+    velocity: float
+    """0 to 1."""
+
+
+def read_midi(data: bytes, name: str) -> MidiFile:
+    """The bytes of a MIDI file, parsed; AudioError, with `name`, where they are none."""
+    try:
+        return MidiFile(file=BytesIO(data), clip=True)
+    except Exception as error:  # a damaged file makes mido raise whatever its parser meets
+        raise AudioError(
+            f"{name} is no MIDI file that can be read ({error}); leave it out"
+        ) from None
+
+
+def split_groups(
+    song: MidiFile, *, max_duration_s: float = 600.0, variation: Variation = Variation()
+) -> dict[Group, MidiFile]:
+    """One file per group: the notes of that group, and all that is no note.
+
+    The tenth channel is drums, General MIDI programs 33 to 40 are bass, all else is other. Notes
+    that begin after `max_duration_s` are left out.
+    """
+    programs = _programs(song)
+    rng = random.Random(variation.seed)
+    end_tick = _tick_at(song, max_duration_s * variation.tempo)
+    files = {
+        group: MidiFile(type=song.type, ticks_per_beat=song.ticks_per_beat) for group in GROUPS
+    }
+    for number, track in enumerate(song.tracks):
+        events: dict[Group, list[tuple[int, mido.Message]]] = {group: [] for group in GROUPS}
+        if number == 0:
+            for each in events.values():
+                start = mido.MetaMessage("set_tempo", tempo=_scaled(_DEFAULT_TEMPO, variation))
+                each.append((0, start))
+        sounding: dict[tuple[int, int], list[tuple[Group, int]]] = {}
+        tick = 0
+        for message in track:
+            tick += message.time
+            if message.type == "set_tempo":
+                message = message.copy(tempo=_scaled(message.tempo, variation))
+            if message.type not in ("note_on", "note_off"):
+                if tick < end_tick and message.type != "end_of_track":
+                    for each in events.values():
+                        each.append((tick, message))
+                continue
+            key = message.channel, message.note
+            if message.type == "note_on" and message.velocity:
+                jitter = rng.randint(-variation.velocity_jitter, variation.velocity_jitter)
+                if tick >= end_tick:
+                    continue
+                group = _group(message.channel, _program_at(programs[message.channel], tick))
+                pitch = message.note + (0 if group == "drums" else variation.semitones)
+                sounding.setdefault(key, []).append((group, pitch))
+                message = message.copy(velocity=min(127, max(1, message.velocity + jitter)))
+            elif sounding.get(key):
+                group, pitch = sounding[key].pop(0)
+            else:
+                continue
+            if 0 <= pitch <= 127:
+                events[group].append((tick, message.copy(note=pitch)))
+        for group, each in events.items():
+            files[group].tracks.append(_deltas(each))
+    return files
+
+
+def count_notes(song: MidiFile) -> int:
+    """How many notes begin."""
+    return sum(
+        message.type == "note_on" and message.velocity > 0
+        for track in song.tracks
+        for message in track
+    )
+
+
+def drum_hits(song: MidiFile) -> list[DrumHit]:
+    """The notes of the drum channel in order of time."""
+    hits, time_s = [], 0.0
+    for message in song:
+        time_s += message.time
+        if message.type == "note_on" and message.velocity and message.channel == _DRUM_CHANNEL:
+            hits.append(DrumHit(time_s, message.note, message.velocity / 127))
+    return hits
+
+
+def _programs(song: MidiFile) -> list[list[tuple[int, int]]]:
+    """For every channel its (tick, program), sorted, from all tracks: they share the channels."""
+    found: list[list[tuple[int, int]]] = [[(0, 0)] for _ in range(16)]
+    for track in song.tracks:
+        tick = 0
+        for message in track:
+            tick += message.time
+            if message.type == "program_change":
+                found[message.channel].append((tick, message.program))
+    return [sorted(each, key=lambda change: change[0]) for each in found]
+
+
+def _program_at(changes: list[tuple[int, int]], tick: int) -> int:
+    return [program for at, program in changes if at <= tick][-1]
+
+
+def _group(channel: int, program: int) -> Group:
+    if channel == _DRUM_CHANNEL:
+        return "drums"
+    return "bass" if program in _BASS_PROGRAMS else "other"
+
+
+def _tick_at(song: MidiFile, time_s: float) -> float:
+    """The tick at which so many seconds have gone by at the song's own tempo."""
+    changes, tempo, at_tick, at_s = [], _DEFAULT_TEMPO, 0, 0.0
+    for track in song.tracks:
+        tick = 0
+        for message in track:
+            tick += message.time
+            if message.type == "set_tempo":
+                changes.append((tick, message.tempo))
+    for tick, next_tempo in sorted(changes):
+        passed_s = mido.tick2second(tick - at_tick, song.ticks_per_beat, tempo)
+        if at_s + passed_s >= time_s:
+            break
+        at_s, at_tick, tempo = at_s + passed_s, tick, next_tempo
+    return at_tick + (time_s - at_s) * 1e6 * song.ticks_per_beat / tempo
+
+
+def _scaled(tempo: int, variation: Variation) -> int:
+    return min(2**24 - 1, max(1, round(tempo / variation.tempo)))
+
+
+def _deltas(events: list[tuple[int, mido.Message]]) -> mido.MidiTrack:
+    """A track of messages at absolute ticks."""
+    track, at = mido.MidiTrack(), 0
+    for tick, message in events:
+        track.append(message.copy(time=tick - at))
+        at = tick
+    return track

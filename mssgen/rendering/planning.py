@@ -1,0 +1,255 @@
+"""From a recipe to songs: fetches what it names and lists every song, in a fixed order."""
+
+import gzip
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from mssgen.errors import MssgenError, UsageError
+from mssgen.events import Failed, Hook
+from mssgen.rendering.accompaniments import StyleFile, find_styles
+from mssgen.rendering.drumkits import find_kits
+from mssgen.rendering.fetch import Package, fetch
+from mssgen.rendering.recipe import Counts, Names, RenderRecipe
+from mssgen.training.library import SPLITS
+
+Kind = Literal["module", "midi", "accompaniment", "sung"]
+_MODULE_SUFFIXES = (".xm", ".mod", ".it", ".s3m", ".stm")
+_MIDI_SUFFIXES = (".mid", ".midi")
+_FONT_SUFFIXES = (".sf2", ".sf3")
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A file of a package."""
+
+    package: Package
+    path: Path
+    sha256: str
+    """Of the bytes, unpacked where they are compressed."""
+
+    def read(self) -> bytes:
+        """The bytes, unpacked."""
+        return unpacked(self.path)
+
+
+@dataclass(frozen=True)
+class Song:
+    """One track to render: all that it will be follows from this and from the recipe."""
+
+    key: str
+    """SPLIT/NAME."""
+    split: str
+    kind: Kind
+    file: SourceFile
+    """The module, the MIDI file, or the style of an accompaniment."""
+    seed: int
+    style: StyleFile | None = None
+
+    def rng(self, purpose: str) -> np.random.Generator:
+        """Random numbers for one purpose: what one step draws does not change the next step's."""
+        return np.random.default_rng(_seed(self.seed, purpose))
+
+
+@dataclass(frozen=True)
+class Sounds:
+    """What plays the MIDI files of one split."""
+
+    fonts: tuple[SourceFile, ...]
+    kits: tuple[SourceFile, ...]
+    """Each by its drumkit.xml."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything to render, and what it is rendered from."""
+
+    songs: tuple[Song, ...]
+    sounds: dict[str, Sounds]
+    """Of each split."""
+    packages: tuple[Package, ...]
+
+
+def plan_songs(recipe: RenderRecipe, cache: Path, hook: Hook) -> Plan:
+    """Fetch the packages of a recipe and list its songs: modules, MIDI files, accompaniments.
+
+    A package that cannot be had is told to `hook` as `Failed`, and what needs it is left out; so
+    are MIDI files and new songs of a split without soundfonts.
+    Raises UsageError where a tool is missing or a kit is unknown.
+    """
+    shelf = _Shelf(cache, hook)
+    songs = list(_module_songs(recipe, shelf))
+    needs_sounds = any(recipe.midi.packages.of(s) for s in SPLITS if recipe.midi.versions.of(s))
+    new = (recipe.accompaniments.songs, recipe.singing.songs)
+    needs_sounds |= any(songs.of(split) for songs in new for split in SPLITS)
+    sounds = {}
+    if needs_sounds:
+        sounds = _sounds(recipe, shelf)
+        with_sounds = {split for split in SPLITS if sounds[split].fonts}
+        songs += [song for song in _midi_songs(recipe, shelf) if song.split in with_sounds]
+        songs += [song for song in _new_songs(recipe, shelf, "sung") if song.split in with_sounds]
+        songs += [
+            song for song in _new_songs(recipe, shelf, "accompaniment") if song.split in with_sounds
+        ]
+    used = tuple(package for package in shelf.packages.values() if package)
+    return Plan(tuple(songs), sounds, used)
+
+
+def unpacked(path: Path) -> bytes:
+    """The bytes of a file, of a .gz file what is in it."""
+    data = path.read_bytes()
+    return gzip.decompress(data) if path.suffix == ".gz" else data
+
+
+class _Shelf:
+    """The packages, each fetched when it is first asked for."""
+
+    def __init__(self, cache: Path, hook: Hook) -> None:
+        self._cache, self._hook = cache, hook
+        self.packages: dict[str, Package | None] = {}
+
+    def package(self, name: str) -> Package | None:
+        if name not in self.packages:
+            try:
+                self.packages[name] = fetch(name, self._cache)
+            except UsageError:
+                raise
+            except MssgenError as error:
+                self.packages[name] = None
+                self._hook(Failed(name, str(error)))
+        return self.packages[name]
+
+    def files(
+        self, name: str, suffixes: tuple[str, ...], avoid: tuple[str, ...] = ()
+    ) -> list[SourceFile]:
+        """The files of a package with these suffixes, each content once."""
+        package = self.package(name)
+        if package is None:
+            return []
+        found: dict[str, SourceFile] = {}
+        for path in sorted(package.folder.rglob("*")):
+            plain = path.name.lower().removesuffix(".gz")
+            # A link may point to a file of another package, which this machine may or may not have.
+            is_own = path.is_file() and path.resolve().is_relative_to(package.folder.resolve())
+            if plain.endswith(suffixes) and is_own and path.name not in avoid:
+                digest = hashlib.sha256(unpacked(path)).hexdigest()
+                found.setdefault(digest, SourceFile(package, path, digest))
+        return list(found.values())
+
+
+def _files_of(
+    names: Names,
+    suffixes: tuple[str, ...],
+    avoid: tuple[str, ...],
+    shelf: _Shelf,
+) -> dict[str, list[SourceFile]]:
+    """The files of each split; what is in two goes to the one that tests."""
+    seen: set[str] = set()
+    found: dict[str, list[SourceFile]] = {}
+    for split in reversed(SPLITS):
+        files = [each for name in names.of(split) for each in shelf.files(name, suffixes, avoid)]
+        found[split] = [each for each in files if each.sha256 not in seen]
+        seen |= {each.sha256 for each in files}
+    return found
+
+
+def _module_songs(recipe: RenderRecipe, shelf: _Shelf) -> Iterator[Song]:
+    how = recipe.modules
+    files = _files_of(_wanted(how.packages, how.versions), _MODULE_SUFFIXES, how.avoid, shelf)
+    yield from _versions(recipe, "module", files, how.versions)
+
+
+def _midi_songs(recipe: RenderRecipe, shelf: _Shelf) -> Iterator[Song]:
+    how = recipe.midi
+    files = _files_of(_wanted(how.packages, how.versions), _MIDI_SUFFIXES, how.avoid, shelf)
+    yield from _versions(recipe, "midi", files, how.versions)
+
+
+def _wanted(names: Names, versions: Counts) -> Names:
+    """No packages for splits of which nothing is rendered."""
+    kept = {split: names.of(split) for split in SPLITS if versions.of(split)}
+    return Names(**kept)
+
+
+def _versions(
+    recipe: RenderRecipe, kind: Kind, files: dict[str, list[SourceFile]], versions: Counts
+) -> Iterator[Song]:
+    """Every file once before any file twice: a set that is cut short is as broad as can be."""
+    counts = {split: versions.of(split) for split in SPLITS}
+    for version in range(max(counts.values())):
+        for split in SPLITS:
+            names: set[str] = set()
+            for file in files[split] if version < counts[split] else ():
+                name = _name(file, names)
+                names.add(name)
+                key = f"{split}/{name}-{version + 1}"
+                yield Song(key, split, kind, file, _seed(recipe.render.seed, key))
+
+
+def _new_songs(
+    recipe: RenderRecipe, shelf: _Shelf, kind: Literal["accompaniment", "sung"]
+) -> Iterator[Song]:
+    songs = recipe.singing.songs if kind == "sung" else recipe.accompaniments.songs
+    counts = {split: songs.of(split) for split in SPLITS}
+    package = shelf.package(recipe.accompaniments.package) if max(counts.values()) else None
+    if package is None:
+        return
+    styles: dict[str, list[StyleFile]] = {split: [] for split in SPLITS}
+    for style in find_styles(package):
+        if kind == "sung" and style.beats != 4:
+            continue
+        # Two of ten styles are kept from training, whatever the seed and the number of songs.
+        place = int(hashlib.sha256(style.name.encode()).hexdigest(), 16) % 10
+        styles[{0: "valid", 1: "test"}.get(place, "train")].append(style)
+    for split, n_songs in counts.items():
+        for index in range(n_songs if styles[split] else 0):
+            key = f"{split}/{'sung' if kind == 'sung' else package.name}-{index + 1:04d}"
+            seed = _seed(recipe.render.seed, key)
+            style = styles[split][seed % len(styles[split])]
+            digest = hashlib.sha256(style.path.read_bytes()).hexdigest()
+            file = SourceFile(package, style.path, digest)
+            yield Song(key, split, kind, file, seed, style)
+
+
+def _sounds(recipe: RenderRecipe, shelf: _Shelf) -> dict[str, Sounds]:
+    how = recipe.instruments
+    kits: dict[str, SourceFile] = {}
+    if how.p_kit and any(how.kits.of(split) for split in SPLITS):
+        for name in how.kit_packages:
+            package = shelf.package(name)
+            for kit, path in find_kits(package.folder).items() if package else ():
+                digest = hashlib.sha256(path.read_bytes()).hexdigest()
+                kits.setdefault(kit, SourceFile(package, path, digest))  # type: ignore[arg-type]
+        unknown = [kit for split in SPLITS for kit in how.kits.of(split) if kit not in kits]
+        if unknown:
+            raise UsageError(
+                f"recipe: instruments.kits names {unknown[0]!r}, which is no kit of "
+                f"{', '.join(how.kit_packages)}; they hold {', '.join(kits)}"
+            )
+    return {
+        split: Sounds(
+            # A package may hold a font twice, under several paths: `files` takes each once.
+            tuple(
+                each for name in how.fonts.of(split) for each in shelf.files(name, _FONT_SUFFIXES)
+            ),
+            tuple(kits[kit] for kit in how.kits.of(split) if kit in kits),
+        )
+        for split in SPLITS
+    }
+
+
+def _name(file: SourceFile, taken: set[str]) -> str:
+    """PACKAGE-FILE, made unique where two folders of a package hold a file of that name."""
+    stem = file.path.name.lower().removesuffix(".gz").rpartition(".")[0]
+    plain = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in stem)
+    name = f"{file.package.name}-{plain}"
+    return name if name not in taken else f"{name}-{file.sha256[:6]}"
+
+
+def _seed(seed: int, purpose: str) -> int:
+    digest = hashlib.sha256(f"{seed} {purpose}".encode()).digest()
+    return int.from_bytes(digest[:7])

@@ -1,0 +1,115 @@
+"""Stems from the groups of a MIDI file, by fluidsynth with a soundfont or a drum kit's samples."""
+
+import re
+import tempfile
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mssgen.audio import open_source
+from mssgen.rendering.drumkits import DrumKit
+from mssgen.rendering.fetch import find_tool, run_tool
+from mssgen.rendering.midi import MidiFile, count_notes, drum_hits
+from mssgen.training.augment import level
+
+SAMPLE_RATE = 44100
+_GAIN = "0.4"
+"""Leaves room for many voices; the stems are scaled together later."""
+
+
+@cache
+def fluidsynth_version() -> str:
+    """Such as "2.3.1"; UsageError where fluidsynth is not installed."""
+    program = find_tool("fluidsynth", "to play MIDI files")
+    found = re.search(r"\d+\.\d+\.\d+", run_tool([program, "--version"], "to tell its version"))
+    return found[0] if found else "unknown"
+
+
+def synthesise(song: MidiFile, font: Path, *, reverb: bool = False) -> NDArray[np.float32]:
+    """Play a MIDI file with a soundfont, [2, T] at 44.1 kHz.
+
+    Args:
+        song: see `mssgen.rendering.midi.read_midi`.
+        font: an .sf2 or .sf3 file.
+        reverb: fluidsynth's own reverb and chorus.
+
+    Raises UsageError where fluidsynth is not installed, MssgenError where it fails.
+    """
+    program = find_tool("fluidsynth", "to play MIDI files")
+    switch = "1" if reverb else "0"
+    with tempfile.TemporaryDirectory(prefix="mssgen-") as folder:
+        source, target = Path(folder) / "song.mid", Path(folder) / "song.wav"
+        song.save(source)
+        # No settings but these: a file in the home directory would change the sound.
+        settings = [
+            "-f",
+            "/dev/null",
+            "-R",
+            switch,
+            "-C",
+            switch,
+            "-g",
+            _GAIN,
+            "-r",
+            str(SAMPLE_RATE),
+        ]
+        options = ["-o", "synth.polyphony=4096", "-o", "synth.dynamic-sample-loading=1"]
+        output = ["-O", "float", "-T", "wav", "-F", str(target)]
+        command = [program, "-n", "-i", "-q", *settings, *options, *output, str(font), str(source)]
+        run_tool(command, f"with {font.name}")
+        with open_source(target) as opened:
+            return np.concatenate(list(opened.blocks()), axis=1)
+
+
+def render_groups(
+    groups: Mapping[str, MidiFile],
+    fonts: Mapping[str, Path],
+    *,
+    kit: DrumKit | None = None,
+    reverb: bool = False,
+    rng: np.random.Generator,
+) -> dict[str, NDArray[np.float32]]:
+    """A stem [2, T] for each group, all as long as the longest; groups without notes are silent.
+
+    Args:
+        groups: see `split_groups`.
+        fonts: the soundfont of each group.
+        kit: plays the drums in place of their font.
+        reverb: see `synthesise`.
+        rng: for what differs from hit to hit of a kit.
+
+    The mixture is the sum of the stems by definition: synthesised in one go it would differ a
+    little, since voices share state.
+    """
+    stems = {}
+    for name, song in groups.items():
+        if not count_notes(song):
+            stems[name] = np.zeros((2, 0), np.float32)
+        elif name == "drums" and kit is not None:
+            stems[name] = kit.play(drum_hits(song), rng)
+        else:
+            stems[name] = synthesise(song, fonts[name], reverb=reverb)
+    n_samples = max(stem.shape[1] for stem in stems.values())
+    stems = {
+        name: np.pad(stem, ((0, 0), (0, n_samples - stem.shape[1]))) for name, stem in stems.items()
+    }
+    return _balanced(stems)
+
+
+def _balanced(stems: dict[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+    """Stems no more than 8 dB below the loudest: the level of a font's or a kit's drums is its own
+    matter, and a mix in which they are not heard teaches nothing."""
+    levels = {name: level(stem) for name, stem in stems.items()}
+    # A kit may also be far too loud: what is loudest is told by the pitched stems where they are.
+    pitched = max((each for name, each in levels.items() if name != "drums"), default=0.0)
+    loudest = pitched or max(levels.values())
+    least = loudest * 10 ** (-8 / 20)
+    return {
+        name: stem * np.float32(min(max(levels[name], least), loudest) / levels[name])
+        if levels[name]
+        else stem
+        for name, stem in stems.items()
+    }
