@@ -47,7 +47,7 @@ def build(kind: str) -> Codec:
 
 @pytest.fixture(params=[*KINDS, *DAC, "stem"])
 def codec(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Codec:
-    monkeypatch.setattr(streaming, "PIECE_S", 0.3)
+    monkeypatch.setattr(streaming, "PIECE_SAMPLES", 2400)
     return build(request.param)
 
 

@@ -145,6 +145,8 @@ def decode(
 
 def _load(name: str, *, device: str, offline: bool, quiet: bool) -> "Codec":
     from mssgen.codecs.loading import load_codec
+    from mssgen.devices import share_heaps
 
+    share_heaps()
     progress = not quiet and sys.stderr.isatty()
     return load_codec(name, device=device, offline=offline, progress=progress)

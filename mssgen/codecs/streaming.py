@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from mssgen.chunking import CrossFader, in_context
 from mssgen.codecs.base import Codec, Codes
 
-PIECE_S = 5.0
+# Long against what convolutions look at, short against memory: DAC holds 64 channels of it.
+PIECE_SAMPLES = 2**17
 _MAX_BATCH = 8  # segments at once
 
 
@@ -53,7 +54,7 @@ def decode_stream(codec: Codec, codes: Codes) -> Iterator[Tensor]:
     Raises UsageError for another codec's codes.
     """
     codec.check(codes)
-    step = max(1, round(PIECE_S * codec.frame_rate))
+    step = max(1, PIECE_SAMPLES // codec.hop_length)
     device = next(codec.decoder.parameters()).device
     latents = (codec.dequantize(part.to(device)) for part in codes.codes.split(step, dim=-1))
     scales = None if codes.scale is None else deque(codes.scale.to(device).unbind(-1))
@@ -101,7 +102,7 @@ def stream_latents(
         in_context(
             blocks,
             padded,
-            step=_multiple(PIECE_S * codec.sample_rate, codec.hop_length),
+            step=_multiple(PIECE_SAMPLES, codec.hop_length),
             context=_context(first, codec.hop_length),
             hop_in=codec.hop_length,
         ),
@@ -198,7 +199,7 @@ def _through(stages: list[nn.Module], blocks: Iterable[Tensor], codec: Codec) ->
             stream = _recurrent(stage, stream)
         elif any(True for _ in stage.parameters()):
             n_out = _upsampling(stage)
-            step = _multiple(PIECE_S * codec.frame_rate, 1)
+            step = _multiple(PIECE_SAMPLES / codec.hop_length, 1)
             stream = in_context(stream, stage, step=step, context=_context(stage, 1), hop_out=n_out)
     yield from stream
 
