@@ -1,0 +1,313 @@
+"""Embeddings of sound that distances of sets and of pairs are taken between.
+
+What needs nothing (log-mel statistics), a codec's own latents, the network that the package
+`cdpam` carries, and networks of the hub, which are fetched when first used and have licences of
+their own. Networks are built once a process and only when something is measured.
+"""
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache, partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F
+
+from mssgen.channels import to_items
+from mssgen.codecs.base import Codec
+from mssgen.codecs.compat import import_codec_package
+from mssgen.codecs.streaming import stream_latents
+from mssgen.errors import UsageError
+from mssgen.evaluation.base import Audio, Metric, Score, Song
+from mssgen.evaluation.cdpam import SAMPLE_RATE as CDPAM_RATE
+from mssgen.evaluation.cdpam import load_cdpam
+from mssgen.evaluation.frechet import MIN_FRAMES, Frames, Moments, frechet_distance
+from mssgen.evaluation.signals import at_rate, check_both, per_song
+from mssgen.evaluation.spectral import mel_filters, power, spectra, to_decibels
+
+
+@dataclass(frozen=True, eq=False)
+class Embedding:
+    """Sound to frames of numbers; `embedding(audio)` is [C, T] -> [N, D] float32."""
+
+    name: str
+    """As in names of metrics: "log_mel"."""
+    sample_rate: int
+    """Hz, of the audio that it takes."""
+    licence: str
+    """Of the weights."""
+    source: str
+    """Where the weights come from, and which layer is read."""
+    frame_s: float
+    """Seconds of audio a frame stands for."""
+    function: Callable[[Audio], Frames] = field(repr=False)
+    package: str = ""
+    """What must be installed beside the extra `evaluate`."""
+
+    def __call__(self, audio: Audio) -> Frames:
+        """Embed [C, T] at `sample_rate`; channels are joined as each network wants it.
+
+        Raises UsageError where its package or its weights cannot be had.
+        """
+        self.check()
+        return np.asarray(self.function(audio), np.float32)
+
+    def check(self) -> None:
+        """Raise UsageError where the package is not installed."""
+        if self.package and importlib.util.find_spec(self.package) is None:
+            raise UsageError(
+                f"the embedding {self.name} needs the package {self.package} (weights: "
+                f"{self.source}, {self.licence}): pip install {self.package}"
+            )
+
+
+@torch.inference_mode()
+def _log_mel(audio: Audio) -> Frames:
+    """64 mel levels in dB, channels joined by mean power, down to 80 dB below the loudest."""
+    filters = mel_filters(44_100, 2048, 64)
+    powers = [
+        power(block).mean(dim=0).sqrt() for block in spectra(audio, 2048, 1024, pad_mode="constant")
+    ]
+    return to_decibels(filters @ torch.cat(powers, dim=-1)).T.numpy()
+
+
+@torch.inference_mode()
+def _codec_latents(codec: Codec, audio: Audio) -> Frames:
+    """Unquantised latents; a mono codec's of the middle only."""
+    items = to_items(np.ascontiguousarray(audio), codec.n_channels)
+    items = items if codec.n_channels > 1 else items[::2]
+    device = next(codec.decoder.parameters()).device
+    blocks = (block.to(device) for block in items.split(5 * codec.sample_rate, dim=-1))
+    latents = torch.cat([part.cpu() for part in stream_latents(codec, blocks)], dim=-1)
+    return latents.transpose(1, 2).flatten(0, 1).float().numpy()
+
+
+_cdpam = cache(load_cdpam)
+
+
+@torch.inference_mode()
+def _cdpam_frames(half: int, audio: Audio) -> Frames:
+    """Of each second, 512 numbers of unit length: the acoustic (0) or the content (1) half."""
+    chunks = _seconds(audio, CDPAM_RATE, 1.0) * 2**15
+    outputs = [_cdpam()(part)[:, 512 * half : 512 * (half + 1)] for part in chunks.split(16)]
+    return F.normalize(torch.cat(outputs), dim=1).numpy()
+
+
+@cache
+def _transformer(kind: str, name: str) -> Any:
+    """A pretrained network of the hub; UsageError where it, or a part of it, cannot be had."""
+    # It imports torchaudio, as the codec packages do.
+    transformers = import_codec_package("transformers")
+    try:
+        # None of the repository's own code is run.
+        network, about = getattr(transformers, kind).from_pretrained(name, output_loading_info=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = str(error).strip().split("\n")[0][:200]
+        raise _not_loaded(name, reason) from None
+    # transformers would fill what is missing with random weights.
+    if about["missing_keys"]:
+        raise _not_loaded(name, f"{min(about['missing_keys'])} is missing")
+    return network.eval()
+
+
+def _not_loaded(name: str, reason: str) -> UsageError:
+    return UsageError(
+        f"the embedding's network {name} cannot be loaded ({reason}): fetch it into the hub's "
+        "cache first, or choose another embedding"
+    )
+
+
+@torch.inference_mode()
+def _clap_frames(name: str, audio: Audio) -> Frames:
+    """Of each 10 s, 512 numbers."""
+    network = _transformer("ClapModel", name)
+    features = _clap_features(name)
+    chunks = _seconds(audio, 48_000, 10.0)
+    outputs = []
+    for chunk in chunks:
+        # A piece is as long as the network's input: nothing is cut, nothing is repeated.
+        inputs = features(
+            chunk.numpy(), sampling_rate=48_000, truncation="rand_trunc", return_tensors="pt"
+        )
+        found = network.get_audio_features(**inputs)
+        outputs.append(getattr(found, "pooler_output", found))
+    return torch.cat(outputs).numpy()
+
+
+@cache
+def _clap_features(name: str) -> Any:
+    transformers = import_codec_package("transformers")
+    try:
+        return transformers.ClapFeatureExtractor.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise _not_loaded(name, str(error).strip().split("\n")[0][:200]) from None
+
+
+@torch.inference_mode()
+def _mert_frames(name: str, layer: int, audio: Audio) -> Frames:
+    """75 frames a second of one layer; HuBERT's network, in pieces of 5 s as it was trained."""
+    network = _transformer("HubertModel", name)
+    outputs = []
+    for chunk in _seconds(audio, 24_000, 5.0):
+        normal = (chunk - chunk.mean()) / (chunk.var(correction=0) + 1e-7).sqrt()
+        found = network(normal[None], output_hidden_states=True)
+        outputs.append(found.hidden_states[layer][0])
+    return torch.cat(outputs).numpy()
+
+
+@torch.inference_mode()
+def _vggish_frames(audio: Audio) -> Frames:
+    """Of each 0.96 s, 128 numbers before the PCA."""
+    from torchvggish import vggish, vggish_input
+
+    examples = vggish_input.waveform_to_examples(audio.mean(axis=0), 16_000)
+    return np.atleast_2d(vggish(postprocess=False).eval()(torch.as_tensor(examples)).numpy())
+
+
+def _seconds(audio: Audio, sample_rate: int, length_s: float) -> torch.Tensor:
+    """The mean of the channels of [C, T] in pieces [N, T'] of `length_s`, the last one padded."""
+    length = round(length_s * sample_rate)
+    mono = torch.from_numpy(audio.mean(axis=0, dtype=np.float32))
+    return F.pad(mono, (0, -len(mono) % length)).view(-1, length)
+
+
+def codec_embedding(codec: Codec) -> Embedding:
+    """The unquantised latents of a codec, frozen and in eval mode.
+
+    Sound that went through the same codec is near in them, whatever it sounds like: never the only
+    judge of what a codec refines.
+    """
+    return Embedding(
+        f"latents_{codec.name}".replace("-", "_"),
+        codec.sample_rate,
+        "the codec's own",
+        f"encoder of {codec.codec_id}",
+        1 / codec.frame_rate,
+        partial(_codec_latents, codec),
+    )
+
+
+_CDPAM_SOURCE = "package cdpam 0.0.6"
+_MIT = "MIT (package classifier)"
+
+EMBEDDINGS = {
+    embedding.name: embedding
+    for embedding in (
+        Embedding(
+            "log_mel",
+            44_100,
+            "no weights",
+            "64 mel levels in dB (librosa filters, FFT 2048)",
+            1024 / 44_100,
+            _log_mel,
+        ),
+        Embedding(
+            "cdpam_acoustic",
+            CDPAM_RATE,
+            _MIT,
+            f"{_CDPAM_SOURCE}, acoustic half",
+            1.0,
+            partial(_cdpam_frames, 0),
+            "cdpam",
+        ),
+        Embedding(
+            "cdpam_content",
+            CDPAM_RATE,
+            _MIT,
+            f"{_CDPAM_SOURCE}, content half",
+            1.0,
+            partial(_cdpam_frames, 1),
+            "cdpam",
+        ),
+        Embedding(
+            "clap_music",
+            48_000,
+            "Apache-2.0",
+            "hub laion/larger_clap_music, audio projection",
+            10.0,
+            partial(_clap_frames, "laion/larger_clap_music"),
+            "transformers",
+        ),
+        Embedding(
+            "mert_12",
+            24_000,
+            "CC BY-NC 4.0",
+            "hub m-a-p/MERT-v1-95M, layer 12",
+            1 / 75,
+            partial(_mert_frames, "m-a-p/MERT-v1-95M", 12),
+            "transformers",
+        ),
+        Embedding(
+            "vggish",
+            16_000,
+            "Apache-2.0",
+            "package torchvggish, which downloads Google's weights",
+            0.96,
+            _vggish_frames,
+            "torchvggish",
+        ),
+    )
+}
+
+
+@per_song
+def song_frames(song: Song, stem: str, is_estimate: bool, embedding: Embedding) -> Frames:
+    """Frames [N, D] of an estimate or a reference, remembered for as long as the song lives."""
+    audio = (song.estimates if is_estimate else song.references)[stem]
+    return embedding(at_rate(audio, song.sample_rate, embedding.sample_rate))
+
+
+def embedding_metrics(embedding: Embedding) -> list[Metric]:
+    """Fréchet distance and mean squared difference of each song's estimate and its reference."""
+    what = f"{embedding.name} embeddings ({embedding.source}; {embedding.frame_s:.3g} s a frame)"
+    return [
+        Metric(
+            f"fad_{embedding.name}",
+            f"FAD ({embedding.name}, per song)",
+            "",
+            "lower",
+            "mean",
+            f"Fréchet distance of the {what} of a song's estimate from those of its own reference "
+            "(intrusive, per song: Gui et al. 2024); biased upwards where there are few frames.",
+            "embedding",
+            partial(_frechet, embedding),
+        ),
+        Metric(
+            f"mse_{embedding.name}",
+            f"Embedding MSE ({embedding.name})",
+            "",
+            "lower",
+            "mean",
+            f"Mean squared difference of the time-aligned {what} of estimate and reference.",
+            "embedding",
+            partial(_squared_difference, embedding),
+        ),
+    ]
+
+
+def _pair(embedding: Embedding, song: Song, stem: str) -> list[NDArray[np.float32]] | Score:
+    missing = check_both(song, stem)
+    return missing or [song_frames(song, stem, side, embedding) for side in (False, True)]
+
+
+def _frechet(embedding: Embedding, song: Song, stem: str) -> Score:
+    pair = _pair(embedding, song, stem)
+    if isinstance(pair, Score):
+        return pair
+    if min(map(len, pair)) < MIN_FRAMES:
+        return Score(None, 0, "fewer than two frames")
+    return Score(frechet_distance(Moments.of(pair[0]), Moments.of(pair[1])), len(pair[1]))
+
+
+def _squared_difference(embedding: Embedding, song: Song, stem: str) -> Score:
+    pair = _pair(embedding, song, stem)
+    if isinstance(pair, Score):
+        return pair
+    n_frames = min(map(len, pair))
+    if not n_frames:
+        return Score(None, 0, "no frame")
+    difference = pair[1][:n_frames].astype(np.float64) - pair[0][:n_frames]
+    return Score(float(np.square(difference).mean()), n_frames)

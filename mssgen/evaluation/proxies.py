@@ -1,0 +1,139 @@
+"""The proxies of Make It Sound Good (Schaffer et al. 2022): is there treble, are there onsets?
+
+At 16 kHz mono on whole songs. Reference and estimate are scaled to a peak of 1, because both
+thresholds are absolute.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mssgen.evaluation.base import Audio, Metric, Score, Song
+from mssgen.evaluation.signals import absent, at_rate, check_both, per_song
+
+SAMPLE_RATE = 16_000
+ROLL_PERCENT = 0.98
+_N_FFT, _HOP_LENGTH = 2048, 512
+_GATE_DB = -40.0
+_ONSET_HOP_LENGTH = 256
+_ONSET_THRESHOLD = 0.75
+
+
+@per_song
+def _pair(song: Song, stem: str) -> tuple[Any, Any] | Score:
+    """Reference and estimate [T] at 16 kHz, or why they cannot be compared."""
+    missing = check_both(song, stem)
+    if missing is not None:
+        return missing
+    pair = [
+        _prepared(audio, song.sample_rate)
+        for audio in (song.references[stem], song.estimates[stem])
+    ]
+    for audio, whose in zip(pair, ("reference", "estimate"), strict=True):
+        if audio is None:
+            return Score(None, 0, f"{whose} silent at 16 kHz mono")
+    return pair[0], pair[1]
+
+
+def _prepared(audio: Audio, sample_rate: int) -> NDArray[np.float32] | None:
+    mono = at_rate(audio.mean(axis=0, keepdims=True), sample_rate, SAMPLE_RATE)[0]
+    mono = np.pad(mono, (0, max(0, _N_FFT - len(mono))))
+    peak = float(np.abs(mono).max(initial=0))
+    return np.asarray(mono / peak, np.float32) if peak > 1e-5 else None
+
+
+def _rolloff(audio: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Hz in each frame; NaN where the RMS is below the gate."""
+    try:
+        from librosa import feature
+    except ModuleNotFoundError:
+        raise absent("librosa") from None
+    rolloff = feature.spectral_rolloff(
+        y=audio, sr=SAMPLE_RATE, roll_percent=ROLL_PERCENT, n_fft=_N_FFT, hop_length=_HOP_LENGTH
+    )[0]
+    rms = feature.rms(y=audio, frame_length=_N_FFT, hop_length=_HOP_LENGTH)[0]
+    return np.where((rms >= 10 ** (_GATE_DB / 20)) & (rolloff > 0), rolloff, np.nan)
+
+
+@per_song
+def rolloff_differences(song: Song, stem: str) -> NDArray[np.float64] | Score:
+    """[2, N]: estimate less reference in Hz and in octaves, of the frames above the gate in both.
+
+    To pool frames over songs, as the source does it, join these.
+    """
+    pair = _pair(song, stem)
+    if isinstance(pair, Score):
+        return pair
+    ours, theirs = (_rolloff(audio) for audio in pair)
+    counts = np.isfinite(ours) & np.isfinite(theirs)
+    if not counts.any():
+        return Score(None, 0, "no frame above the gate in both")
+    ours, theirs = ours[counts], theirs[counts]
+    return np.stack([theirs - ours, np.log2(theirs) - np.log2(ours)])
+
+
+def _rolloff_measure(index: int) -> Any:
+    def measure(song: Song, stem: str) -> Score:
+        found = rolloff_differences(song, stem)
+        if isinstance(found, Score):
+            return found
+        return Score(float(np.median(found[index])), found.shape[1])
+
+    return measure
+
+
+def onset_f1(song: Song, stem: str) -> Score:
+    """F1 of the frames whose onset strength is 0.75 or more, without tolerance."""
+    pair = _pair(song, stem)
+    if isinstance(pair, Score):
+        return pair
+    ours, theirs = (_onsets(audio) for audio in pair)
+    if not ours.any():
+        return Score(None, 0, "no onset in the reference")
+    n_common = int((ours & theirs).sum())
+    return Score(2 * n_common / int(ours.sum() + theirs.sum()), int(ours.sum()))
+
+
+def _onsets(audio: NDArray[np.float32]) -> NDArray[np.bool_]:
+    try:
+        from librosa import onset
+    except ModuleNotFoundError:
+        raise absent("librosa") from None
+    strength = onset.onset_strength(y=audio, sr=SAMPLE_RATE, hop_length=_ONSET_HOP_LENGTH)
+    return np.asarray(strength >= _ONSET_THRESHOLD)
+
+
+_MSG = "Schaffer et al. 2022, Music Separation Enhancement with Generative Modeling"
+
+
+def _rolloff_metric(name: str, unit: str, index: int) -> Metric:
+    return Metric(
+        name,
+        f"98 % roll-off ({unit})",
+        unit,
+        "zero",
+        "median",
+        f"Median over frames of the estimate's 98 % roll-off less the reference's in {unit}, "
+        "negative is too dull: 16 kHz mono, peak 1, librosa (2048, hop 512), frames of either "
+        f"below -40 dBFS left out ({_MSG}).",
+        "proxies",
+        _rolloff_measure(index),
+    )
+
+
+PROXY_METRICS = (
+    _rolloff_metric("rolloff98_hz", "Hz", 0),
+    _rolloff_metric("rolloff98_octaves", "octaves", 1),
+    Metric(
+        "onset_f1",
+        "Onset F1",
+        "",
+        "higher",
+        "mean",
+        "F1 of the frames with an onset strength of 0.75 or more in estimate and reference, frame "
+        f"by frame without tolerance: 16 kHz mono, peak 1, librosa (hop 256) ({_MSG}).",
+        "proxies",
+        onset_f1,
+    ),
+)

@@ -1,0 +1,251 @@
+"""Distances between magnitude spectrograms; phase does not matter to them.
+
+Songs go through the transforms in blocks of frames, so memory does not grow with their length.
+auraloss, whose multi-resolution distance this reproduces, would hold a gigabyte for a song.
+"""
+
+from collections.abc import Iterator
+from functools import cache, partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from mssgen.evaluation.base import Audio, Metric, Score, Song
+from mssgen.evaluation.signals import absent, check, per_song
+
+FFT_SIZES = (256, 512, 1024, 2048, 4096)
+_EPSILON = 1e-8  # auraloss'
+_BLOCK_SAMPLES = 2**17
+_N_MELS = 128
+_RANGE_DB = 80.0
+
+
+def spectra(
+    audio: Audio | Tensor,
+    n_fft: int,
+    hop_length: int,
+    *,
+    is_windowed: bool = True,
+    pad_mode: str = "reflect",
+) -> Iterator[Tensor]:
+    """Complex STFT of [C, T] in blocks [C, F, N'], frames centred on multiples of the hop.
+
+    As `torch.stft` of the whole; what is too short to be reflected is padded with zeros first.
+    """
+    signal = torch.as_tensor(audio, dtype=torch.float32)
+    half = n_fft // 2
+    signal = F.pad(signal, (0, max(0, half + 1 - signal.shape[-1])))
+    signal = F.pad(signal[None], (half, half), mode=pad_mode)[0]
+    window = torch.hann_window(n_fft) if is_windowed else torch.ones(n_fft)
+    n_frames = 1 + (signal.shape[-1] - n_fft) // hop_length
+    step = max(1, _BLOCK_SAMPLES // hop_length)
+    for first in range(0, n_frames, step):
+        last = min(first + step, n_frames) - 1
+        part = signal[:, first * hop_length : last * hop_length + n_fft]
+        yield torch.stft(part, n_fft, hop_length, window=window, center=False, return_complex=True)
+
+
+def power(spectrum: Tensor) -> Tensor:
+    """Squared magnitudes; several times as fast as `abs`, which guards against overflow."""
+    return (spectrum * spectrum.conj()).real
+
+
+def magnitudes(spectrum: Tensor) -> Tensor:
+    """As `spectrum.abs()`, only faster."""
+    return power(spectrum).sqrt()
+
+
+@cache
+def mel_filters(sample_rate: int, n_fft: int, n_mels: int) -> Tensor:
+    """[M, F], librosa's (Slaney) filters from 0 Hz to half the rate; UsageError without librosa."""
+    try:
+        import librosa
+    except ModuleNotFoundError:
+        raise absent("librosa") from None
+    import warnings
+
+    with warnings.catch_warnings():
+        # Of bands narrower than a bin, which stay empty.
+        warnings.simplefilter("ignore", UserWarning)
+        return torch.from_numpy(librosa.filters.mel(sr=sample_rate, n_fft=n_fft, n_mels=n_mels))
+
+
+def to_decibels(magnitudes: Tensor, *, range_db: float = _RANGE_DB) -> Tensor:
+    """20 log10, not more than `range_db` below the largest of all."""
+    levels = 20 * magnitudes.clamp_min(1e-10).log10()
+    return levels.clamp_min(float(levels.max()) - range_db)
+
+
+@torch.inference_mode()
+def mr_stft(song: Song, stem: str) -> Score:
+    """Spectral convergence and log-magnitude distance, mean of five resolutions, A-weighted."""
+    missing = check(song, stem)
+    if missing is not None:
+        return missing
+    reference = _a_weighted(song.references[stem], song.sample_rate)
+    estimate = _a_weighted(song.estimates[stem], song.sample_rate)
+    total = sum(stft_distance(reference, estimate, n_fft) for n_fft in FFT_SIZES)
+    return Score(total / len(FFT_SIZES))
+
+
+def stft_distance(reference: Tensor, estimate: Tensor, n_fft: int) -> float:
+    """||R - E|| / ||R|| + mean |log R - log E| of magnitudes R, E of [C, T] at 75 % overlap."""
+    error = energy = logarithmic = 0.0
+    n_values = 0
+    stft = partial(spectra, n_fft=n_fft, hop_length=n_fft // 4)
+    for ours, theirs in zip(stft(reference), stft(estimate), strict=True):
+        r, e = (power(part).clamp_min(_EPSILON).sqrt_() for part in (ours, theirs))
+        # float32 sums of a block are exact enough; float64 ones take longer than the transform.
+        error += float((r - e).square_().sum())
+        energy += float(r.square().sum())
+        logarithmic += float(r.div_(e).log_().abs_().sum())
+        n_values += r.numel()
+    return float((error / energy) ** 0.5 + logarithmic / n_values)
+
+
+def _a_weighted(audio: Audio, sample_rate: int) -> Tensor:
+    from scipy.signal import oaconvolve
+
+    taps = _a_weighting(sample_rate)
+    return torch.from_numpy(oaconvolve(audio, taps[None], mode="same", axes=1).astype(np.float32))
+
+
+@cache
+def _a_weighting(sample_rate: int) -> NDArray[np.float32]:
+    """auraloss' filter of 101 taps, which is symmetric; UsageError without auraloss."""
+    try:
+        from auraloss.perceptual import FIRFilter
+    except ModuleNotFoundError:
+        raise absent("auraloss") from None
+    taps: NDArray[np.float32] = FIRFilter("aw", fs=sample_rate).fir.weight.detach().numpy().ravel()
+    return taps
+
+
+@torch.inference_mode()
+def log_mel(song: Song, stem: str) -> Score:
+    """Mean absolute difference of mel spectra in dB, both not below 80 dB under the reference."""
+    missing = check(song, stem)
+    if missing is not None:
+        return missing
+    n_fft, hop_length = 2048, 512
+    filters = mel_filters(song.sample_rate, n_fft, _N_MELS)
+    filters = filters[filters.any(dim=1)]
+    levels = []
+    for audio in (song.references[stem], song.estimates[stem]):
+        parts = [filters @ magnitudes(block) for block in spectra(audio, n_fft, hop_length)]
+        levels.append(torch.cat(parts, dim=-1))
+    floor = float(levels[0].max()) * 10 ** (-_RANGE_DB / 20)
+    ours, theirs = (20 * level.clamp_min(floor).log10() for level in levels)
+    return Score(float((ours - theirs).abs().mean(dtype=torch.float64)), ours.shape[-1])
+
+
+@torch.inference_mode()
+def l1_freq(song: Song, stem: str) -> Score:
+    """100 / (1 + 10 mean | |S| - |E| |) of plain STFTs of 2048 samples."""
+    missing = check(song, stem)
+    if missing is not None:
+        return missing
+    stft = partial(spectra, n_fft=2048, hop_length=1024, is_windowed=False)
+    total, n_values = 0.0, 0
+    pairs = zip(stft(song.references[stem]), stft(song.estimates[stem]), strict=True)
+    for ours, theirs in pairs:
+        total += float((magnitudes(ours) - magnitudes(theirs)).abs_().sum(dtype=torch.float64))
+        n_values += ours.numel()
+    return Score(100 / (1 + 10 * total / n_values))
+
+
+@per_song
+@torch.inference_mode()
+def _mel_differences(song: Song, stem: str) -> tuple[float, float]:
+    """(mean of what is too much, mean of what is missing), both >= 0 dB."""
+    n_fft, hop_length, n_mels = 4096, 1024, 512
+    filters = mel_filters(song.sample_rate, n_fft, n_mels)
+    levels = []
+    for audio in (song.references[stem], song.estimates[stem]):
+        blocks = spectra(audio, n_fft, hop_length, pad_mode="constant")
+        levels.append(
+            to_decibels(torch.cat([filters @ magnitudes(part) for part in blocks], dim=-1))
+        )
+    difference = levels[1].sub_(levels[0])
+    means: list[float] = []
+    for part in (difference[difference > 0], -difference[difference < 0]):
+        means.append(float(part.mean(dtype=torch.float64)) if part.numel() else 0.0)
+    return means[0], means[1]
+
+
+def bleedless(song: Song, stem: str) -> Score:
+    """100 / (1 + mean excess of mel levels in dB)."""
+    return check(song, stem) or Score(100 / (1 + _mel_differences(song, stem)[0]))
+
+
+def fullness(song: Song, stem: str) -> Score:
+    """100 / (1 + mean lack of mel levels in dB)."""
+    return check(song, stem) or Score(100 / (1 + _mel_differences(song, stem)[1]))
+
+
+_MSST = "as Music-Source-Separation-Training computes it"
+
+SPECTRAL_METRICS = (
+    Metric(
+        "mr_stft",
+        "MR-STFT",
+        "",
+        "lower",
+        "mean",
+        "Spectral convergence plus mean absolute difference of log magnitudes, mean over FFT sizes "
+        "256 to 4096 at 75 % overlap after A-weighting: auraloss' loss (Steinmetz and Reiss 2020) "
+        "with the settings of arXiv 2507.11427.",
+        "spectral",
+        mr_stft,
+    ),
+    Metric(
+        "log_mel",
+        "Log-mel distance (dB)",
+        "dB",
+        "lower",
+        "mean",
+        "Mean absolute difference of 128 mel magnitudes in dB (FFT 2048, hop 512, Hann), levels "
+        "under 80 dB below the reference's largest set to that.",
+        "spectral",
+        log_mel,
+    ),
+    Metric(
+        "l1_freq",
+        "L1 freq",
+        "",
+        "higher",
+        "mean",
+        "100 / (1 + 10 d), d the mean absolute difference of STFT magnitudes (FFT 2048, hop 1024, "
+        f"no window), {_MSST}.",
+        "spectral",
+        l1_freq,
+    ),
+)
+
+FULLNESS_METRICS = (
+    Metric(
+        "bleedless",
+        "Bleedless",
+        "",
+        "higher",
+        "mean",
+        "100 / (1 + d), d the mean of what 512 mel magnitudes in dB (FFT 4096, hop 1024) have more "
+        f"than the reference's, {_MSST}.",
+        "bleed",
+        bleedless,
+    ),
+    Metric(
+        "fullness",
+        "Fullness",
+        "",
+        "higher",
+        "mean",
+        "100 / (1 + d), d the mean of what 512 mel magnitudes in dB (FFT 4096, hop 1024) have less "
+        f"than the reference's, {_MSST}.",
+        "bleed",
+        fullness,
+    ),
+)
