@@ -1,0 +1,176 @@
+"""The rows that a comparison with a codec needs: what the codec alone does.
+
+`reference through CODEC` is the ceiling of everything that goes through the codec, and
+`SYSTEM through CODEC` the floor of what improves on that system's stems: without the two, nothing
+that a codec-based refiner gains or loses can be told from the codec itself.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from mssgen.audio import BLOCK_SAMPLES, AudioInfo, StemWriter, choose_encoding
+from mssgen.codecs.base import Codec
+from mssgen.coding import decode_coded, encode_source
+from mssgen.errors import MssgenError, UsageError
+from mssgen.evaluation.base import Audio
+from mssgen.evaluation.pairing import Found, Note, Pairing, System, Track
+from mssgen.evaluation.recordings import Recording
+from mssgen.events import Failed, Hook, Progress, Start, ignore
+from mssgen.registry import STEMS
+from mssgen.training.library import SoundFile
+
+REFERENCE = "reference"
+MIXTURE_SYSTEM = "mixture"
+DRUMS_AND_BASS = "drums & bass"
+MIXTURE_STEM = "mixture"
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """Sound in memory as a `mssgen.pipeline.Source`."""
+
+    name: str
+    info: AudioInfo
+    audio: Audio
+
+    def blocks(self, block_samples: int = BLOCK_SAMPLES) -> Iterator[Audio]:
+        """[C, T'] from the start."""
+        for start in range(0, self.audio.shape[1], block_samples):
+            yield self.audio[:, start : start + block_samples]
+
+
+def through(name: str, codec: Codec) -> str:
+    """What the row of a system that went through a codec is called."""
+    return f"{name} through {codec.name}"
+
+
+def with_codec_rows(
+    pairing: Pairing,
+    codec: Codec,
+    *,
+    cache: Path,
+    systems: Iterable[str] | None = None,
+    hook: Hook = ignore,
+) -> Pairing:
+    """Add `reference through CODEC` and `SYSTEM through CODEC` as systems.
+
+    Sound is coded once and kept in `cache` as 32-bit float wav, at the rate, with the channels and
+    of the length of what was coded. A file that fails is told, and missing in its row.
+
+    Args:
+        pairing: what is compared.
+        codec: frozen, on any device; all of its codebooks are used.
+        cache: folder for the decoded sound.
+        systems: names of those to code; None codes all.
+        hook: told progress and failures.
+    """
+    identity = codec_hash(codec)
+    folder = cache / identity[:16]
+    wanted = None if systems is None else set(systems)
+    references: Found = {}
+    for track in pairing.tracks:
+        references.setdefault(track.key, {}).update(track.references)
+    sources = [System(REFERENCE, pairing.references, references, is_ceiling=True)]
+    sources += [s for s in pairing.systems if wanted is None or s.name in wanted]
+    rows, notes = [], list(pairing.notes)
+    for system in sources:
+        coded: Found = {}
+        for key, stems in system.estimates.items():
+            for stem, recording in stems.items():
+                try:
+                    path = _coded(recording, codec, folder, f"{key}/{stem} ({system.name})", hook)
+                except MssgenError as error:
+                    hook(Failed(f"{key}/{stem} ({system.name})", str(error)))
+                    note = f"{stem} could not be coded: {error}"
+                    notes.append(Note(through(system.name, codec), key, note))
+                    continue
+                coded.setdefault(key, {})[stem] = Recording((SoundFile(path),))
+        rows.append(
+            System(through(system.name, codec), str(folder), coded, system.is_ceiling, identity)
+        )
+    return replace(pairing, systems=(*pairing.systems, *rows), notes=tuple(notes))
+
+
+def with_mixture_row(pairing: Pairing) -> Pairing:
+    """Add the mixture as the estimate of every stem: what it is like to separate nothing.
+
+    Raises UsageError where no track has one.
+    """
+    estimates: Found = {}
+    for track in pairing.tracks:
+        if (mixture := _mixture_of(track)) is not None:
+            estimates[track.key] = dict.fromkeys(track.references, mixture)
+    if not estimates:
+        raise UsageError(
+            f"no track in {pairing.references} has a mixture, nor all four stems; name a folder "
+            "with --mixture"
+        )
+    system = System(MIXTURE_SYSTEM, pairing.mixture or pairing.references, estimates)
+    return replace(pairing, systems=(system, *pairing.systems))
+
+
+def with_sums(pairing: Pairing) -> Pairing:
+    """Add drums & bass and the mixture as stems to be scored, each by itself.
+
+    They are sums of the others: as sources beside them they would make SIR meaningless.
+    """
+    tracks: list[Track] = list(pairing.tracks)
+    for track in pairing.tracks:
+        if {"drums", "bass"} <= track.references.keys():
+            pair = (track.references["drums"], track.references["bass"])
+            tracks.append(Track(track.key, {DRUMS_AND_BASS: _sum(pair)}))
+        if (mixture := _mixture_of(track)) is not None:
+            tracks.append(Track(track.key, {MIXTURE_STEM: mixture}))
+    return replace(pairing, tracks=tuple(tracks))
+
+
+def codec_hash(codec: Codec) -> str:
+    """Of all weights and options, the encoder's too, which `Codec.codec_id` leaves out."""
+    digest = hashlib.sha256(f"{codec.architecture} {sorted(codec.options.items())}".encode())
+    for key, tensor in sorted(codec.state_dict().items()):
+        digest.update(key.encode())
+        digest.update(np.ascontiguousarray(tensor.detach().cpu().float().numpy()).tobytes())
+    return digest.hexdigest()
+
+
+def _mixture_of(track: Track) -> Recording | None:
+    """Its mixture, or the sum of its stems where they are all there."""
+    if track.mixture is None and set(STEMS) <= track.references.keys():
+        return _sum(list(track.references.values()))
+    return track.mixture
+
+
+def _sum(recordings: Sequence[Recording]) -> Recording:
+    return Recording(tuple(file for recording in recordings for file in recording.files))
+
+
+def _coded(recording: Recording, codec: Codec, folder: Path, label: str, hook: Hook) -> Path:
+    """The recording through the codec, as a file that is made if need be."""
+    path = folder / f"{recording.fingerprint()[:32]}.wav"
+    if path.is_file():
+        return path
+    audio, sample_rate = recording.read()
+    info = AudioInfo(sample_rate, len(audio), "wav", "FLOAT")
+    duration_s = audio.shape[1] / sample_rate
+    device = str(next(codec.decoder.parameters()).device)
+    hook(Start(label, duration_s, sample_rate, len(audio), device, "fp32"))
+    coded = encode_source(_Loaded(label, info, audio), codec)
+    encoding = choose_encoding(info, "wav", "32f")
+    with StemWriter(
+        path,
+        sample_rate=sample_rate,
+        n_channels=len(audio),
+        n_samples=audio.shape[1],
+        encoding=encoding,
+        clip="none",
+    ) as writer:
+        n_done = 0
+        for block in decode_coded(coded, codec):
+            writer.write(block)
+            n_done += block.shape[1]
+            hook(Progress(label, n_done / sample_rate, duration_s))
+        return writer.finish()

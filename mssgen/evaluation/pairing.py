@@ -1,0 +1,278 @@
+"""Which estimates belong to which references: files of any of these layouts, found at any depth.
+
+* TRACK/STEM.ext, as `mssgen separate` writes and as MUSDB18-HQ has it (train/ and test/ above);
+* STEM/TRACK.ext, where the folder is called like a stem;
+* TRACK.stem.mp4 (MUSDB18), and MoisesDB's folders;
+* TRACK.ext in the folder itself or in train/, valid/ or test/: one stem a track, called "audio";
+* one file each for estimate and reference.
+
+Tracks go by their path below the folder, or, where those differ (a split in one of them only), by
+name. What has no partner is told in `Pairing.notes`, never dropped in silence.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mssgen.errors import UsageError
+from mssgen.evaluation.recordings import Recording
+from mssgen.registry import STEMS
+from mssgen.tracks import EXTENSIONS
+from mssgen.training.library import MIXTURE, SPLITS, SoundFile, open_library
+from mssgen.training.stem_mp4 import STREAMS, SUFFIX, StemStream
+
+ONLY_STEM = "audio"
+"""The stem of files that are not called like one."""
+_STEM_NAMES = {*STEMS, "guitar", "piano"}
+
+Found = dict[str, dict[str, Recording]]
+"""By track and stem."""
+
+
+@dataclass(frozen=True)
+class Track:
+    """A song that can be scored."""
+
+    key: str
+    references: dict[str, Recording]
+    """By stem."""
+    mixture: Recording | None = None
+
+
+@dataclass(frozen=True)
+class System:
+    """Whose estimates are compared: a folder of them, or a row that is made from others."""
+
+    name: str
+    folder: str
+    """As the user gave it."""
+    estimates: Found
+    """By the tracks' keys of the references."""
+    is_ceiling: bool = False
+    """Whether it was made from the references: no competitor."""
+    checkpoint_hash: str = ""
+
+    @property
+    def stems(self) -> set[str]:
+        """Those it gives for any track."""
+        return {stem for stems in self.estimates.values() for stem in stems}
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something that a reader of the numbers should know."""
+
+    system: str
+    """"" for the references'."""
+    track: str
+    note: str
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """Everything that is compared with everything."""
+
+    tracks: tuple[Track, ...]
+    """A key may come twice, with stems that must not be scored together."""
+    systems: tuple[System, ...]
+    references: str
+    mixture: str | None = None
+    notes: tuple[Note, ...] = field(default=())
+
+
+def pair(
+    estimates: Mapping[str, str],
+    references: str,
+    *,
+    mixture: str | None = None,
+    exclude: Path | None = None,
+) -> Pairing:
+    """Find the files and their partners.
+
+    Args:
+        estimates: folders or files by the name of the system.
+        references: a folder, or a file where all estimates are files.
+        mixture: a folder of mixtures, or a file; by default those that lie with the references.
+        exclude: a folder to keep out of, the output's.
+
+    Raises:
+        UsageError: nothing is there, nothing fits, or a name is ambiguous.
+        AudioError: a damaged MoisesDB folder.
+    """
+    place = Path(references)
+    found = find_recordings(place, exclude=exclude)
+    mixtures = {key: stems.pop(MIXTURE) for key, stems in found.items() if MIXTURE in stems}
+    found = {key: stems for key, stems in found.items() if stems}
+    if not found:
+        raise UsageError(f"--references {references} holds mixtures only; name a folder of stems")
+    notes: list[Note] = []
+    if mixture is not None:
+        mixtures = _mixtures(found, mixture, place, exclude, notes)
+    systems = []
+    for name, folder in estimates.items():
+        given = find_recordings(Path(folder), exclude=exclude)
+        if Path(folder).is_dir() != place.is_dir():
+            raise UsageError(
+                f"{folder} and --references {references} must be two folders or two files"
+            )
+        for stems in given.values():
+            stems.pop(MIXTURE, None)
+        systems.append(_system(name, folder, given, found, references, notes))
+    tracks = tuple(Track(key, stems, mixtures.get(key)) for key, stems in found.items())
+    return Pairing(tracks, tuple(systems), references, mixture, tuple(notes))
+
+
+def find_recordings(path: Path, *, exclude: Path | None = None) -> Found:
+    """The recordings of a folder, or of one file, by track and stem, in order of name.
+
+    The folder's own track has the folder's name. Raises UsageError where there are none.
+    """
+    found: Found = {}
+    if path.is_dir():
+        excluded = exclude.resolve() if exclude is not None else None
+        _walk(path, path, None if excluded == path.resolve() else excluded, found)
+    elif path.name.endswith(SUFFIX) and path.is_file():
+        found[path.name.removesuffix(SUFFIX)] = _streams(path)
+    elif path.is_file():
+        is_stem = path.stem.lower() in _STEM_NAMES | {MIXTURE}
+        key = path.resolve().parent.name if is_stem else path.stem
+        found[key] = {path.stem.lower() if is_stem else ONLY_STEM: Recording((SoundFile(path),))}
+    else:
+        raise UsageError(f"{path} does not exist; check its spelling")
+    if not found:
+        raise UsageError(
+            f"{path} holds no sound files: TRACK/STEM.wav, TRACK{SUFFIX} or TRACK.wav are expected"
+        )
+    return {key: found[key] for key in sorted(found)}
+
+
+def _walk(folder: Path, root: Path, excluded: Path | None, found: Found) -> None:
+    try:
+        entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    except OSError as error:
+        raise UsageError(f"{folder} cannot be read ({error.strerror or error})") from error
+    if (folder / "data.json").is_file() and (moises := _moises(folder)):
+        found[_key(folder, root)] = moises
+        return
+    sounds = [e for e in entries if e.suffix.lower() in EXTENSIONS and e.is_file()]
+    is_flat = folder.name in SPLITS or (
+        folder == root and not {e.stem.lower() for e in sounds} & _STEM_NAMES
+    )
+    is_stem = folder != root and folder.name.lower() in _STEM_NAMES
+    parent = "" if folder == root else f"{folder.relative_to(root).as_posix()}/"
+    for entry in sounds:
+        if entry.name.endswith(SUFFIX):
+            found[parent + entry.name.removesuffix(SUFFIX)] = _streams(entry)
+            continue
+        if is_stem:
+            above = folder.parent.relative_to(root).as_posix()
+            key = entry.stem if above == "." else f"{above}/{entry.stem}"
+            stem = folder.name.lower()
+        elif is_flat:
+            key, stem = parent + entry.stem, ONLY_STEM
+        else:
+            key, stem = _key(folder, root), entry.stem.lower()
+        stems = found.setdefault(key, {})
+        if stem in stems:
+            raise UsageError(
+                f"{stems[stem].path} and {entry} are both {stem} of {key}; keep one of the files"
+            )
+        stems[stem] = Recording((SoundFile(entry),))
+    for entry in entries:
+        if entry.is_dir() and entry.resolve() != excluded:
+            _walk(entry, root, excluded, found)
+
+
+def _key(folder: Path, root: Path) -> str:
+    return folder.resolve().name if folder == root else folder.relative_to(root).as_posix()
+
+
+def _streams(path: Path) -> dict[str, Recording]:
+    return {name: Recording((StemStream(path, i),)) for i, name in enumerate(STREAMS)}
+
+
+def _moises(folder: Path) -> dict[str, Recording]:
+    """The stems of a MoisesDB track; none where data.json is another program's."""
+    try:
+        track = open_library(folder).tracks[0]
+    except UsageError:
+        return {}
+    return {stem: Recording(files) for stem, files in track.files.items() if files}
+
+
+def _matched(keys: Sequence[str], others: Sequence[str]) -> dict[str, str]:
+    """For each of `keys` the partner among `others`: of the same path, else of the same name."""
+    partners = {key: key for key in keys if key in others}
+    rest = [key for key in keys if key not in partners]
+    rest_others = [key for key in others if key not in partners]
+    n_named = Counter(map(_name, rest))
+    by_name = {_name(key): key for key in rest_others}
+    n_others = Counter(map(_name, rest_others))
+    for key in rest:
+        name = _name(key)
+        if n_named[name] == 1 == n_others[name]:
+            partners[key] = by_name[name]
+    # A folder that is itself a track may be called anything.
+    if not partners and len(keys) == 1 == len(others) and "/" not in keys[0] + others[0]:
+        partners[keys[0]] = others[0]
+    return partners
+
+
+def _name(key: str) -> str:
+    return key.rpartition("/")[2]
+
+
+def _system(
+    name: str, folder: str, given: Found, references: Found, where: str, notes: list[Note]
+) -> System:
+    partners = _matched(list(references), list(given))
+    estimates: Found = {}
+    for key, partner in partners.items():
+        stems = given[partner]
+        if len(stems) == 1 == len(references[key]) and not Path(folder).is_dir():
+            # A pair of single files is a pair, whatever their names.
+            stems = dict(zip(references[key], stems.values(), strict=True))
+        estimates[key] = {stem: stems[stem] for stem in references[key] if stem in stems}
+        for stem in stems.keys() - references[key].keys():
+            notes.append(Note(name, key, f"{stem} has no reference and was left out"))
+    estimates = {key: stems for key, stems in estimates.items() if stems}
+    if not estimates:
+        some = next(iter(given))
+        raise UsageError(
+            f"nothing in {folder} ({some}: {', '.join(given[some])}, ...) fits anything in "
+            f"--references {where} ({next(iter(references))}, ...); tracks and stems must be "
+            "called alike"
+        )
+    system = System(name, folder, estimates)
+    for key in given.keys() - set(partners.values()):
+        notes.append(Note(name, key, "this track has no reference and was left out"))
+    all_stems = {stem for stems in references.values() for stem in stems}
+    if absent := sorted(all_stems - system.stems):
+        notes.append(Note(name, "", f"no estimates of {', '.join(absent)} in any track"))
+    for key, stems in references.items():
+        missing = [s for s in stems if s in system.stems and s not in estimates.get(key, {})]
+        if missing:
+            notes.append(Note(name, key, f"no estimate of {', '.join(missing)}"))
+    return system
+
+
+def _mixtures(
+    references: Found, mixture: str, place: Path, exclude: Path | None, notes: list[Note]
+) -> dict[str, Recording]:
+    """By the keys of the references, from the folder or file that was named."""
+    found = find_recordings(Path(mixture), exclude=exclude)
+    mixtures = {key: stems.get(MIXTURE) or stems.get(ONLY_STEM) for key, stems in found.items()}
+    known = {key: recording for key, recording in mixtures.items() if recording is not None}
+    if not place.is_dir() and len(known) == 1:
+        return dict.fromkeys(references, next(iter(known.values())))
+    partners = _matched(list(references), list(known))
+    if not partners:
+        raise UsageError(
+            f"--mixture {mixture} has none of the tracks; TRACK/mixture.wav or TRACK.wav are "
+            "expected"
+        )
+    notes += [
+        Note("", key, "the track has no mixture") for key in references if key not in partners
+    ]
+    return {key: known[partner] for key, partner in partners.items()}

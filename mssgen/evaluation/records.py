@@ -1,0 +1,167 @@
+"""The files of an evaluation: scores.jsonl, a line a number, and evaluation.json, what it is of."""
+
+import json
+import os
+import platform
+import subprocess
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from mssgen import __version__
+from mssgen.errors import MssgenError
+from mssgen.evaluation.base import Metric, Score
+from mssgen.evaluation.pairing import Note, Pairing
+
+FORMAT_VERSION = 1
+SCORES, EVALUATION = "scores.jsonl", "evaluation.json"
+_PACKAGES = ("numpy", "scipy", "museval", "librosa", "pyloudnorm", "auraloss", "torch", "soxr")
+
+
+@dataclass(frozen=True)
+class Record:
+    """A score and what it is of: one line of scores.jsonl."""
+
+    system: str
+    track: str
+    stem: str
+    metric: str
+    value: float | None
+    n: int
+    reason: str
+
+    @property
+    def score(self) -> Score:
+        return Score(self.value, self.n, self.reason)
+
+
+def write_scores(records: Iterable[Record], folder: Path) -> Path:
+    """Write scores.jsonl, complete or not at all; raises MssgenError."""
+    lines = [json.dumps(asdict(record), ensure_ascii=False) for record in records]
+    return write_text(folder / SCORES, "".join(f"{line}\n" for line in lines))
+
+
+def read_scores(folder: Path) -> list[Record]:
+    """What `write_scores` wrote; raises MssgenError for a missing or damaged file."""
+    path = folder / SCORES
+    try:
+        text = path.read_text(encoding="utf-8")
+        return [Record(**json.loads(line)) for line in text.splitlines()]
+    except OSError as error:
+        raise MssgenError(f"{path} cannot be read ({error.strerror or error})") from error
+    except (ValueError, TypeError) as error:
+        raise MssgenError(f"{path} is damaged; run mssgen evaluate again") from error
+
+
+def evaluation_of(
+    pairing: Pairing,
+    metrics: Sequence[Metric],
+    *,
+    options: Mapping[str, Any],
+    notes: Iterable[Note],
+) -> dict[str, Any]:
+    """The content of evaluation.json; the form is that of `FORMAT_VERSION`."""
+    tracks: dict[str, dict[str, Any]] = {}
+    for track in pairing.tracks:
+        mixture = str(track.mixture.path) if track.mixture else None
+        entry = tracks.setdefault(track.key, {"track": track.key, "stems": {}, "mixture": mixture})
+        for stem, reference in track.references.items():
+            if len(reference.files) > 1:
+                continue  # a sum: there is no file that could be played
+            estimates = {
+                system.name: str(system.estimates[track.key][stem].path)
+                for system in pairing.systems
+                if stem in system.estimates.get(track.key, {})
+            }
+            entry["stems"][stem] = {"reference": str(reference.path), "estimates": estimates}
+    systems = []
+    for system in pairing.systems:
+        about = {"name": system.name, "folder": system.folder}
+        if system.checkpoint_hash:
+            about["checkpoint_hash"] = system.checkpoint_hash
+        systems.append(about)
+    return {
+        "format_version": FORMAT_VERSION,
+        "systems": systems,
+        "references": pairing.references,
+        "mixture": pairing.mixture,
+        "metrics": [described(metric) for metric in metrics],
+        "options": dict(options),
+        "versions": versions(),
+        "commit": commit_of(Path.cwd()),
+        "notes": [asdict(note) for note in notes],
+        "tracks": list(tracks.values()),
+    }
+
+
+def described(metric: Metric) -> dict[str, str]:
+    """What a reader must know of a metric."""
+    names = ("name", "title", "unit", "better", "aggregate", "definition", "group")
+    return {name: getattr(metric, name) for name in names}
+
+
+def write_evaluation(evaluation: Mapping[str, Any], folder: Path) -> Path:
+    """Write evaluation.json, complete or not at all; raises MssgenError."""
+    text = json.dumps(evaluation, indent=2, ensure_ascii=False, default=str)
+    return write_text(folder / EVALUATION, text + "\n")
+
+
+def versions() -> dict[str, str]:
+    """Of mssgen, Python and what computes the numbers, as far as it is installed."""
+    found = {"mssgen": __version__, "python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def commit_of(folder: Path) -> str | None:
+    """The commit of the git repository around `folder`, "-dirty" added where files differ.
+
+    None outside of a repository and without git.
+    """
+
+    def git(*words: str) -> str:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *words],
+            capture_output=True,
+            check=True,
+            timeout=20,
+            encoding="utf-8",
+            errors="replace",
+        )
+        return done.stdout.strip()
+
+    try:
+        commit = git("rev-parse", "--verify", "HEAD")
+        changed = git("status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return f"{commit}-dirty" if changed else commit
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write UTF-8 text to a file that is complete or absent; raises MssgenError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Names of files need not be text.
+        with tempfile.NamedTemporaryFile(
+            "w", dir=path.parent, delete=False, encoding="utf-8", errors="backslashreplace"
+        ) as draft:
+            draft.write(text)
+        try:
+            os.chmod(draft.name, 0o644)  # NamedTemporaryFile gives the owner's rights only
+            os.replace(draft.name, path)
+        except OSError:
+            os.unlink(draft.name)
+            raise
+    except OSError as error:
+        raise MssgenError(
+            f"{path} cannot be written ({error.strerror or error}); choose another --output"
+        ) from error
+    return path

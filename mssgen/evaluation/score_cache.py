@@ -1,0 +1,87 @@
+"""Scores on disk, a small file a track and system: an evaluation goes on where it was stopped."""
+
+import hashlib
+import inspect
+import json
+from collections.abc import Mapping
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+from mssgen import __version__
+from mssgen.evaluation.base import Metric, Score
+from mssgen.evaluation.recordings import Recording
+from mssgen.evaluation.records import write_text
+
+_FORMAT = 1
+
+
+def key_of(
+    references: Mapping[str, Recording],
+    estimates: Mapping[str, Recording],
+    mixture: Recording | None,
+) -> str:
+    """The name of a track of a system in the cache: all files that a metric may look at.
+
+    All of a track's stems count for each of them, since metrics of interference do. Raises
+    AudioError where a file is gone.
+    """
+    parts = [f"{_FORMAT}"]
+    parts += [f"reference {stem} {references[stem].fingerprint()}" for stem in sorted(references)]
+    parts += [f"estimate {stem} {estimates[stem].fingerprint()}" for stem in sorted(estimates)]
+    parts += [f"mixture {mixture.fingerprint()}"] if mixture is not None else []
+    # Which files are references is what the first words say; their order decides the rate.
+    parts.append(" ".join(references))
+    return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:32]
+
+
+def identity(metric: Metric) -> str:
+    """A metric's name and version: its scores are good until mssgen or its own source changes."""
+    measure = metric.measure
+    while isinstance(measure, partial):
+        measure = measure.func
+    parts = (__version__, metric.name, metric.definition, _source(measure.__module__))
+    return f"{metric.name}@{hashlib.sha256('|'.join(parts).encode()).hexdigest()[:12]}"
+
+
+@cache
+def _source(module: str) -> str:
+    import sys
+
+    try:
+        return inspect.getsource(sys.modules[module])
+    except (KeyError, OSError, TypeError):
+        return module
+
+
+class ScoreCache:
+    """Scores and notes by track; damaged files are as if they were not there."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def read(self, key: str) -> tuple[dict[str, dict[str, Score]], list[str]]:
+        """(scores by `identity` of the metric and stem, notes)."""
+        try:
+            content = json.loads(self._path(key).read_bytes())
+            scores = {
+                name: {stem: Score(**score) for stem, score in stems.items()}
+                for name, stems in content["scores"].items()
+            }
+            return scores, [str(note) for note in content["notes"]]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return {}, []
+
+    def write(self, key: str, scores: Mapping[str, Mapping[str, Score]], notes: list[str]) -> None:
+        """Replace what is kept of a track; raises MssgenError where the disk cannot be written."""
+        content: dict[str, Any] = {
+            "scores": {
+                name: {stem: vars(score) for stem, score in stems.items()}
+                for name, stems in scores.items()
+            },
+            "notes": notes,
+        }
+        write_text(self._path(key), json.dumps(content) + "\n")
+
+    def _path(self, key: str) -> Path:
+        return self._folder / f"{key}.json"

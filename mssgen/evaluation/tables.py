@@ -1,0 +1,283 @@
+"""An evaluation as tables: summary.csv for programs, summary.md for people.
+
+Every metric has a column of its own, so that museval's SDR (median of windows) and the global SDR
+never stand in one; metrics of one group stand in one table for each stem.
+"""
+
+import csv
+import io
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+from mssgen.evaluation.base import Metric
+from mssgen.evaluation.statistics import CONFIDENCE, MIN_PAIRS, Aggregate, Comparison
+from mssgen.evaluation.summary import Summary
+
+ARROWS = {"higher": "↑", "lower": "↓", "zero": "→ 0"}
+_MAX_NOTES = 200
+
+
+def summary_csv(summary: Summary) -> str:
+    """A line for each system, stem and metric."""
+    rows = []
+    for row in summary.systems:
+        for stem in summary.stems:
+            if not summary.has(row.name, stem):
+                continue
+            for metric in summary.metrics:
+                cell = summary.cell(row.name, stem, metric)
+                rows.append(
+                    {
+                        "system": row.name,
+                        "stem": stem,
+                        "metric": metric.name,
+                        "unit": metric.unit,
+                        "aggregate": metric.aggregate,
+                        "value": _plain(cell.value),
+                        "low": _plain(cell.low),
+                        "high": _plain(cell.high),
+                        "n_tracks": cell.n_tracks,
+                        "n_missing": cell.n_missing,
+                        "reasons": _reasons(cell.reasons),
+                    }
+                )
+    return _csv(rows)
+
+
+def comparisons_csv(summary: Summary) -> str:
+    """A line for each pair of systems, stem and metric; "" where there is one system only."""
+    rows = []
+    for first, second, stem, metric, found in _compared(summary, summary.pairs()):
+        difference = found.difference
+        rows.append(
+            {
+                "first": first,
+                "second": second,
+                "stem": stem,
+                "metric": metric.name,
+                "unit": metric.unit,
+                "difference": _plain(difference.value),
+                "low": _plain(difference.low),
+                "high": _plain(difference.high),
+                "wilcoxon_p": "" if found.p_value is None else f"{found.p_value:.6g}",
+                "method": found.method,
+                "n_tracks": difference.n_tracks,
+                "n_zero": found.n_zero,
+                "n_missing": difference.n_missing,
+                "remark": found.remark,
+            }
+        )
+    return _csv(rows)
+
+
+def summary_md(summary: Summary, evaluation: Mapping[str, Any]) -> str:
+    """The whole as Markdown: tables, differences, what is missing, definitions, provenance."""
+    n_tracks = len(evaluation["tracks"])
+    parts = [
+        "# Evaluation",
+        f"{len(summary.systems)} system(s) against the references of {n_tracks} track(s) in "
+        f"`{evaluation['references']}`.",
+        f"Averages over tracks with {CONFIDENCE:.0%} intervals in brackets; the number of tracks "
+        "stands behind where values are missing. **Bold** is best, and only where the interval of "
+        f"the paired difference to each other system excludes zero, on {MIN_PAIRS} or more tracks; "
+        "rows made from the references do not compete.",
+    ]
+    if n_tracks < MIN_PAIRS:
+        parts.append(f"With fewer than {MIN_PAIRS} tracks intervals are too narrow to be trusted.")
+    for stem in summary.stems:
+        parts.append(f"## {text(stem)}")
+        for group in dict.fromkeys(metric.group for metric in summary.metrics):
+            metrics = [metric for metric in summary.metrics if metric.group == group]
+            parts += [f"### {group}", markdown_table(_stem_rows(summary, stem, metrics))]
+    parts += _sets_md(evaluation.get("set_distances", []))
+    parts += [*_differences_md(summary), *_missing_md(summary)]
+    parts += [*_notes_md(evaluation["notes"]), "## Definitions"]
+    parts.append("\n".join(f"- **{text(m.title)}**: {_defined(m)}" for m in summary.metrics))
+    parts += ["## Made by", _made_by(evaluation, summary)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _stem_rows(summary: Summary, stem: str, metrics: Sequence[Metric]) -> Iterator[list[str]]:
+    yield ["system", *(f"{text(m.title)} {ARROWS[m.better]}" for m in metrics)]
+    best = {metric.name: summary.best(stem, metric) for metric in metrics}
+    for row in summary.systems:
+        if summary.has(row.name, stem):
+            yield [
+                text(row.name),
+                *(
+                    shown(summary.cell(row.name, stem, m), best[m.name] == row.name)
+                    for m in metrics
+                ),
+            ]
+
+
+def shown(cell: Aggregate, is_best: bool = False) -> str:
+    """A cell of a table for people."""
+    if cell.value is None:
+        return f"– (0/{cell.n_missing})" if cell.n_missing else "–"
+    value = f"**{number(cell.value)}**" if is_best else number(cell.value)
+    interval = (
+        f" [{number(cell.low)}, {number(cell.high)}]"
+        if cell.low is not None and cell.high is not None
+        else ""
+    )
+    n_all = cell.n_tracks + cell.n_missing
+    return value + interval + (f" ({cell.n_tracks}/{n_all})" if cell.n_missing else "")
+
+
+def number(value: float) -> str:
+    """Two decimals, or three significant digits of what is small."""
+    digits = f"{value:.2f}" if abs(value) >= 0.1 or value == 0 else f"{value:.3g}"
+    return "0.00" if value == 0 else digits.replace("-", "−")
+
+
+def _sets_md(distances: Sequence[Mapping[str, Any]]) -> list[str]:
+    if not distances:
+        return []
+    rows = [["stem", "embedding", "system", "FAD ↓", "FAD∞ ↓", "tracks", "frames"]]
+    for found in distances:
+        infinity = found["fad_infinity"]
+        rows.append(
+            [
+                *(text(found[key]) for key in ("stem", "embedding", "system")),
+                number(found["fad"]),
+                "–" if infinity is None else number(infinity),
+                str(found["n_tracks"]),
+                f"{found['n_frames']} / {found['n_reference_frames']}",
+            ]
+        )
+    intro = (
+        "All estimates of a stem against all references of the same tracks; one number a set, so "
+        "without interval. FAD is biased upwards where frames are few; FAD∞ is extrapolated to "
+        "infinitely many. Distances of different embeddings cannot be compared."
+    )
+    return ["## Fréchet audio distances of sets", intro, markdown_table(iter(rows), (0, 1, 2))]
+
+
+def _differences_md(summary: Summary) -> list[str]:
+    pairs = summary.pairs(most=True)
+    compared = list(_compared(summary, pairs))
+    if not compared:
+        return []
+    rows = [["stem", "metric", "systems", "difference", "Wilcoxon p", "tracks", "remark"]]
+    for first, second, stem, metric, found in compared:
+        p_value = "–" if found.p_value is None else f"{found.p_value:.3g}"
+        about = [found.remark, f"{found.n_zero} equal" if found.n_zero else ""]
+        rows.append(
+            [
+                text(stem),
+                text(metric.title),
+                f"{text(second)} − {text(first)}",
+                shown(
+                    Aggregate(found.difference.value, found.difference.low, found.difference.high)
+                ),
+                f"≈ {p_value}" if found.method == "approximate" else p_value,
+                str(found.difference.n_tracks),
+                text("; ".join(filter(None, about))),
+            ]
+        )
+    few = " Only those with the first system; comparisons.csv has all pairs."
+    n_all = len(summary.pairs())
+    intro = (
+        "Track by track, on the tracks where both have a value; of metrics whose best is zero, "
+        "magnitudes are compared. p is that of the two-sided Wilcoxon signed-rank test (equal "
+        f"tracks left out; with fewer than {MIN_PAIRS} it cannot come below 5 %), not corrected "
+        f"for the number of comparisons, here {len(compared)}."
+    )
+    intro += few if len(pairs) < n_all else ""
+    return ["## Differences", intro, markdown_table(iter(rows), (0, 1, 2, 6))]
+
+
+def _compared(
+    summary: Summary, pairs: Sequence[tuple[str, str]]
+) -> Iterator[tuple[str, str, str, Metric, Comparison]]:
+    for first, second in pairs:
+        for stem in summary.stems:
+            if summary.has(first, stem) and summary.has(second, stem):
+                for metric in summary.metrics:
+                    found = summary.comparison(first, second, stem, metric)
+                    yield first, second, stem, metric, found
+
+
+def _missing_md(summary: Summary) -> list[str]:
+    rows = [["system", "stem", "metric", "tracks without", "why"]]
+    for row in summary.systems:
+        for stem in summary.stems:
+            for metric in summary.metrics:
+                cell = summary.cell(row.name, stem, metric)
+                if cell.n_missing:
+                    why = text(_reasons(cell.reasons))
+                    texts = [text(row.name), text(stem), text(metric.title)]
+                    rows.append([*texts, str(cell.n_missing), why])
+    return ["## Missing values", markdown_table(iter(rows), (0, 1, 2, 4))] if len(rows) > 1 else []
+
+
+def _notes_md(notes: Sequence[Mapping[str, str]]) -> list[str]:
+    tracks: dict[tuple[str, str], list[str]] = {}
+    for note in notes:
+        tracks.setdefault((note["system"], note["note"]), []).append(note["track"])
+    lines = []
+    for (system, words), where in tracks.items():
+        place = where[0] if len(where) == 1 else f"{len(where)} tracks"
+        lines.append(f"- {text(': '.join(filter(None, (system, place, words))))}")
+    if len(lines) > _MAX_NOTES:
+        lines[_MAX_NOTES:] = [f"- and {len(lines) - _MAX_NOTES} more in evaluation.json"]
+    return ["## Notes", "\n".join(lines)] if lines else []
+
+
+def _made_by(evaluation: Mapping[str, Any], summary: Summary) -> str:
+    options = evaluation["options"].items()
+    given = {key: value for key, value in options if value not in (None, False, {}, [])}
+    lines = [
+        f"- versions: {', '.join(f'{k} {v}' for k, v in evaluation['versions'].items())}",
+        f"- commit: {evaluation['commit'] or 'not in a repository'}",
+        f"- intervals: percentile bootstrap over tracks, {summary.n_resamples} resamples, seed "
+        f"{summary.seed}",
+        f"- options: {', '.join(f'{k} {_listed(v)}' for k, v in given.items())}",
+    ]
+    for system in evaluation["systems"]:
+        made = f", checkpoint {system['checkpoint_hash']}" if "checkpoint_hash" in system else ""
+        lines.append(f"- {text(system['name'])}: `{system['folder']}`{made}")
+    return "\n".join(lines)
+
+
+def _listed(value: object) -> str:
+    if isinstance(value, Mapping):
+        return " ".join(f"{key}={inner}" for key, inner in value.items())
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _defined(metric: Metric) -> str:
+    best = {"higher": "Higher is better", "lower": "Lower is better", "zero": "Zero is best"}
+    definition = text(metric.definition).rstrip(".")
+    return f"{definition}. {metric.aggregate.capitalize()} over tracks. {best[metric.better]}."
+
+
+def markdown_table(rows: Iterator[list[str]], left: Collection[int] = (0,)) -> str:
+    """The first row is the head; `left` are the columns of words, the others those of numbers."""
+    head, *body = list(rows)
+    lines = [head, ["---" if i in left else "---:" for i in range(len(head))], *body]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def text(words: str) -> str:
+    """On one line and without what would end a cell."""
+    return " ".join(words.split()).replace("|", "\\|")
+
+
+def _reasons(reasons: Mapping[str, int]) -> str:
+    return "; ".join(f"{reason} ({n})" if n > 1 else reason for reason, n in reasons.items())
+
+
+def _plain(value: float | None) -> str:
+    return "" if value is None else f"{value:.6f}"
+
+
+def _csv(rows: Sequence[Mapping[str, object]]) -> str:
+    if not rows:
+        return ""
+    lines = io.StringIO(newline="")
+    writer = csv.DictWriter(lines, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return lines.getvalue()

@@ -1,0 +1,118 @@
+"""The thesis' tables 1, 3 and 4 in their own form, for any codec and any refiner.
+
+Its flavours of SDR are not stated; here the metric's own definition and aggregate stand below the
+table. To each form a column is added that the thesis did not have: the reference through the codec,
+the most that any of the systems could reach.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from mssgen.evaluation.base import Metric
+from mssgen.evaluation.codec_rows import (
+    DRUMS_AND_BASS,
+    MIXTURE_STEM,
+    MIXTURE_SYSTEM,
+)
+from mssgen.evaluation.summary import Summary
+from mssgen.evaluation.tables import markdown_table, shown, text
+
+TABLES = ("thesis-1", "thesis-3", "thesis-4")
+_STEMS_1 = ("bass", "drums", "vocals", DRUMS_AND_BASS, MIXTURE_STEM)
+
+
+@dataclass(frozen=True)
+class TableForm:
+    """What one of the tables needs and says."""
+
+    title: str
+    metrics: tuple[str, ...]
+    """Measured at least."""
+    needs_estimates: bool
+    caption: str
+
+
+FORMS = {
+    "thesis-1": TableForm(
+        "Codec reconstruction of references, without any separation",
+        ("usdr",),
+        False,
+        "As table 1 of the thesis (mean SDR of EnCodec's reconstruction).",
+    ),
+    "thesis-3": TableForm(
+        "Refiners behind a separator",
+        ("sdr", "sar", "isr"),
+        True,
+        "As table 3 of the thesis: the first system is the input, codec only is that input through "
+        "the unmodified codec, and each further system is a refiner of it.",
+    ),
+    "thesis-4": TableForm(
+        "Refiners behind an encoder that separates",
+        ("sdr", "sar", "isr"),
+        True,
+        "As table 4 of the thesis: the input is the mixture, the first system is what its table "
+        "calls codec only (the fine-tuned encoder with the codec's own decoder), and each further "
+        "system is a refiner of it.",
+    ),
+}
+
+
+def thesis_table(
+    name: str, summary: Summary, *, ceiling: str, codec_only: str = "", first: str = ""
+) -> str:
+    """One of `TABLES` as Markdown.
+
+    Args:
+        name: which.
+        summary: of all systems that appear.
+        ceiling: the row of the references through the codec.
+        codec_only: the row of the input through the codec (tables 3 and 4).
+        first: the input of table 3.
+    """
+    form = FORMS[name]
+    by_name = {metric.name: metric for metric in summary.metrics}
+    metrics = [by_name[needed] for needed in form.metrics if needed in by_name]
+    parts = [f"# {form.title}", form.caption]
+    if name == "thesis-1":
+        parts.append(markdown_table(_table_1(summary, metrics, ceiling)))
+    else:
+        names = [row.name for row in summary.systems]
+        source = first if name == "thesis-3" else MIXTURE_SYSTEM
+        refiners = [n for n in names if n not in (source, codec_only, ceiling)]
+        heads = {source: f"Input ({source})", codec_only: "Input through the codec"}
+        if name == "thesis-3":
+            heads[codec_only] = "Codec only"
+        heads[ceiling] = "Reference through the codec"
+        order = [source, codec_only, *refiners, ceiling]
+        for stem in summary.stems:
+            if any(summary.has(system, stem) for system in names if system != ceiling):
+                parts.append(f"## {text(stem)}")
+                parts.append(markdown_table(_columns(summary, stem, metrics, order, heads)))
+    parts.append("\n".join(f"- {text(m.title)}: {m.aggregate} over tracks." for m in metrics))
+    return "\n\n".join(parts) + "\n"
+
+
+def _table_1(summary: Summary, metrics: Sequence[Metric], ceiling: str) -> Iterator[list[str]]:
+    stems = [stem for stem in _STEMS_1 if stem in summary.stems]
+    stems += [stem for stem in summary.stems if stem not in stems]
+    yield ["", *map(text, stems)]
+    names = [ceiling, *(row.name for row in summary.systems if row.name != ceiling)]
+    for system in names:
+        for metric in metrics:
+            cells = [shown(summary.cell(system, stem, metric)) for stem in stems]
+            yield [f"{text(metric.title)}, {text(system)}", *cells]
+
+
+def _columns(
+    summary: Summary,
+    stem: str,
+    metrics: Sequence[Metric],
+    systems: Sequence[str],
+    heads: dict[str, str],
+) -> Iterator[list[str]]:
+    yield ["", *(text(heads.get(system, system)) for system in systems)]
+    for metric in metrics:
+        yield [
+            text(metric.title),
+            *(shown(summary.cell(system, stem, metric)) for system in systems),
+        ]
