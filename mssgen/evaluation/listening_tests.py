@@ -1,0 +1,215 @@
+"""Listening tests from an evaluation: MUSHRA (ITU-R BS.1534-3) and A/B.
+
+Both are written twice: for webMUSHRA, and as a page of our own that runs alone from a folder. The
+same excerpts are heard in both: the part of a song in which the reference has the most energy,
+brought to one loudness.
+"""
+
+import itertools
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from mssgen.errors import AudioError, MssgenError, UsageError
+from mssgen.evaluation import webmushra
+from mssgen.evaluation.listening_page import page_of, write_trial
+from mssgen.evaluation.listening_trials import (
+    ANCHORS_HZ,
+    MIN_LISTEN_S,
+    REFERENCE,
+    Audio,
+    Condition,
+    ListeningOptions,
+    Trial,
+)
+from mssgen.evaluation.records import write_text
+from mssgen.evaluation.report.audio_files import amplified, match, read_excerpt
+from mssgen.evaluation.report.results import Results, StemFiles, read_results
+from mssgen.events import Hook, Warned, Written, ignore
+
+PAGE = "index.html"
+
+
+def export_mushra(
+    evaluation_dir: Path,
+    output: Path,
+    options: ListeningOptions | None = None,
+    *,
+    overwrite: bool = False,
+    hook: Hook = ignore,
+) -> Path:
+    """Write a MUSHRA test of all systems of an evaluation and return its page, output/index.html.
+
+    Every trial has all systems, the hidden reference and the anchors.
+
+    Raises:
+        UsageError: no evaluation, unknown stems or systems, a missing package.
+        MssgenError: the test exists already, cannot be written, or nothing in it could be heard.
+    """
+    return _export("mushra", evaluation_dir, output, options, overwrite, hook)
+
+
+def export_ab(
+    evaluation_dir: Path,
+    output: Path,
+    options: ListeningOptions | None = None,
+    *,
+    overwrite: bool = False,
+    hook: Hook = ignore,
+) -> Path:
+    """Write an A/B preference test of each two systems; see `export_mushra` for the rest.
+
+    webMUSHRA has no test of preferences: its paired comparison asks which of A and B is the
+    reference, system by system, and that is what its form of this test is.
+    """
+    return _export("ab", evaluation_dir, output, options, overwrite, hook)
+
+
+def low_passed(audio: Audio, sample_rate: int, cutoff_hz: float) -> Audio:
+    """The anchor of BS.1534-3, [C, T], not delayed: flat to the cut-off and 60 dB down a seventh
+    above it (3.5 and 4 kHz), steeper than is asked for. UsageError where scipy is not installed."""
+    try:
+        from scipy.signal import firwin, kaiserord, oaconvolve
+    except ModuleNotFoundError:
+        raise UsageError("scipy is not installed: run `pip install 'mssgen[evaluate]'`") from None
+    width_hz = cutoff_hz / 7
+    if cutoff_hz + width_hz >= sample_rate / 2:
+        return audio.copy()
+    n_taps, beta = kaiserord(60.0, width_hz / (sample_rate / 2))
+    # An odd number has its middle on a sample.
+    taps = firwin(n_taps | 1, cutoff_hz + width_hz / 2, window=("kaiser", beta), fs=sample_rate)
+    return np.asarray(oaconvolve(audio, taps[None], mode="same", axes=-1), np.float32)
+
+
+def _export(
+    kind: str,
+    evaluation_dir: Path,
+    output: Path,
+    options: ListeningOptions | None,
+    overwrite: bool,
+    hook: Hook,
+) -> Path:
+    options = options or ListeningOptions()
+    results = read_results(evaluation_dir)
+    page = output / PAGE
+    if page.exists() and not overwrite:
+        raise MssgenError(f"{page} exists; use --overwrite to replace it, or another --output")
+    test_id = f"{_slug(options.title).lower()}-{kind}"
+    folder = Path("configs", "resources", test_id)  # below the root of webMUSHRA
+    pages, key = [], []
+    for trial in _trials(kind, results, options, hook):
+        pages.append(write_trial(trial, output))
+        key.append(webmushra.write_trial(kind, trial, output / "webmushra", folder, options))
+    if not pages:
+        raise AudioError("there is nothing to hear: no reference with sound could be read")
+    config = webmushra.config_of(kind, test_id, key, options)
+    write_text(output / "webmushra" / "configs" / f"{test_id}.yaml", config)
+    test = {
+        "test_id": test_id,
+        "kind": kind,
+        "title": options.title,
+        "min_listen_s": min(MIN_LISTEN_S, options.seconds),
+        "trials": pages,
+    }
+    # Last, so that a page that is there is complete.
+    hook(Written("", "", write_text(page, page_of(test))))
+    return page
+
+
+def _trials(kind: str, results: Results, options: ListeningOptions, hook: Hook) -> Iterator[Trial]:
+    """Up to `n_trials` of them, over tracks and stems in turn."""
+    systems = _known(options.systems, results.systems, "system")
+    stems = _known(options.stems, results.stems, "stem")
+    if kind == "ab" and len(systems) < 2:
+        raise UsageError("an A/B test needs two systems; evaluate another one, or use mushra")
+    groups = list(itertools.combinations(systems, 2)) if kind == "ab" else [systems]
+    candidates: list[list[tuple[str, str, StemFiles, tuple[str, ...]]]] = []
+    for stem in stems:
+        found = [
+            (track.name, stem, track.stems[stem], group)
+            for track in results.tracks
+            if stem in track.stems
+            for group in groups
+            if set(group) <= set(track.stems[stem].estimates)
+        ]
+        order = np.random.default_rng([options.seed, len(candidates)]).permutation(len(found))
+        candidates.append([found[index] for index in order])
+    # In turn: a short test has all stems too.
+    in_turn = [one for several in itertools.zip_longest(*candidates) for one in several if one]
+    if not in_turn:
+        raise UsageError(
+            f"no track has estimates of {', '.join(systems)} for {', '.join(stems)}; choose others"
+        )
+    n_trials = 0
+    for track, stem, files, group in in_turn:
+        name = f"t{n_trials + 1:02}.{_slug(stem)}.{_slug(track)}"
+        try:
+            trial = _trial(kind, name, track, stem, files, group, options)
+        except AudioError as error:
+            hook(Warned(track, f"{error}; another excerpt takes its place"))
+            continue
+        yield trial
+        n_trials += 1
+        if n_trials == options.n_trials:
+            return
+
+
+def _trial(
+    kind: str,
+    name: str,
+    track: str,
+    stem: str,
+    files: StemFiles,
+    systems: tuple[str, ...],
+    options: ListeningOptions,
+) -> Trial:
+    """Read and match one excerpt; AudioError also where the reference is silence."""
+    # Names of systems are the user's, and may be "reference" too.
+    paths = {f"system {system}": files.estimates[system] for system in systems}
+    excerpt = read_excerpt({REFERENCE: files.reference, **paths}, REFERENCE, options.seconds)
+    n_channels = max(len(audio) for audio in excerpt.sources.values())
+    # Before loudness is measured: mono is 3 dB louder where both ears get it.
+    excerpt = replace(
+        excerpt,
+        sources={
+            source: np.broadcast_to(audio, (n_channels, audio.shape[1]))
+            for source, audio in excerpt.sources.items()
+        },
+    )
+    matched = match(excerpt, REFERENCE)
+    if matched.is_silent[REFERENCE]:
+        raise AudioError(f"{files.reference} is silence")
+    heard = {
+        source: amplified(audio, matched.gains_db[source])
+        for source, audio in excerpt.sources.items()
+    }
+    conditions = [Condition(system, "system", heard[f"system {system}"]) for system in systems]
+    if kind == "mushra":
+        conditions.append(Condition(REFERENCE, "reference", heard[REFERENCE]))
+        for hz in options.anchors_hz:
+            audio = low_passed(heard[REFERENCE], excerpt.sample_rate, hz)
+            conditions.append(Condition(ANCHORS_HZ[hz], "anchor", audio))
+    return Trial(
+        name,
+        track,
+        stem,
+        excerpt.sample_rate,
+        excerpt.start_s,
+        heard[REFERENCE],
+        tuple(conditions),
+    )
+
+
+def _known(wanted: tuple[str, ...], there: tuple[str, ...], what: str) -> tuple[str, ...]:
+    for name in wanted:
+        if name not in there:
+            raise UsageError(f"{what} {name} is not in the evaluation; use {', '.join(there)}")
+    return wanted or there
+
+
+def _slug(name: str) -> str:
+    """A name that every file system and webMUSHRA's service leave as it is."""
+    return re.sub(r"[^A-Za-z0-9-]+", "_", name).strip("_")[:60] or "x"
