@@ -9,9 +9,12 @@ import typer
 
 from mssgen import __version__
 from mssgen.cli.codec import app as codec_app
+from mssgen.cli.compare import compare
 from mssgen.cli.console import hush_libraries, run
 from mssgen.cli.data import app as data_app
 from mssgen.cli.enhance import enhance
+from mssgen.cli.evaluate import evaluate
+from mssgen.cli.info import info
 from mssgen.cli.models import app as models_app
 from mssgen.cli.separate import separate
 from mssgen.cli.train import app as train_app
@@ -26,6 +29,9 @@ app = typer.Typer(
 )
 app.command("separate")(separate)
 app.command("enhance")(enhance)
+app.command("evaluate")(evaluate)
+app.command("compare")(compare)
+app.command("info")(info)
 app.add_typer(codec_app, name="codec")
 app.add_typer(models_app, name="models")
 app.add_typer(data_app, name="data")

@@ -1,0 +1,137 @@
+"""`mssgen info`: what sound files and .codes files are."""
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from mssgen.cli import options as given
+from mssgen.cli.tables import print_json, print_table
+from mssgen.errors import MssgenError
+from mssgen.events import Failed
+
+if TYPE_CHECKING:
+    from mssgen.evaluation.file_info import CodesInfo, SoundInfo
+
+
+def info(
+    inputs: given.Inputs = None,
+    list_file: given.ListFile = None,
+    quiet: given.Quiet = False,
+    verbose: given.Verbose = False,
+    as_json: given.AsJson = False,
+) -> int:
+    """Describe sound files: format, levels, loudness, and where their energy ends.
+
+    Knows .codes files too. Exit codes: 0 done, 1 a file failed, 2 wrong call, 130 interrupted.
+    """
+    n_failed = 0
+    with given.session(as_json=as_json, quiet=quiet, verbose=verbose) as hook:
+        from mssgen.evaluation.file_info import CODES_SUFFIX, CodesInfo, describe
+        from mssgen.tracks import EXTENSIONS, find_tracks
+
+        extensions = (*EXTENSIONS, CODES_SUFFIX)
+        tracks = find_tracks(inputs or [], list_file=list_file, extensions=extensions)
+
+        for index, track in enumerate(tracks):
+            try:
+                found = describe(track.path)
+            except MssgenError as error:
+                if error.exit_code != 1:  # no other file would do better
+                    raise
+                n_failed += 1
+                hook(Failed(track.label, str(error)))
+                continue
+            if as_json:
+                kind = "codes" if isinstance(found, CodesInfo) else "sound"
+                print_json({"event": kind, **_rounded(asdict(found))})
+            elif not quiet:
+                rows = _codes_rows(found) if isinstance(found, CodesInfo) else _sound_rows(found)
+                print_table((), [*([("", "")] if index else []), *rows])
+    return 1 if n_failed else 0
+
+
+def db(value: float | None, unit: str = "dB", digits: int = 1) -> str:
+    """A level for people; "silence" of none."""
+    return "silence" if value is None else f"{value:.{digits}f} {unit}"
+
+
+def duration(seconds: float) -> str:
+    """3:05.120 (185.12 s)."""
+    minutes, rest = divmod(round(seconds, 3), 60)
+    return f"{int(minutes)}:{rest:06.3f} ({seconds:.3f} s)"
+
+
+def _sound_rows(found: "SoundInfo") -> list[tuple[str, str]]:
+    bits = f"{found.bit_depth} bit" if found.bit_depth else "lossy or not known"
+    if found.bit_depth and found.used_bits is not None and found.used_bits < found.bit_depth:
+        bits += f", of which {found.used_bits} are used"
+    rows = [
+        ("file", found.path),
+        ("format", f"{found.container} {found.codec}".strip()),
+        ("sample rate", f"{found.sample_rate} Hz"),
+        ("channels", f"{found.n_channels}{_stereo(found)}"),
+        ("duration", f"{duration(found.duration_s)}, {found.n_samples} samples"),
+        ("size", f"{found.size_bytes / 1e6:.2f} MB, {found.bit_rate_kbps:.0f} kbit/s"),
+        ("bit depth", bits),
+        ("peak", f"{db(found.peak_db)}, true peak {db(found.true_peak_db)}"),
+        ("RMS", db(found.rms_db)),
+        ("loudness", _loudness(found)),
+        ("DC", ", ".join(f"{mean:+.1e}" for mean in found.dc)),
+        ("silence", f"{100 * found.silence_share:.1f} % of the time (below -60 dB)"),
+        ("clipping", f"{found.n_clipped} samples" if found.n_clipped else "none"),
+        ("bandwidth", _bandwidth(found)),
+    ]
+    if found.correlation is not None:
+        width = "" if found.width_db is None else f", side {found.width_db:+.1f} dB of the middle"
+        rows.append(("stereo", f"correlation {found.correlation:+.3f}{width}"))
+    return rows
+
+
+def _stereo(found: "SoundInfo") -> str:
+    return {None: "", True: " (mono: left and right are the same)", False: " (stereo)"}[
+        found.is_mono
+    ]
+
+
+def _loudness(found: "SoundInfo") -> str:
+    if found.loudness_lufs is None:
+        return "silence, or shorter than 0.4 s"
+    spread = "" if found.loudness_range_lu is None else f", range {found.loudness_range_lu:.1f} LU"
+    return f"{found.loudness_lufs:.1f} LUFS{spread}"
+
+
+def _bandwidth(found: "SoundInfo") -> str:
+    ends = found.bandwidth
+    if ends is None:
+        return "silence"
+    text = f"energy ends at {ends.ends_hz / 1000:.1f} kHz (below {ends.floor_db:.0f} dB in 100 Hz)"
+    if ends.is_abrupt:
+        text += f", and drops by {ends.drop_db:.0f} dB: lossy once, or resampled"
+    return text
+
+
+def _codes_rows(found: "CodesInfo") -> list[tuple[str, str]]:
+    size = "" if found.codebook_size is None else f" of {found.codebook_size} codes"
+    rate = "not known" if found.bit_rate_kbps is None else f"{found.bit_rate_kbps:.2f} kbit/s"
+    silent = f", {found.n_silent_items} of them silent" if found.n_silent_items else ""
+    file_rate = 8 * found.size_bytes / found.duration_s / 1000
+    return [
+        ("file", found.path),
+        ("format", "mssgen codes"),
+        ("codec", found.codec),
+        ("codec id", found.codec_id),
+        ("codebooks", f"{found.n_codebooks}{size}"),
+        ("frames", f"{found.n_frames}, {found.n_items} items{silent}"),
+        ("bit rate", f"{rate} of codes, {file_rate:.1f} kbit/s of the file"),
+        ("size", f"{found.size_bytes / 1e6:.3f} MB"),
+        ("sound", f"{found.sample_rate} Hz, {found.n_channels} channels"),
+        ("duration", duration(found.duration_s)),
+    ]
+
+
+def _rounded(value: Any) -> Any:
+    """Floats to nine digits after the point, which is finer than any of them is."""
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(item) for item in value]
+    return round(value, 9) if isinstance(value, float) else value

@@ -1,0 +1,31 @@
+"""How commands print what they found: a table for people, JSON for programs."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+
+
+def print_json(value: Any) -> None:
+    """One object on one line of standard output; raises ValueError for NaN."""
+    typer.echo(json.dumps(value, ensure_ascii=False, allow_nan=False))
+
+
+def print_table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], *, is_numeric: bool = False
+) -> None:
+    """A borderless table on standard output; `header` may be empty. Numbers stand to the right of
+    a first column of words."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from mssgen.cli.console import printable
+
+    table = Table(box=None, show_header=bool(header), pad_edge=False)
+    for index in range(len(rows[0]) if rows else len(header)):
+        justify: Any = "right" if is_numeric and index else "left"
+        table.add_column(header[index] if header else "", overflow="fold", justify=justify)
+    for row in rows:
+        table.add_row(*map(printable, row))
+    Console(markup=False, highlight=False).print(table)
