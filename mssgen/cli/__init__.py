@@ -16,6 +16,7 @@ from mssgen.cli.enhance import enhance
 from mssgen.cli.evaluate import evaluate
 from mssgen.cli.info import info
 from mssgen.cli.models import app as models_app
+from mssgen.cli.report import report
 from mssgen.cli.separate import separate
 from mssgen.cli.train import app as train_app
 
@@ -30,6 +31,7 @@ app = typer.Typer(
 app.command("separate")(separate)
 app.command("enhance")(enhance)
 app.command("evaluate")(evaluate)
+app.command("report")(report)
 app.command("compare")(compare)
 app.command("info")(info)
 app.add_typer(codec_app, name="codec")

@@ -1,0 +1,349 @@
+"""An evaluation as a page: index.html, and beside it the sounds and pictures of each track."""
+
+import json
+import re
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from mssgen import __version__
+from mssgen.audio import open_source, safe_target
+from mssgen.errors import AudioError, MssgenError, UsageError
+from mssgen.evaluation.base import Score
+from mssgen.evaluation.report import audio_files, pictures
+from mssgen.evaluation.report.results import Results, TrackFiles
+from mssgen.evaluation.statistics import Aggregate, aggregate
+from mssgen.events import Done, Failed, Hook, Progress, Start, Written, ignore
+from mssgen.folders import swap
+
+PAGE = "index.html"
+FORMATS = ("ogg", "wav", "flac", "opus", "mp3")
+_ENTRIES = {PAGE, "data", "audio", "pictures"}
+_GENERATOR = "mssgen report"
+_PARTS = ("page.css", "player.js", "tables.js", "plot.js", "lanes.js", "page.js", "controls.js")
+MIXTURE, REFERENCE = "mixture", "reference"
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """What of an evaluation goes onto the page."""
+
+    container: str = "ogg"
+    """A name of `FORMATS`: what browsers play."""
+    seconds: float = 30.0
+    """The length of an excerpt; 0 takes whole songs."""
+    max_tracks: int | None = None
+    """Sounds and pictures for the first so many tracks; numbers are there for all."""
+    n_workers: int = 2
+
+    def __post_init__(self) -> None:
+        if self.container not in FORMATS:
+            raise UsageError(
+                f"--format {self.container} is not for browsers; use one of {', '.join(FORMATS)}"
+            )
+        if not (self.seconds == 0 or 1 <= self.seconds <= 3600):
+            raise UsageError("--seconds must be 1 to 3600, or 0 for whole songs")
+        if self.max_tracks is not None and self.max_tracks < 1:
+            raise UsageError("--max-tracks must be 1 or more")
+        if self.n_workers < 1:
+            raise UsageError("--jobs must be 1 or more")
+
+
+def write_report(
+    results: Results,
+    folder: Path,
+    options: ReportOptions | None = None,
+    *,
+    overwrite: bool = False,
+    hook: Hook = ignore,
+) -> Done:
+    """Write the page to `folder`, which appears complete or not at all.
+
+    A track whose files cannot be read is told to the hook and shown without sound. Raises
+    UsageError where packages of the extra are missing, MssgenError where `folder` holds anything
+    but an older report, or one and not `overwrite`, and where the disk cannot be written.
+    """
+    options = options or ReportOptions()
+    started = monotonic()
+    tracks = results.tracks[: options.max_tracks]
+    with _new_report(folder, overwrite=overwrite) as draft:
+        lengths_s = [_sound_s(track, options) for track in tracks]
+        hook(Start(str(folder), sum(lengths_s), 0, 0, "cpu", "fp32"))
+        n_failed, done_s = 0, 0.0
+        with ThreadPoolExecutor(options.n_workers) as pool:
+            jobs: dict[Future[dict[str, Any]], int] = {
+                pool.submit(_write_track, track, index, results, draft, options): index
+                for index, track in enumerate(tracks)
+            }
+            try:
+                for job in as_completed(jobs):
+                    index = jobs[job]
+                    try:
+                        payload = job.result()
+                    except AudioError as error:
+                        n_failed += 1
+                        hook(Failed(tracks[index].name, str(error)))
+                        payload = {"error": str(error), "stems": []}
+                    _write_data(payload, index, draft)
+                    done_s += lengths_s[index]
+                    hook(Progress(str(folder), done_s, sum(lengths_s)))
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+        page = _page(results, len(tracks), options)
+        (draft / PAGE).write_text(page, encoding="utf-8", errors="backslashreplace")
+    hook(Written("", "", folder / PAGE))
+    done = Done(len(tracks) - n_failed, 0, n_failed, monotonic() - started)
+    hook(done)
+    return done
+
+
+def _sound_s(track: TrackFiles, options: ReportOptions) -> float:
+    """Seconds of sound that the page has of a track, over all stems and sources."""
+    n_sources = sum(
+        1 + len(stem.estimates) + (track.mixture is not None) for stem in track.stems.values()
+    )
+    try:
+        with open_source(next(iter(track.stems.values())).reference) as source:
+            song_s = source.n_samples / source.info.sample_rate
+    except (AudioError, StopIteration):
+        return 0.0
+    return n_sources * (min(song_s, options.seconds) if options.seconds else song_s)
+
+
+@contextmanager
+def _new_report(folder: Path, *, overwrite: bool) -> Iterator[Path]:
+    """An empty folder that becomes `folder` if nothing is raised."""
+    try:
+        if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+            if not _is_report(folder):
+                raise MssgenError(
+                    f"{folder} is no older report, and nothing else is ever replaced; choose "
+                    "another --output"
+                )
+            if not overwrite:
+                raise MssgenError(
+                    f"{folder} exists: choose another --output, or add --overwrite to replace it"
+                )
+        place = folder.resolve()
+        place.parent.mkdir(parents=True, exist_ok=True)
+        draft = place.with_name(f".mssgen-{secrets.token_hex(6)}")
+        try:
+            draft.mkdir()
+            yield draft
+            swap(draft, place)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+    except OSError as error:
+        raise MssgenError(
+            f"{folder} cannot be written ({error.strerror or error}): choose another --output"
+        ) from None
+
+
+def _is_report(folder: Path) -> bool:
+    """Whether the folder holds a report of ours and nothing else."""
+    if not folder.is_dir() or {entry.name for entry in folder.iterdir()} - _ENTRIES:
+        return False
+    page = folder / PAGE
+    return page.is_file() and _GENERATOR in page.read_text("utf-8", "replace")[:1000]
+
+
+def _write_track(
+    track: TrackFiles, index: int, results: Results, draft: Path, options: ReportOptions
+) -> dict[str, Any]:
+    """Sounds and pictures of a track; returns what the page must know of it."""
+    stems = []
+    for number, stem in enumerate((name for name in results.stems if name in track.stems), 1):
+        stem_files = track.stems[stem]
+        paths = {}
+        if track.mixture is not None:
+            paths[MIXTURE] = track.mixture
+        paths[REFERENCE] = stem_files.reference
+        # A system may be called "mixture": keys of systems are their numbers.
+        systems = [name for name in results.systems if name in stem_files.estimates]
+        paths |= {_key(results, name): stem_files.estimates[name] for name in systems}
+        excerpt = audio_files.read_excerpt(paths, REFERENCE, options.seconds)
+        matched = audio_files.match(excerpt, REFERENCE)
+        rate = excerpt.sample_rate
+        spectrograms = {
+            key: pictures.power_db(audio, rate) for key, audio in excerpt.sources.items()
+        }
+        top = pictures.top_db(list(spectrograms.values()))
+        sources = []
+        for key, audio in excerpt.sources.items():
+            address = f"{index + 1:04}-{_slug(track.name)}/{number}-{_slug(stem)}-{key}"
+            sound = _place(draft, "audio", address, options.container)
+            heard = audio_files.amplified(audio, matched.gains_db[key])
+            audio_files.write_sound(heard, rate, sound, options.container)
+            spectrogram = _place(draft, "pictures", address, "webp")
+            pictures.draw_spectrogram(spectrograms[key], top, spectrogram)
+            difference = None
+            if key != REFERENCE:
+                difference = _place(draft, "pictures", f"{address}-difference", "webp")
+                pictures.draw_difference(
+                    spectrograms[key], spectrograms[REFERENCE], top, difference
+                )
+            sources.append(
+                {
+                    "key": key,
+                    "sound": _address(sound, draft),
+                    "gain": round(matched.gains_db[key], 1),
+                    "silent": matched.is_silent[key],
+                    "peaks": pictures.peaks(heard),
+                    "spectrogram": _address(spectrogram, draft),
+                    "difference": _address(difference, draft) if difference else None,
+                }
+            )
+        stems.append(
+            {
+                "name": stem,
+                "start": round(excerpt.start_s, 2),
+                "seconds": round(excerpt.duration_s, 3),
+                "song": round(excerpt.song_s, 2),
+                "lufs": round(matched.lufs, 1),
+                "ticks": pictures.ticks(rate),
+                "sources": sources,
+            }
+        )
+    return {
+        "stems": stems,
+        "notes": [note for note in results.notes if note["track"] == track.name],
+    }
+
+
+def _key(results: Results, system: str) -> str:
+    """The name of a system in files: "system1", ..."""
+    return f"system{results.systems.index(system) + 1}"
+
+
+def _slug(name: str) -> str:
+    """A name that needs no quoting in addresses; numbers beside it keep it unique."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")[:40].lower() or "x"
+
+
+def _place(draft: Path, kind: str, address: str, extension: str) -> Path:
+    path = safe_target(draft / kind, "{track}.{ext}", track=address, stem="", ext=extension)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _address(path: Path, draft: Path) -> str:
+    return path.relative_to(draft).as_posix()
+
+
+def _write_data(payload: Mapping[str, Any], index: int, draft: Path) -> None:
+    """A script, not JSON: pages from a disk may load scripts, but may not fetch."""
+    path = draft / "data" / f"{index + 1:04}.js"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"mssgenReport.receive({index}, {_json(payload)});\n", encoding="utf-8")
+
+
+def _json(value: Any) -> str:
+    """JSON that may stand in a script of a page: nothing in it ends the script."""
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _page(results: Results, n_heard: int, options: ReportOptions) -> str:
+    folder = files("mssgen.evaluation.report")
+    title = f"How {_listed(results.systems)} sound{'s' if len(results.systems) == 1 else ''}"
+    parts = {
+        "title": escape(title),
+        "generator": f"{_GENERATOR} {__version__}",
+        "report": _json(_report(results, title, n_heard, options)),
+    }
+    for name in _PARTS:
+        parts[name] = (folder / name).read_text(encoding="utf-8")
+    template = (folder / "page.html").read_text(encoding="utf-8")
+    # One pass: what was filled in is not looked at again.
+    return re.sub(r"\{\{([\w.]+)\}\}", lambda match: parts[match[1]], template)
+
+
+def _listed(names: Sequence[str]) -> str:
+    if len(names) > 4:
+        return f"{len(names)} systems"
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+
+
+def _report(results: Results, title: str, n_heard: int, options: ReportOptions) -> dict[str, Any]:
+    """What the page must know before it shows a track."""
+    names = [track.name for track in results.tracks]
+    scores: dict[str, Any] = {}
+    reasons: dict[str, str] = {}
+    for (metric, stem, system, track), score in results.scores.items():
+        if track not in names:
+            continue
+        row = scores.setdefault(metric, {}).setdefault(stem, {}).setdefault(system, {})
+        row[track] = score.value
+        if score.value is None and score.reason:
+            reasons[f"{metric}\n{stem}\n{system}\n{names.index(track)}"] = score.reason
+    tables = {
+        metric: {
+            stem: {
+                system: [_rounded(values.get(name)) for name in names]
+                for system, values in systems.items()
+            }
+            for stem, systems in stems.items()
+        }
+        for metric, stems in scores.items()
+    }
+    return {
+        "title": title,
+        "version": __version__,
+        "systems": results.systems,
+        "stems": results.stems,
+        "metrics": results.metrics,
+        "tracks": names,
+        "heard": n_heard,
+        "seconds": options.seconds,
+        "container": options.container,
+        "scores": tables,
+        "reasons": reasons,
+        "summary": summarise(results),
+        "about": results.about,
+        "gradients": pictures.gradients(),
+        "rangeDb": pictures.RANGE_DB,
+        "differenceDb": pictures.DIFFERENCE_DB,
+    }
+
+
+def summarise(results: Results) -> dict[str, dict[str, dict[str, dict[str, Any]]]]:
+    """By metric, stem and system: value, interval (low, high), and how many tracks have a value.
+
+    Scores of the whole set (of a track that is none) are taken as they are.
+    """
+    names = {track.name for track in results.tracks}
+    how = {metric["name"]: metric["aggregate"] for metric in results.metrics}
+    gathered: dict[tuple[str, str, str], list[Score]] = {}
+    whole: dict[tuple[str, str, str], Score] = {}
+    for (metric, stem, system, track), score in results.scores.items():
+        if metric in how and track in names:
+            gathered.setdefault((metric, stem, system), []).append(score)
+        elif metric in how:
+            whole[metric, stem, system] = score
+    summary: dict[str, dict[str, dict[str, dict[str, Any]]]] = {}
+    for metric, stem, system in {**gathered, **whole}:
+        scores = gathered.get((metric, stem, system), [])
+        found = aggregate(scores, "median" if how[metric] == "median" else "mean")
+        if (metric, stem, system) in whole:
+            found = Aggregate(whole[metric, stem, system].value, n_tracks=found.n_tracks)
+        summary.setdefault(metric, {}).setdefault(stem, {})[system] = {
+            "value": _rounded(found.value),
+            "low": _rounded(found.low),
+            "high": _rounded(found.high),
+            "known": found.n_tracks,
+            "missing": found.n_missing,
+        }
+    return summary
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.6g}")
