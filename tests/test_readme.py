@@ -23,7 +23,8 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 # What a test cannot run: it needs the network, a GPU or minutes. It is parsed all the same.
 NOT_RUN = ("models pull", "models quantize", "models path", "--device cuda", "--device mps")
 # One after the other: each takes what the one before left.
-STORY = ("data pairs", "train encoder", "models export", "models push", "enhance")
+STORY = ("data pairs", "train encoder", "models export", "models push", "mssgen enhance ")
+EVALUATION = ("mssgen evaluate", "mssgen report", "mssgen compare", "mssgen info")
 # What makes a training run short.
 BRIEF = (
     *("train.steps=2", "train.batch_size=1", "train.n_workers=0", "train.warmup_steps=0"),
@@ -85,7 +86,11 @@ def test_every_command_is_understood(command: str) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    [c for c in commands() if not any(word in c for word in (*NOT_RUN, *STORY, "codec "))]
+    [
+        c
+        for c in commands()
+        if not any(word in c for word in (*NOT_RUN, *STORY, *EVALUATION, "codec "))
+    ]
     or ["mssgen separate song.wav"],
 )
 def test_every_command_runs(
@@ -160,6 +165,24 @@ def test_codecs_and_training_run_as_told(
     assert Path("analysis/index.html").is_file()
     assert Path("enhanced/song/bass.wav").is_file()
     assert list(hub_server.repos) == ["OWNER/NAME"]
+
+
+def test_evaluations_run_as_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("song.wav", "other.wav"):
+        excerpt(Path(name))
+    for folder in ("separated", "enhanced", "Tracks"):
+        for stem in ("drums", "bass"):
+            excerpt(Path(f"{folder}/one/{stem}.wav"))
+    told = [c for c in commands() if c.startswith(EVALUATION)]
+    assert {word for word in EVALUATION if any(word in c for c in told)} == set(EVALUATION)
+    for command in told:
+        code = run(lambda words=words_of(command): app(words, standalone_mode=False), verbose=False)
+        assert code == 0, (command, capsys.readouterr().err)
+    assert Path("scores/summary.md").is_file()
+    assert Path("report/index.html").is_file()
 
 
 def excerpt(path: Path) -> None:
