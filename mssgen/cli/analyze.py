@@ -13,7 +13,10 @@ from mssgen.events import Written
 
 def analyze(
     codec: Annotated[
-        str, typer.Option("--codec", "-c", help="A name from `mssgen models list`, or a path.")
+        str,
+        typer.Option(
+            "--codec", "-c", help="A name from `mssgen models list`, a path, or hf://OWNER/NAME."
+        ),
     ],
     inputs: given.Inputs = None,
     list_file: given.ListFile = None,

@@ -25,7 +25,10 @@ def encode(
     inputs: given.Inputs = None,
     list_file: given.ListFile = None,
     codec: Annotated[
-        str, typer.Option("--codec", "-c", help="A name from `mssgen models list`, or a path.")
+        str,
+        typer.Option(
+            "--codec", "-c", help="A name from `mssgen models list`, a path, or hf://OWNER/NAME."
+        ),
     ] = DEFAULT_CODEC,
     output: Annotated[
         str,

@@ -27,7 +27,10 @@ def pairs(
         Path, typer.Option("--output", "-o", help="Folder to write to.", metavar="PAIRS")
     ],
     model: Annotated[
-        str, typer.Option("--model", "-m", help="A name from `mssgen models list`, or a path.")
+        str,
+        typer.Option(
+            "--model", "-m", help="A name from `mssgen models list`, a path, or hf://OWNER/NAME."
+        ),
     ] = "htdemucs",
     stem: Annotated[
         list[str] | None,

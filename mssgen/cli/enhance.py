@@ -24,7 +24,9 @@ def enhance(
     ] = None,
     encoder: Annotated[
         str | None,
-        typer.Option(help="A trained stem encoder: a path, or a name.", metavar="CHECKPOINT"),
+        typer.Option(
+            help="A trained stem encoder: a path, or hf://OWNER/NAME.", metavar="CHECKPOINT"
+        ),
     ] = None,
     offline: given.Offline = False,
     output: given.Output = "enhanced",

@@ -45,7 +45,8 @@ def separate(
         typer.Option(
             "--model",
             "-m",
-            help="A name from `mssgen models list`, or a path.  [default: htdemucs]",
+            help="A name from `mssgen models list`, a path, or hf://OWNER/NAME.  "
+            "[default: htdemucs]",
         ),
     ] = None,
     enhance: Annotated[
