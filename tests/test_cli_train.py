@@ -194,18 +194,28 @@ def test_recipes_are_listed_with_their_reasons(program: Program) -> None:
     assert "encodec_24khz" in program("train", "recipes").out
 
 
-def test_an_interrupted_run_is_saved(here: Path) -> None:
-    command = [sys.executable, "-m", "mssgen", *words(), "--set", "train.steps=100000"]
+@pytest.mark.parametrize(
+    ("number", "code", "n_workers"), [(signal.SIGINT, 130, 0), (signal.SIGTERM, 143, 1)]
+)
+def test_an_interrupted_run_is_saved(
+    number: signal.Signals, code: int, n_workers: int, here: Path
+) -> None:
+    """The signal reaches the workers too, as from a terminal or a cluster."""
+    settings = ("train.steps=100000", f"train.n_workers={n_workers}")
+    command = [sys.executable, "-m", "mssgen", *words()]
+    command += [word for setting in settings for word in ("--set", setting)]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
+    )
     deadline = time.monotonic() + 120
     while not list((here / "run" / "checkpoints").glob("step-*")):
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, number)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == code
     step = read_state(latest_checkpoint(here / "run")).step
     assert f"stopped after step {step}, which is saved; go on with --resume" in errors
     assert "Traceback" not in errors

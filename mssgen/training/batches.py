@@ -100,5 +100,6 @@ def _loader(
 
 
 def _leave_interrupts_to_the_loop(_: int) -> None:
-    """Ctrl-C reaches all processes of a terminal; the step that is under way needs its batch."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Ctrl-C and a cluster's SIGTERM reach all processes; the step under way needs its batch."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
