@@ -1,7 +1,6 @@
 """`mssgen models`: what there is, where it is, whether it is whole; nothing here imports torch
 except `quantize`, and only `pull` goes to the network. `export` and `push` are in `publish`."""
 
-import json
 import statistics
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from mssgen.cli.publish import export, push
+from mssgen.cli.tables import print_json, print_table
 from mssgen.errors import CheckpointError, MssgenError, UsageError
 from mssgen.registry import REGISTRY, Bundle, lookup
 
@@ -36,8 +36,8 @@ def list_models(as_json: Json = False) -> None:
         for bundle in REGISTRY.values()
     ]
     if as_json:
-        return _print_json(rows)
-    _print_table(
+        return print_json(rows)
+    print_table(
         ("name", "stage", "stems", "size", "where", "licence"),
         [
             (
@@ -85,7 +85,7 @@ def info(name: Name, as_json: Json = False) -> None:
         "embedded": _embedded_facts(bundle),
     }
     if as_json:
-        return _print_json(facts)
+        return print_json(facts)
     lines = []
     for key, value in facts.items():
         if key == "files":
@@ -102,7 +102,7 @@ def info(name: Name, as_json: Json = False) -> None:
         elif value not in (None, []):
             text = " ".join(value) if isinstance(value, list) else str(value)
             lines.append((key, f"{text} Hz" if key == "sample_rate" else text))
-    _print_table((), [(key.replace("_", " "), text) for key, text in lines])
+    print_table((), [(key.replace("_", " "), text) for key, text in lines])
 
 
 @app.command()
@@ -150,7 +150,7 @@ def pull(
             result |= {"status": "failed", "error": str(error)}
             failures.append(str(error))
     if as_json:
-        _print_json(results)
+        print_json(results)
     else:
         for result in results:
             for path in result["paths"]:
@@ -174,9 +174,9 @@ def verify(
     bundles = [lookup(name) for name in names] if names else list(REGISTRY.values())
     results = [result for bundle in bundles for result in _verify(bundle, bool(names))]
     if as_json:
-        _print_json(results)
+        print_json(results)
     else:
-        _print_table(
+        print_table(
             ("name", "status", "file"),
             [(row["name"], row["status"], row["path"] or row["file"]) for row in results],
         )
@@ -202,7 +202,7 @@ def path(name: Name, as_json: Json = False) -> None:
     resolved = resolve(name, offline=True)
     paths = [str(path) for path in resolved.paths]
     if as_json:
-        return _print_json({"name": resolved.name, "where": resolved.where, "paths": paths})
+        return print_json({"name": resolved.name, "where": resolved.where, "paths": paths})
     for line in paths:
         typer.echo(line)
 
@@ -254,10 +254,10 @@ def quantize(
         "snr_db_median": round(statistics.median(noise.values()), 2) if noise else None,
     }
     if as_json:
-        return _print_json(summary)
-    _print_table((), [(key.replace("_", " "), str(value)) for key, value in summary.items()])
+        return print_json(summary)
+    print_table((), [(key.replace("_", " "), str(value)) for key, value in summary.items()])
     lowest = sorted(noise, key=noise.__getitem__)[:5]
-    _print_table(("tensor", "SNR (dB)"), [(key, f"{noise[key]:.2f}") for key in lowest])
+    print_table(("tensor", "SNR (dB)"), [(key, f"{noise[key]:.2f}") for key in lowest])
 
 
 def _pull_address(address: str, *, progress: bool) -> list[str]:
@@ -347,20 +347,3 @@ def _verify(bundle: Bundle, is_asked: bool) -> list[dict[str, Any]]:
 
 def _megabytes(n_bytes: int | None) -> str:
     return "not known" if n_bytes is None else f"{n_bytes / 1e6:.0f} MB"
-
-
-def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, ensure_ascii=False))
-
-
-def _print_table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    """A borderless table on standard output; `header` may be empty."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, show_header=bool(header), pad_edge=False)
-    for index in range(len(rows[0]) if rows else len(header)):
-        table.add_column(header[index] if header else "", overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    Console(markup=False, highlight=False).print(table)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mssgen.cli.options import AsJson, Device, Offline, Quiet, Verbose
+from mssgen.cli.tables import print_json, print_table
 from mssgen.cli.training_reporter import training_reporter
 
 if TYPE_CHECKING:
@@ -135,15 +136,8 @@ def recipes(as_json: AsJson = False) -> None:
     found = [load_recipe(name, kind=kind) for kind in KINDS for name in recipe_names(kind)]
     if as_json:
         rows = [{"kind": each.kind, "name": each.name, "why": each.why} for each in found]
-        typer.echo(json.dumps(rows, ensure_ascii=False))
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("kind", "name", "why", box=None, pad_edge=False)
-    for each in found:
-        table.add_row(each.kind, each.name, each.why)
-    Console(markup=False, highlight=False).print(table)
+        return print_json(rows)
+    print_table(("kind", "name", "why"), [(each.kind, each.name, each.why) for each in found])
 
 
 def _load(
