@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mssgen.codecs.base import full_precision
+
 _TAPS_PER_BAND = 16
 _BETA = 10.0  # about 100 dB of stop-band attenuation
 
@@ -40,7 +42,7 @@ class _Analysis(nn.Module):
     def forward(self, audio: Tensor) -> Tensor:
         n_channels, (n_bands, _, length) = audio.shape[1], self.filters.shape
         flat = F.pad(audio.flatten(0, 1)[:, None], (length // 2, length // 2 - 1))
-        with torch.autocast(audio.device.type, enabled=False):  # half precision hums
+        with full_precision(audio):  # half precision hums
             bands = F.conv1d(flat.float(), self.filters, stride=n_bands)
         return bands.unflatten(0, (-1, n_channels)).flatten(1, 2)
 
@@ -59,7 +61,7 @@ class _Synthesis(nn.Module):
     def forward(self, bands: Tensor) -> Tensor:
         n_bands, _, length = self.filters.shape
         flat = bands.unflatten(1, (-1, n_bands)).flatten(0, 1)
-        with torch.autocast(bands.device.type, enabled=False):
+        with full_precision(bands):
             audio = F.conv_transpose1d(flat.float(), self.filters, stride=n_bands)
         n_samples = bands.shape[-1] * n_bands
         start = length // 2
