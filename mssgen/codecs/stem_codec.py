@@ -29,16 +29,16 @@ class StemCodec(Codec):
         *,
         name: str = "stem",
         sample_rate: int = 44_100,
-        n_fft: int = 2048,
+        n_fft: int = 1024,
         hop_length: int = 512,
-        compression: float = 0.4,
+        compression: float = 0.5,
         width: int = 256,
         expansion: int = 3,
         kernel_size: int = 7,
         n_encoder_blocks: int = 4,
         n_decoder_blocks: int = 6,
         latent_dim: int = 256,
-        n_codebooks: int = 16,
+        n_codebooks: int = 32,
         codebook_size: int = 1024,
         codebook_dim: int = 8,
     ) -> None:
@@ -119,7 +119,7 @@ class Block(nn.Module):
             nn.Linear(width, expansion * width), nn.GELU(), nn.Linear(expansion * width, width)
         )
         # Nearly nothing at first: the linear way through all blocks is a start already.
-        self.scale = nn.Parameter(torch.full((width,), 0.1))
+        self.scale = nn.Parameter(torch.full((width,), 0.02))
 
     def forward(self, frames: Tensor) -> Tensor:
         inner = self.layers(self.norm(self.depthwise(frames).mT))

@@ -9,7 +9,7 @@ options.
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from mssgen.training import codec_losses as losses
 from mssgen.training.balancer import Balancer
 from mssgen.training.codebooks import CodebookKeeper
 from mssgen.training.codec_options import CodecLossOptions
+from mssgen.training.codec_start import start_from_sound
 from mssgen.training.discriminators import build_discriminator
 from mssgen.training.recipes import Recipe
 from mssgen.training.sections import closest, from_section
@@ -49,6 +50,8 @@ class CodecTask:
     def __init__(self, codec: Codec, loss: CodecLossOptions, *, recipe_name: str = "") -> None:
         for n_levels in loss.dropout_levels:
             codec.check_n_codebooks(n_levels)
+        if loss.start_segments and not isinstance(codec, StemCodec):
+            raise UsageError("loss.start_segments works with the architecture stem only; use 0")
         self.codec, self._loss, self._recipe_name = codec, loss, recipe_name
         self.sample_rate, self.n_channels = codec.sample_rate, codec.n_channels
         self._keeper = CodebookKeeper(codec, loss.dead_code_share)
@@ -77,6 +80,16 @@ class CodecTask:
         if codec is None:
             codec = _codec(recipe, offline=offline)
         return cls(codec, loss, recipe_name=recipe.name)
+
+    def start(self, segments: Sequence[Tensor]) -> None:
+        """Let the codec start from what is heard in `loss.start_segments` sounds [C, T]."""
+        assert isinstance(self.codec, StemCodec)
+        start_from_sound(self.codec, segments)
+
+    @property
+    def n_start_segments(self) -> int:
+        """How many `start` wants; 0 where the codec's weights are as they shall be."""
+        return self._loss.start_segments
 
     def accumulate(
         self, batch: Batch, backward: Callable[[Tensor], None], step: int

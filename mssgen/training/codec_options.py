@@ -55,6 +55,8 @@ class CodecLossOptions:
     dropout_levels: tuple[int, ...] = ()
     dead_code_share: float = 0.1
     """A code used less than this, relative to the mean code, is replaced (moving averages)."""
+    start_segments: int = 0
+    """Start a stem codec from so many segments of music instead of random weights; 0: do not."""
     discriminator: DiscriminatorOptions = field(default_factory=DiscriminatorOptions)
     optimizer: OptimizerOptions = field(default_factory=_encodec_optimizer)
     discriminator_optimizer: OptimizerOptions = field(default_factory=_encodec_optimizer)
@@ -64,6 +66,8 @@ class CodecLossOptions:
             raise UsageError("the weights of the losses must not be negative: use 0 to leave out")
         if max(self.time, self.mel, self.stft, self.spectrum) == 0:
             raise UsageError("a codec needs a distance to learn from: time, mel, stft or spectrum")
+        if self.start_segments < 0:
+            raise UsageError(f"loss.start_segments is {self.start_segments}; use 0 or more")
         for name, known in (("mel_form", MEL_FORMS), ("gan", GAN_LOSSES)):
             if (word := getattr(self, name)) not in known:
                 raise UsageError(f"loss.{name} has no '{word}': use one of {', '.join(known)}")

@@ -28,7 +28,8 @@ def train_recipe(
 
     See `build_task`, `open_datasets` and `loop.train` for the arguments and for what is raised.
     """
-    RunFolder(output).check_place(resume=resume)
+    folder = RunFolder(output)
+    folder.check_place(resume=resume)
     options = from_section(DataOptions, recipe.data, "data")
     task = build_task(recipe, target_cache=target_cache, offline=offline)
     training, validation = open_datasets(
@@ -39,6 +40,8 @@ def train_recipe(
         seed=recipe.train.seed,
         pairs=pairs,
     )
+    if (n_start := getattr(task, "n_start_segments", 0)) and folder.latest() is None:
+        task.start([training[index].target for index in range(n_start)])
     used = {
         "folder": data.resolve(),
         "pairs": pairs and pairs.resolve(),
