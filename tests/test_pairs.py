@@ -300,3 +300,40 @@ def test_exit_codes_of_the_command(
     result = call(capsys, "pairs", folder, *output)
     assert result.code == 1
     assert "train/A" in result.err
+
+
+def test_an_excerpt_of_each_track_is_enough(folder: Path, tmp_path: Path, model: Path) -> None:
+    long = np.tile(read(folder / "train/A/mixture.flac"), 12)  # 3.6 s
+    for name in "AB":
+        for path in (folder / "train" / name).glob("*.flac"):
+            sf.write(path, np.tile(read(path), 12).T, RATE)
+    assert long.shape[1] > 3 * RATE
+    output = tmp_path / "pairs"
+    make(folder, output, model, stems=("bass",), excerpt_s=1)
+
+    pair = read(output / "train/A/bass.wav")
+    assert pair.shape == (2, RATE)
+    with pytest.raises(UsageError, match="--excerpt-s"):
+        make(folder, output, model, stems=("bass",))
+    options = DataOptions(segment_s=0.5, min_level_db=-200, n_valid_tracks=1)
+    data = SegmentDataset(
+        open_library(folder), options, sample_rate=RATE, n_channels=2, pairs=output
+    )
+    assert data.tracks[0].duration_s == 1
+    item = data[3]
+    start = int(item.key.split("@")[1].split("+")[0])
+    key = data.tracks[0].key
+    np.testing.assert_array_equal(
+        item.input.numpy(), read(output / key / "bass.wav")[:, start : start + RATE // 2]
+    )
+    whole = read(folder / key / "bass.flac")
+    wanted = item.target.numpy()
+    places = [
+        s for s in range(3) if np.array_equal(whole[:, s * RATE + start :][:, : RATE // 2], wanted)
+    ]
+    assert len(places) == 1
+
+
+def test_too_short_an_excerpt_is_refused(folder: Path, tmp_path: Path, model: Path) -> None:
+    with pytest.raises(UsageError, match="use 1 or more"):
+        make(folder, tmp_path / "pairs", model, excerpt_s=0)

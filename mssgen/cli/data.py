@@ -42,6 +42,13 @@ def pairs(
             help="Only tracks below a folder train, valid or test.  [default: all but test]"
         ),
     ] = None,
+    excerpt_s: Annotated[
+        int | None,
+        typer.Option(
+            help="Separate so many seconds of each track, from anywhere in it.  [default: all]",
+            min=1,
+        ),
+    ] = None,
     overwrite: given.Overwrite = False,
     device: given.Device = "auto",
     precision: given.Precision = "auto",
@@ -72,6 +79,7 @@ def pairs(
             device=device,
             precision=precision,
             offline=offline,
+            excerpt_s=excerpt_s,
             overwrite=overwrite,
             progress=not quiet and sys.stderr.isatty(),
             hook=hook,

@@ -28,7 +28,7 @@ from mssgen.training.augment import (
     level_db,
 )
 from mssgen.training.library import MIXTURE, Library, StemFile, TrackStems, open_library, read_sum
-from mssgen.training.pairs import open_pairs
+from mssgen.training.pairs import open_pairs, paired
 from mssgen.training.task import Batch
 
 ANY = "any"
@@ -128,6 +128,8 @@ class SegmentDataset(Dataset[Segment]):
             raise UsageError(f"segments have 1 or 2 channels, not {n_channels}")
         if seed < 0:
             raise UsageError(f"--seed {seed} is negative; use 0 or more")
+        if pairs is not None and options.input == "separated":
+            library = paired(library, pairs)
         training, validation = split_tracks(library, options)
         self.options, self.sample_rate, self.n_channels = options, sample_rate, n_channels
         # One segment to overfit on is the same for both.

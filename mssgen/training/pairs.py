@@ -31,6 +31,7 @@ from mssgen.pipeline import load_separator
 from mssgen.separators.base import Separator
 from mssgen.targets import safe_target
 from mssgen.tracks import Track
+from mssgen.training.excerpts import Excerpt, excerpts
 from mssgen.training.library import (
     MIXTURE,
     PAIRS_MANIFEST,
@@ -55,6 +56,7 @@ def make_pairs(
     device: str = "auto",
     precision: str = "auto",
     offline: bool = False,
+    excerpt_s: int | None = None,
     overwrite: bool = False,
     progress: bool = False,
     hook: Hook = ignore,
@@ -69,6 +71,7 @@ def make_pairs(
         output: the folder to write to; it must not hold pairs of another model.
         model, device, precision, offline, progress: see `load_separator`.
         stems: what to separate; empty: all that the model gives.
+        excerpt_s: separate so many seconds of each track, see `excerpts`; None: all.
         overwrite: separate everything again.
         hook: is told what happens; tracks go by their keys.
 
@@ -79,7 +82,9 @@ def make_pairs(
     """
     started = time.monotonic()
     resolved = resolve(model, offline=offline, progress=progress, wanted_stems=stems or None)
-    manifest = _begin(output, resolved, overwrite=overwrite)
+    if excerpt_s is not None:
+        library = excerpts(library, excerpt_s)
+    manifest = _begin(output, resolved, excerpt_s, overwrite=overwrite)
     separator = load_separator(
         model,
         stems=stems or None,
@@ -110,6 +115,13 @@ def make_pairs(
     done = Done(n_done, n_skipped, n_failed, time.monotonic() - started)
     hook(done)
     return done
+
+
+def paired(library: Library, folder: Path) -> Library:
+    """What of `library` the pairs in `folder` were made of: all, or an excerpt of each track."""
+    manifest = _read(folder)
+    excerpt_s = manifest and manifest.get("excerpt_s")
+    return excerpts(library, excerpt_s) if excerpt_s else library
 
 
 def open_pairs(folder: Path, tracks: Sequence[TrackStems], stem: str) -> dict[str, StemFile]:
@@ -164,7 +176,8 @@ def _separate(
 @contextmanager
 def _mixture(track: TrackStems, *, needed: bool) -> Iterator[Path]:
     """The mixture as a file; the sum of the stems is one for as long as it is needed."""
-    if track.mixture is not None or not needed:
+    is_whole = track.mixture is not None and not isinstance(track.mixture, Excerpt)
+    if is_whole or not needed:
         yield track.recordings(MIXTURE)[0].path
         return
     rate, n_samples = track.sample_rate, track.n_samples(track.sample_rate)
@@ -184,7 +197,9 @@ def _mixture(track: TrackStems, *, needed: bool) -> Iterator[Path]:
             yield writer.finish()
 
 
-def _begin(output: Path, resolved: ResolvedModel, *, overwrite: bool) -> dict[str, Any]:
+def _begin(
+    output: Path, resolved: ResolvedModel, excerpt_s: int | None, *, overwrite: bool
+) -> dict[str, Any]:
     """The manifest of `output`, new or found; UsageError if it is of another model."""
     files = [path / WEIGHTS if path.is_dir() else path for path in resolved.paths]
     hashes = [sha256_of(file) for file in files]
@@ -198,11 +213,19 @@ def _begin(output: Path, resolved: ResolvedModel, *, overwrite: bool) -> dict[st
             f"{output} holds stems that {manifest.get('model')} separated, not {resolved.name}; "
             "choose another --output"
         )
+    if is_same and manifest.get("excerpt_s") != excerpt_s:
+        if not overwrite:
+            raise UsageError(
+                f"{output} holds pairs of another --excerpt-s than {excerpt_s or 'none'}; use the "
+                "same, or choose another --output"
+            )
+        is_same = False
     return {
         "format_version": FORMAT_VERSION,
         "mssgen_version": __version__,
         "model": resolved.name,
         "sha256": hashes,
+        "excerpt_s": excerpt_s,
         "tracks": manifest["tracks"] if manifest is not None and is_same else {},
     }
 
