@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from toys import tiny_codec
+from toys import tiny_codec, tiny_stem_codec
 
 from mssgen.codecs.base import Codec
 from mssgen.codecs.dac import DacCodec
@@ -16,6 +16,7 @@ from mssgen.codecs.stem_encoder import StemEncoderOptions
 from mssgen.codecs.stem_encoder_files import load_stem_encoder
 from mssgen.errors import UsageError
 from mssgen.training.augment import AUGMENTED
+from mssgen.training.codec_start import start_from_sound
 from mssgen.training.datasets import DataOptions
 from mssgen.training.encoder import EncoderTask
 from mssgen.training.encoder_losses import discriminator_loss
@@ -71,7 +72,7 @@ def check_recipe(recipe: Recipe, codec: Codec, n_samples: int) -> None:
         scalars = step(task, batch, index)
         assert all(math.isfinite(value) for value in scalars.values())
         weights = recipe.loss
-        terms = ("mse", "cross_entropy", "residual", "adversarial")
+        terms = ("mse", "cross_entropy", "residual", "adversarial", "time", "spectrum", "stft")
         total = sum(weights.get(term, 0) * scalars.get(f"loss/{term}", 0) for term in terms)
         assert scalars["loss"] == pytest.approx(total, rel=1e-4)
         assert {t for t in terms if weights.get(t)} == {t for t in terms if f"loss/{t}" in scalars}
@@ -235,6 +236,23 @@ def test_a_perfect_input_has_no_loss() -> None:
     scalars = task.validate(Batch(batch.target, batch.target, batch.keys))
     assert scalars["loss"] == 0
     assert scalars["accuracy"] == 1
+
+
+def test_losses_on_sound_reach_the_encoder_through_the_codes() -> None:
+    """The decoder is frozen; what it makes of the codes comes nearer to the clean stem."""
+    codec = tiny_stem_codec()
+    batch = a_batch(2, 640, n_channels=2)
+    start_from_sound(codec, [*batch.target])
+    loss = LossOptions(time=1.0, spectrum=0.1, stft=0.1, stft_windows=(64,))
+    options = StemEncoderOptions(encoder="random")
+    task = EncoderTask(codec, options, loss)
+    before = task.validate(batch)
+    assert {"loss/time", "loss/spectrum", "loss/stft"} < set(before)
+    for index in range(60):
+        step(task, batch, index)
+    after = task.validate(batch)
+    assert float(after["loss"]) < 0.9 * float(before["loss"])
+    assert float(after["loss/stft"]) < float(before["loss/stft"])
 
 
 def test_each_module_learns_from_its_own_loss() -> None:

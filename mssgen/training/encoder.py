@@ -120,7 +120,7 @@ class EncoderTask:
         """One batch forward and back; logs "loss", "loss/<name>", "accuracy/<level>"."""
         targets = self._targets(batch)
         prediction: Prediction = self.modules["encoder"](batch.input, targets.scale)
-        scalars = self._losses(prediction, targets)
+        scalars = self._losses(prediction, targets, batch.target)
         backward(scalars["loss"])
         if self._loss.adversarial:
             loss = self._discriminate(prediction, targets)
@@ -135,7 +135,8 @@ class EncoderTask:
         """The same scalars, without learning."""
         targets = self._targets(batch)
         prediction: Prediction = self.modules["encoder"](batch.input, targets.scale)
-        return self._losses(prediction, targets) | self._accuracies(prediction, targets)
+        scalars = self._losses(prediction, targets, batch.target)
+        return scalars | self._accuracies(prediction, targets)
 
     @torch.no_grad()
     def listen(self, batch: Batch) -> dict[str, Tensor]:
@@ -174,8 +175,8 @@ class EncoderTask:
             "n_trained_parameters": sum(weight.numel() for weight in learning),
         }
 
-    def _losses(self, prediction: Prediction, targets: Targets) -> dict[str, Tensor]:
-        """Every loss by name, and their weighted sum as "loss"."""
+    def _losses(self, prediction: Prediction, targets: Targets, clean: Tensor) -> dict[str, Tensor]:
+        """Every loss by name, and their weighted sum as "loss"; `clean` is [B, C, T]."""
         options = self._loss
         found: dict[str, Tensor] = {}
         if options.mse:
@@ -192,6 +193,8 @@ class EncoderTask:
                 n_levels=options.residual_levels,
                 residual=options.residual_from,
             )
+        if options.needs_sound:
+            found |= self._sound_losses(self._decoded(prediction, targets, clean.shape[-1]), clean)
         if options.adversarial:
             # Its weights as constants: this loss must leave no gradients on the discriminator.
             weights = {
@@ -203,6 +206,27 @@ class EncoderTask:
             found["adversarial"] = losses.adversarial_loss(logits)
         total = torch.stack([getattr(options, name) * loss for name, loss in found.items()]).sum()
         return {"loss": total, **{f"loss/{name}": loss for name, loss in found.items()}}
+
+    def _decoded(self, prediction: Prediction, targets: Targets, n_samples: int) -> Tensor:
+        """What the frozen decoder makes of the prediction's codes; gradients reach the latents."""
+        latents = prediction.latents.float()
+        with torch.no_grad():
+            quantized = self.codec.dequantize(self.codec.quantize(latents, self._model.n_codebooks))
+        straight = latents + (quantized - latents).detach()
+        return self.codec.synthesize(straight, n_samples, targets.scale).float()
+
+    def _sound_losses(self, output: Tensor, clean: Tensor) -> dict[str, Tensor]:
+        # Not above: the losses of codecs need packages that those of latents do not.
+        from mssgen.training import codec_losses
+
+        options, found = self._loss, {}
+        if options.time:
+            found["time"] = codec_losses.time_distance(output, clean)
+        if options.spectrum:
+            found["spectrum"] = codec_losses.spectrum_distance(output, clean)
+        if options.stft:
+            found["stft"] = codec_losses.stft_distance(output, clean, windows=options.stft_windows)
+        return found
 
     def _discriminate(self, prediction: Prediction, targets: Targets) -> Tensor:
         real = targets.latents if self._loss.mse_target == "latents" else targets.quantized

@@ -30,20 +30,35 @@ class LossOptions:
     temperature_unit: Literal["distance", "codebook"] = "distance"
     """Squared distances in latent space as they are (the thesis), or for each level the mean
     squared distance between neighbouring code vectors."""
+    time: float = 0.0
+    """On the waveform that the codec's decoder makes of the prediction's codes ..."""
+    spectrum: float = 0.0
+    """... on its compressed complex spectrum ..."""
+    stft: float = 0.0
+    """... and on its magnitudes (RAVE's spectral distance), all against the clean stem itself; the
+    gradient passes the codes as if they were the latents."""
+    stft_windows: tuple[int, ...] = (2048, 512)
+    """Samples."""
     adversarial: float = 0.0
     """On a discriminator of latents, which learns beside."""
     optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
     """Of every module that learns; the thesis used Adam at 1e-3, at times 1e-4."""
 
     def __post_init__(self) -> None:
-        weights = (self.mse, self.cross_entropy, self.residual, self.adversarial)
+        names = ("mse", "cross_entropy", "residual", "adversarial", "time", "spectrum", "stft")
+        weights = [getattr(self, name) for name in names]
         if min(weights) < 0 or max(weights) == 0:
             raise UsageError(
-                "the weights of the losses (mse, cross_entropy, residual, adversarial) must not be "
-                "negative, nor all 0: give at least one"
+                f"the weights of the losses ({', '.join(names)}) must not be negative, nor all 0: "
+                "give at least one"
             )
         if self.temperature <= 0:
             raise UsageError(f"loss.temperature must be more than 0, not {self.temperature:g}")
+
+    @property
+    def needs_sound(self) -> bool:
+        """Whether a loss listens to what is decoded."""
+        return max(self.time, self.spectrum, self.stft) > 0
 
     def check_with(self, model: StemEncoderOptions) -> None:
         """Raise UsageError where a loss could not teach this model."""
@@ -52,10 +67,10 @@ class LossOptions:
                 "loss.cross_entropy and a head that gives tokens need each other: set both, "
                 "or neither"
             )
-        pulls_latents = max(self.mse, self.residual, self.adversarial) > 0
+        pulls_latents = self.needs_sound or max(self.mse, self.residual, self.adversarial) > 0
         if model.encoder == "frozen" and model.gives_tokens and pulls_latents:
             raise UsageError(
-                "mse, residual and adversarial losses teach the encoder here, and it is frozen: "
+                "losses on latents and on their sound teach the encoder here, and it is frozen: "
                 "set them to 0, or use encoder = 'warm'"
             )
         if model.n_target_codebooks and self.mse and self.mse_target == "latents":
