@@ -38,6 +38,7 @@ STAGE_OF = {
     "dac": "codec",
     "stem": "codec",
     "stem_encoder": "enhance",
+    "masked_transformer": "refine",
 }
 _MAX_CONFIG_BYTES = 2**20
 

@@ -22,6 +22,7 @@ ROWS = [
     ["mssgen.coding"],
     ["mssgen.pipeline", "mssgen.analysis"],
     ["mssgen.enhancers"],
+    ["mssgen.refiners"],
     ["mssgen.separators", "mssgen.codecs"],
     ["mssgen.checkpoints", "mssgen.hub", "mssgen.quantization", "mssgen.formats", "mssgen.folders"],
     ["mssgen.pickles"],

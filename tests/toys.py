@@ -3,14 +3,17 @@ stem encoder for it."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from mssgen.codecs.base import Codec
 from mssgen.codecs.seanet import SeanetCodec
 from mssgen.codecs.stem_codec import StemCodec
 from mssgen.codecs.stem_encoder import StemEncoder, StemEncoderOptions
 from mssgen.codecs.stem_encoder_files import save_stem_encoder
+from mssgen.refiners.masked_transformer import MaskedTransformer, MaskedTransformerOptions
 from mssgen.separators.demucs import DemucsSeparator, Member, SeparationOptions
 
 SOURCES = ("drums", "bass", "other", "vocals")
@@ -98,6 +101,15 @@ def tiny_stem_codec(seed: int = 0) -> StemCodec:
     )
     codec.freeze()
     return codec
+
+
+def tiny_refiner(codec: Codec, seed: int = 0, **options: Any) -> MaskedTransformer:
+    """A refiner of a few thousand random weights for `codec`; windows of 16 frames."""
+    torch.manual_seed(seed)
+    small = {"n_codebooks": 4, "n_layers": 2, "n_heads": 2, "width": 16, "window_frames": 16}
+    return MaskedTransformer.for_codec(
+        codec, MaskedTransformerOptions(**{**small, "n_conditioning": 2, **options})
+    ).eval()
 
 
 def write_tiny_encoder(folder: Path, *, seed: int = 0, codec_name: str = "tiny") -> Path:

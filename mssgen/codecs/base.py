@@ -56,6 +56,11 @@ class Reconstruction:
 class Codebook(Protocol):
     """One level of a residual quantiser, for losses on soft assignments."""
 
+    @property
+    def embedding(self) -> Tensor:
+        """The code vectors as they are looked up, [V, E]."""
+        ...
+
     def distances(self, residual: Tensor) -> Tensor:
         """Squared distance of each frame to each code vector: [B, D, N] -> [B, N, V]."""
         ...

@@ -1,0 +1,202 @@
+"""Refiners from files: our folders, and the `.pth` files of VampNet.
+
+config.json   {"format_version": 1, "architecture": "masked_transformer", "options": {...},
+               "codec_id": ..., "sha256": ...}
+
+Our folder holds the codec's code vectors too: a refiner needs no codec to be loaded, and its
+`codec_id` says whose codes it takes. VampNet's files hold none, and need its codec to be read.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mssgen.codecs.base import Codec
+from mssgen.devices import DTYPES, choose_device, choose_precision
+from mssgen.errors import CheckpointError, MssgenError
+from mssgen.folders import new_folder
+from mssgen.formats import (
+    CONFIG,
+    FORMAT_VERSION,
+    WEIGHTS,
+    checked_tensors,
+    read_config,
+    read_safetensors,
+    sha256_of,
+)
+from mssgen.pickles import read_pickle
+from mssgen.refiners.layouts import LICENCE, infer_options, is_vampnet, merged, to_native
+from mssgen.refiners.masked_transformer import (
+    MaskedTransformer,
+    MaskedTransformerOptions,
+    codebook_vectors,
+)
+
+ARCHITECTURE = "masked_transformer"
+_VAMPNET_DECODER = "mrf"  # that of no other codec
+
+
+def load_refiner(
+    path: Path | str,
+    *,
+    codec: Codec | None = None,
+    device: str = "cpu",
+    precision: str = "fp32",
+    lora: Path | str | None = None,
+    with_lora: bool = True,
+    warn: Callable[[str], None] = lambda message: None,
+) -> MaskedTransformer:
+    """The frozen refiner at `path`, in eval mode.
+
+    Args:
+        path: our folder, or VampNet's `coarse.pth` or `c2f.pth`.
+        codec: whose codes will be refined; VampNet's files need it.
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+        precision: "auto", "fp32", "bf16" or "fp16" of weights and arithmetic.
+        lora: VampNet's file of a fine-tuning alone (`lora.pth`), to play instead of the stored one.
+        with_lora: False leaves the low-rank changes out that VampNet's file stores beside its
+            matrices; the original plays with them.
+        warn: told once the licence of VampNet's weights.
+
+    Raises:
+        UsageError: an unknown device or precision.
+        CheckpointError: the file is missing, damaged, untrusted, no refiner, or for another codec.
+    """
+    chosen, path = choose_device(device), Path(path)
+    dtype = DTYPES[choose_precision(precision, chosen)]
+    if path.is_dir():
+        network = _read_folder(path)
+    else:
+        network = _read_vampnet(path, codec, lora=lora, with_lora=with_lora)
+        warn(f"{path}: {LICENCE}")
+    if codec is not None and network.codec_id != codec.codec_id:
+        raise CheckpointError(
+            f"{path} refines the codes of the codec {network.codec_id}, and {codec.name} is "
+            f"{codec.codec_id}: use it with the codec that it was trained for"
+        )
+    return network.freeze().to(chosen, dtype)
+
+
+def save_refiner(
+    network: MaskedTransformer, folder: Path | str, *, overwrite: bool = False
+) -> None:
+    """Write the folder that `load_refiner` reads: config.json and model.safetensors in fp32.
+
+    The folder appears complete or not at all. Raises CheckpointError when it cannot be written,
+    holds something else, or holds a checkpoint already without `overwrite`.
+    """
+    state = {
+        key: value.detach().cpu().float().contiguous()
+        for key, value in network.state_dict().items()
+    }
+    config = {
+        "format_version": FORMAT_VERSION,
+        "architecture": ARCHITECTURE,
+        "options": asdict(network.options),
+        "codec_id": network.codec_id,
+    }
+    with new_folder(Path(folder), overwrite=overwrite) as draft:
+        save_file(state, draft / WEIGHTS, metadata={"format": "pt"})
+        config["sha256"] = sha256_of(draft / WEIGHTS)
+        text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+        (draft / CONFIG).write_text(text, encoding="utf-8")
+
+
+def read_vampnet(
+    path: Path | str,
+    codebooks: Tensor,
+    *,
+    codec_id: str = "",
+    lora: Path | str | None = None,
+    with_lora: bool = True,
+) -> MaskedTransformer:
+    """VampNet's network in the file at `path`, on the CPU.
+
+    `codebooks` [K, V, E], those of the codec, K at least the network's; the rest as `load_refiner`.
+    """
+    path = Path(path)
+    state, said = _read_pickled(path)
+    changes = None if lora is None else _read_pickled(Path(lora))[0]
+    if not is_vampnet(state):
+        raise CheckpointError(f"{path} is no refiner: VampNet's coarse.pth or c2f.pth is expected")
+    try:
+        state = merged(state, changes, with_lora=with_lora)
+        options = infer_options(state, codebooks.shape[1], said)
+        native = to_native(state, options)
+        if len(codebooks) < options.n_codebooks or codebooks.shape[-1] != options.codebook_dim:
+            shape = " x ".join(str(size) for size in codebooks.shape)
+            raise ValueError(f"a codec with codebooks of {shape} is none that it could know")
+        native["codebooks"] = codebooks[: options.n_codebooks].float()
+        return _built(options, native, codec_id)
+    except (MssgenError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} is no VampNet model for this codec: {error}") from None
+
+
+def _read_vampnet(
+    path: Path, codec: Codec | None, *, lora: Path | str | None, with_lora: bool
+) -> MaskedTransformer:
+    """As `read_vampnet`, for none but VampNet's codec: shapes alone fit DAC 44.1 kHz too."""
+    if codec is None:
+        raise CheckpointError(f"{path} holds no code vectors: give VampNet's codec.pth with it")
+    if codec.options.get("decoder_kind") != _VAMPNET_DECODER:
+        raise CheckpointError(
+            f"{path} is no folder of ours, and VampNet's models take the codes of VampNet's own "
+            f"codec.pth only, not those of {codec.name}"
+        )
+    codebooks = codebook_vectors(codec, tuple(range(codec.n_codebooks)))
+    return read_vampnet(path, codebooks, codec_id=codec.codec_id, lora=lora, with_lora=with_lora)
+
+
+def _read_pickled(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """(tensors, the original's constructor arguments) of what VampNet's trainer wrote."""
+    package = read_pickle(path, "a VampNet model")
+    state = package.get("state_dict", package) if isinstance(package, dict) else None
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path} holds no table of tensors: get the file again")
+    metadata = package.get("metadata")
+    said = metadata.get("kwargs") if isinstance(metadata, dict) else None
+    return checked_tensors(path, state), said if isinstance(said, dict) else {}
+
+
+def _read_folder(folder: Path) -> MaskedTransformer:
+    if not (folder / CONFIG).is_file():
+        raise CheckpointError(f"{folder} has no {CONFIG}, so it is no checkpoint of a refiner")
+    config, path = read_config(folder / CONFIG, "refine"), folder / WEIGHTS
+    state = checked_tensors(path, read_safetensors(path)[1])
+    codec_id = config.get("codec_id")
+    if not isinstance(codec_id, str):
+        raise CheckpointError(f"{folder / CONFIG} does not name its codec: get the file again")
+    try:
+        options = MaskedTransformerOptions(**config["options"])
+        return _built(options, {key: value.float() for key, value in state.items()}, codec_id)
+    except (MssgenError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{folder} does not fit its own {CONFIG} ({error}): get the checkpoint again"
+        ) from None
+
+
+def _built(
+    options: MaskedTransformerOptions, state: dict[str, Tensor], codec_id: str
+) -> MaskedTransformer:
+    """The network with exactly these weights; ValueError if they do not fit its options."""
+    if options.n_layers > len(state):  # each has tensors; nor build for ever what cannot fit
+        raise ValueError(f"there are no {options.n_layers} layers")
+    with torch.device("meta"):  # nothing is allocated or drawn, whatever the options ask for
+        network = MaskedTransformer(options, codec_id)
+    own = network.state_dict()
+    for key in (*own, *state):
+        if key not in state:
+            raise ValueError(f"'{key}' is missing")
+        if key not in own:
+            raise ValueError(f"'{key}' belongs to no layer")
+        if own[key].shape != state[key].shape:
+            shapes = f"{list(state[key].shape)}, not {list(own[key].shape)}"
+            raise ValueError(f"'{key}' has the shape {shapes}")
+    network.load_state_dict({key: value.float() for key, value in state.items()}, assign=True)
+    return network
