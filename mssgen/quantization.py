@@ -98,6 +98,28 @@ def _quantize(weight: "torch.Tensor", axis: int) -> tuple["torch.Tensor", "torch
     return levels.to(torch.int8).contiguous(), scale.contiguous()
 
 
+def halve_checkpoint(folder: Path) -> None:
+    """Rewrite model.safetensors in `folder` as fp16, and its hash in config.json.
+
+    Lossless where the weights were rounded by `round_to_half` before they were saved. The folder
+    must be a draft: the two files do not change at once.
+    """
+    from safetensors.torch import load_file, save_file
+
+    state = {key: value.half().contiguous() for key, value in load_file(folder / WEIGHTS).items()}
+    save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
+    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    config["sha256"] = sha256_of(folder / WEIGHTS)
+    text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+    (folder / CONFIG).write_text(text, encoding="utf-8")
+
+
+def round_to_half(module: "torch.nn.Module") -> None:
+    """Round every weight and buffer of `module` to what fp16 holds."""
+    for value in module.state_dict().values():
+        value.copy_(value.half())
+
+
 def quantize_checkpoint(
     source: Path,
     target: Path,

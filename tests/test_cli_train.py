@@ -1,5 +1,6 @@
 """`mssgen train`: recipes and folders in, a run's folder out, through the program's own entry."""
 
+import hashlib
 import json
 import os
 import signal
@@ -11,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile as sf
+import torch
 from program import Program
 from toys import tiny_codec
 
-from mssgen.codecs.loading import save_codec
+from mssgen.codecs.loading import load_codec, save_codec
 from mssgen.training.export import export_run
 from mssgen.training.run import latest_checkpoint, read_state
 
@@ -118,7 +120,13 @@ def test_a_codec_is_trained_and_exported(here: Path, program: Program) -> None:
     assert result.code == 0, result.err
     assert "in bf16-mixed" in result.err
     export_run(here / "run", here / "exported", checkpoint="last")
-    assert (here / "exported" / "config.json").is_file()
+    assert program("models", "export", "run", "--output", "half", "--half").code == 0
+    whole, half = (here / name / "model.safetensors" for name in ("exported", "half"))
+    assert half.stat().st_size < 0.75 * whole.stat().st_size
+    codec = load_codec(str(here / "half"))  # which compares the weights with the codec's id
+    assert all(torch.equal(value, value.half()) for value in codec.state_dict().values())
+    config = json.loads((here / "half" / "config.json").read_text())
+    assert config["sha256"] == hashlib.sha256(half.read_bytes()).hexdigest()
 
 
 def test_json_has_one_object_a_line(here: Path, program: Program) -> None:

@@ -23,6 +23,9 @@ def export(
     checkpoint: Annotated[
         str, typer.Option(metavar="WHICH", help="best (by validation), last, or step-N.")
     ] = "best",
+    half: Annotated[
+        bool, typer.Option("--half", help="Store the weights in fp16, at half the size.")
+    ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an older checkpoint in DIR.")
     ] = False,
@@ -36,7 +39,9 @@ def export(
     """
     from mssgen.training.export import export_run
 
-    chosen = export_run(run, output, checkpoint=checkpoint, overwrite=overwrite, offline=offline)
+    chosen = export_run(
+        run, output, checkpoint=checkpoint, half=half, overwrite=overwrite, offline=offline
+    )
     if as_json:
         typer.echo(json.dumps({"checkpoint": str(chosen), "path": str(output)}, ensure_ascii=False))
     else:

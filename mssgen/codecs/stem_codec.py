@@ -23,6 +23,9 @@ class StemCodec(Codec):
 
     architecture = "stem"
     n_channels = 2
+    encoder: nn.Sequential
+    decoder: nn.Sequential
+    quantizer: FactorizedQuantizer
 
     def __init__(
         self,
@@ -31,13 +34,13 @@ class StemCodec(Codec):
         sample_rate: int = 44_100,
         n_fft: int = 1024,
         hop_length: int = 512,
-        compression: float = 0.5,
-        width: int = 256,
-        expansion: int = 3,
+        compression: float = 0.6,
+        width: int = 320,
+        expansion: int = 2,
         kernel_size: int = 7,
         n_encoder_blocks: int = 4,
         n_decoder_blocks: int = 6,
-        latent_dim: int = 256,
+        latent_dim: int = 320,
         n_codebooks: int = 32,
         codebook_size: int = 1024,
         codebook_dim: int = 8,

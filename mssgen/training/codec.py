@@ -9,7 +9,7 @@ options.
 """
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -81,15 +81,16 @@ class CodecTask:
             codec = _codec(recipe, offline=offline)
         return cls(codec, loss, recipe_name=recipe.name)
 
-    def start(self, segments: Sequence[Tensor]) -> None:
-        """Let the codec start from what is heard in `loss.start_segments` sounds [C, T]."""
-        assert isinstance(self.codec, StemCodec)
-        start_from_sound(self.codec, segments)
-
     @property
     def n_start_segments(self) -> int:
-        """How many `start` wants; 0 where the codec's weights are as they shall be."""
+        """See `mssgen.training.task.Starts`."""
         return self._loss.start_segments
+
+    def start(self, segments: Iterable[Tensor]) -> None:
+        """A stem codec's linear layers and codebooks from segments [2, T]; nothing from none."""
+        if sounds := list(segments):
+            assert isinstance(self.codec, StemCodec)  # `loss.start_segments` is checked
+            start_from_sound(self.codec, sounds)
 
     def accumulate(
         self, batch: Batch, backward: Callable[[Tensor], None], step: int

@@ -126,7 +126,7 @@ def stft_distance(estimate: Tensor, reference: Tensor, *, windows: Sequence[int]
 
 
 def spectrum_distance(estimate: Tensor, reference: Tensor, *, window: int = 2048) -> Tensor:
-    """L1 between complex spectra whose magnitudes are taken to the power 0.4: phase counts.
+    """L1 between complex spectra whose magnitudes are taken to the power 0.5: phase counts.
 
     What is soft weighs more than in the waveform, as it does for the ear. The transform is that of
     the stem codec, so a quarter of the window is the hop; middle and side of stereo [B, 2, T].
@@ -139,7 +139,7 @@ def spectrum_distance(estimate: Tensor, reference: Tensor, *, window: int = 2048
 
 @lru_cache(maxsize=8)
 def _spectrum(window: int, device: torch.device) -> nn.Module:
-    return Spectrum(window, window // 4, 0.4).to(device)
+    return Spectrum(window, window // 4, 0.5).to(device)
 
 
 @lru_cache(maxsize=8)

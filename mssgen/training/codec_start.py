@@ -9,9 +9,10 @@ waveform.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mssgen.codecs.factorized import Level
 from mssgen.codecs.stem_codec import StemCodec
@@ -29,25 +30,30 @@ def start_from_sound(codec: StemCodec, sounds: Sequence[Tensor]) -> None:
         codec: with fresh weights; its width is at least its `latent_dim`.
         sounds: [2, T] each; some minutes in all.
     """
-    transform, first, last = codec.encoder[0], codec.encoder[1], codec.encoder[-1]
+    transform, analysis, *_, to_latents = _layers(codec.encoder)
+    from_latents, *_, synthesis, _ = _layers(codec.decoder)
+    for layer in (analysis, to_latents, from_latents, synthesis):
+        layer.bias.zero_()
     frames = torch.cat([transform(codec.pad(sound[None]))[0].T for sound in sounds])
     basis = _components(frames, codec.latent_dim)  # [4 F, D]
     # The largest components around 1, so that no loss on latents outweighs the others.
     scale = float((frames @ basis[:, :8]).square().mean().sqrt().clamp_min(1e-3))
-    for layer in (first, codec.decoder[-2]):
+    for layer in (analysis, synthesis):
         layer.weight.mul_(0.1)
-        layer.bias.zero_()
-    first.weight[: codec.latent_dim, :, 0] = basis.T
-    codec.decoder[-2].weight[:, : codec.latent_dim, 0] = basis
-    for layer, gain in ((last, 1 / scale), (codec.decoder[0], scale)):
-        layer.weight.zero_()
-        layer.weight.diagonal().fill_(gain)
-        layer.bias.zero_()
+    analysis.weight[: codec.latent_dim, :, 0] = basis.T
+    synthesis.weight[:, : codec.latent_dim, 0] = basis
+    for layer, gain in ((to_latents, 1 / scale), (from_latents, scale)):
+        layer.weight.zero_().diagonal().fill_(gain)
     encode = codec.encoder[1:]
     residual = torch.cat([encode(part.T[None])[0].T for part in frames.split(1000)])
     residual = residual[torch.randperm(len(residual))[:_N_FRAMES]]
     for level in codec.quantizer.levels:
+        assert isinstance(level, Level)
         residual = residual - _start_level(level, residual)
+
+
+def _layers(network: nn.Sequential) -> list[Any]:
+    return list(network)
 
 
 def _start_level(level: Level, residual: Tensor) -> Tensor:
@@ -58,6 +64,7 @@ def _start_level(level: Level, residual: Tensor) -> Tensor:
     level.in_proj.weight.copy_(basis.T[..., None])
     level.codebook.weight.copy_(centres)
     level.out_proj.weight.copy_(basis[..., None])
+    assert level.out_proj.bias is not None
     level.out_proj.bias.zero_()
     level.usage.copy_(counts / counts.mean())
     vectors, _, _ = level.eval()(residual.T[None])

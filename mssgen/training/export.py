@@ -14,6 +14,7 @@ from mssgen import __version__
 from mssgen.checkpoints import SCHEME
 from mssgen.errors import CheckpointError, UsageError
 from mssgen.folders import TRAINING, new_folder
+from mssgen.quantization import halve_checkpoint, round_to_half
 from mssgen.training.library import PAIRS_MANIFEST
 from mssgen.training.logs import METRICS
 from mssgen.training.recipes import Recipe
@@ -34,6 +35,7 @@ def export_run(
     target: Path,
     *,
     checkpoint: str = "best",
+    half: bool = False,
     overwrite: bool = False,
     offline: bool = False,
 ) -> Path:
@@ -43,6 +45,7 @@ def export_run(
         run: the --output of `mssgen train`.
         target: appears whole or not at all.
         checkpoint: "best" by validation, "last", or "step-N".
+        half: store fp16 weights: half the size.
         overwrite: replace an older checkpoint in `target`; nothing else is ever replaced.
         offline: never ask the hub for the codec.
 
@@ -64,7 +67,12 @@ def export_run(
         task = build_task(recipe, offline=offline)
         _check_codec(run, task, record)
         load_modules(task.modules, chosen)
+        if half:  # before: a codec's id is that of the weights as they will be read
+            for module in task.modules.values():
+                round_to_half(module)
         task.export(draft)
+        if half:
+            halve_checkpoint(draft)
         text = json.dumps(about, indent=2, ensure_ascii=False) + "\n"
         (draft / TRAINING).write_text(text, encoding="utf-8")
     return chosen

@@ -213,7 +213,7 @@ def _begin(
             f"{output} holds stems that {manifest.get('model')} separated, not {resolved.name}; "
             "choose another --output"
         )
-    if is_same and manifest.get("excerpt_s") != excerpt_s:
+    if is_same and manifest is not None and manifest.get("excerpt_s") != excerpt_s:
         if not overwrite:
             raise UsageError(
                 f"{output} holds pairs of another --excerpt-s than {excerpt_s or 'none'}; use the "

@@ -1,9 +1,9 @@
 """What the training loop asks of a task, and nothing else."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -56,4 +56,18 @@ class Task(Protocol):
 
     def describe(self) -> dict[str, Any]:
         """What it is, plain enough for JSON: goes into the run's record and the model card."""
+        ...
+
+
+@runtime_checkable
+class Starts(Protocol):
+    """A task whose weights can start from data instead of chance."""
+
+    @property
+    def n_start_segments(self) -> int:
+        """How many segments `start` wants; 0 where the weights are as they shall be."""
+        ...
+
+    def start(self, segments: Iterable[Tensor]) -> None:
+        """Set the weights by the first segments [C, T] of the training data, before any step."""
         ...

@@ -8,7 +8,7 @@ from mssgen.training.loop import train
 from mssgen.training.parallel import seed_step
 from mssgen.training.recipes import Recipe, from_section
 from mssgen.training.run import RunFolder
-from mssgen.training.task import Task
+from mssgen.training.task import Starts, Task
 
 
 def train_recipe(
@@ -40,8 +40,8 @@ def train_recipe(
         seed=recipe.train.seed,
         pairs=pairs,
     )
-    if (n_start := getattr(task, "n_start_segments", 0)) and folder.latest() is None:
-        task.start([training[index].target for index in range(n_start)])
+    if isinstance(task, Starts) and folder.latest() is None:
+        task.start(training[index].target for index in range(task.n_start_segments))
     used = {
         "folder": data.resolve(),
         "pairs": pairs and pairs.resolve(),
