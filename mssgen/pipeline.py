@@ -13,7 +13,7 @@ never held. `stream_outputs` is that story; `separate` tells it for arrays, `bat
 """
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ from mssgen.audio import (
     BLOCK_SAMPLES,
     MAX_CHANNELS,
     AudioInfo,
+    AudioSource,
     check_finite,
     fit_length,
     open_source,
@@ -37,6 +38,7 @@ from mssgen.checkpoints import resolve
 from mssgen.chunking import align
 from mssgen.codecs.stem_encoder_files import load_stem_encoder
 from mssgen.devices import choose_device, choose_precision
+from mssgen.enhancers.blend import Blend
 from mssgen.enhancers.chain import EnhancedSeparator
 from mssgen.enhancers.codec import CodecEnhancer
 from mssgen.errors import UsageError
@@ -74,6 +76,7 @@ def load_separator(
     model: str = "htdemucs",
     *,
     encoders: Sequence[str] = (),
+    blend: Blend | None = None,
     stems: Sequence[str] | None = None,
     device: str = "auto",
     precision: str = "auto",
@@ -86,6 +89,7 @@ def load_separator(
     Args:
         model: a name from `mssgen models list`, or the path of a checkpoint.
         encoders: stem encoders trained on separated stems, to send the stems through.
+        blend: of the stems and what the encoders make of them; None is `Blend()`.
         stems: the stems that will be asked for, so that a bag loads only what they need.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         precision: "auto", "fp32", "bf16" or "fp16".
@@ -112,7 +116,7 @@ def load_separator(
         if enhancer.stem in enhancers:
             raise UsageError(f"two of the encoders are for the stem {enhancer.stem}; name one")
         enhancers[enhancer.stem] = enhancer
-    return EnhancedSeparator(separator, enhancers) if enhancers else separator
+    return EnhancedSeparator(separator, enhancers, blend or Blend()) if enhancers else separator
 
 
 def load_enhancer(
@@ -149,6 +153,37 @@ def load_enhancer(
             f"give it to `{verb} --encoder`"
         )
     return CodecEnhancer(encoder, name=checkpoint)
+
+
+def mixture_of(
+    stem: AudioSource, mixture: AudioSource, sample_rate: int, *, downmix: bool = False
+) -> Callable[[], Iterator[torch.Tensor]]:
+    """The mixture that a stem is from, as `StemEnhancer` wants it: blocks [B, 2, T'].
+
+    `mixture` stays open as long as the result is used. Raises UsageError where the two cannot be
+    of one song: other lengths (by more than a sample at `sample_rate`, Hz), other channels.
+    """
+    lengths = [
+        out_samples(each.n_samples, each.info.sample_rate, sample_rate) for each in (stem, mixture)
+    ]
+    if abs(lengths[0] - lengths[1]) > 1:
+        raise UsageError(
+            f"--mixture {mixture.name} has {lengths[1] / sample_rate:.3f} s and {stem.name} "
+            f"{lengths[0] / sample_rate:.3f} s: give the song that the stem was separated from"
+        )
+    channels = [n_mixed(each.info.n_channels, downmix=downmix) for each in (stem, mixture)]
+    if (channels[0] + 1) // 2 != (channels[1] + 1) // 2:
+        raise UsageError(
+            f"--mixture {mixture.name} has {channels[1]} channels and {stem.name} {channels[0]}: "
+            "give the song that the stem was separated from, or --downmix"
+        )
+
+    def blocks() -> Iterator[torch.Tensor]:
+        mixed = _mixed(mixture.blocks(), downmix=downmix)
+        for block in resample(mixed, channels[1], mixture.info.sample_rate, sample_rate):
+            yield to_pairs(block)
+
+    return blocks
 
 
 _HEARD = {"mixture": "mixtures", "separated": "separated stems", "noisy": "noisy stems"}

@@ -20,6 +20,7 @@ from mssgen.codecs.container import read_codes
 from mssgen.codecs.loading import load_codec, save_codec
 from mssgen.codecs.stem_encoder import StemEncoder, StemEncoderOptions
 from mssgen.codecs.stem_encoder_files import save_stem_encoder
+from mssgen.enhancers.blend import Blend, blend_stream
 
 RATE = 44_100
 DRUMS = ("--enhance", "--encoder", "E/drums-separated")
@@ -191,16 +192,24 @@ def test_enhance_keeps_length_rate_and_channels(
 
 def test_enhance_decodes_the_encoders_codes(mssgen: Program, encoders: Path, here: Path) -> None:
     """The same as the parts by hand, for a song of one piece."""
-    sf.write("bass.wav", read("song.wav")[0, :8000], 8000, subtype="FLOAT")
+    sf.write("bass.wav", read("song.wav")[0], RATE, subtype="FLOAT")
     words = ("bass.wav", "--encoder", encoders / "bass-separated", "--bit-depth", "32f")
-    assert mssgen("enhance", *words).code == 0
+    assert mssgen("enhance", *words, "--blend", "full").code == 0
+    from mssgen.audio import fit_length, resample
     from mssgen.codecs.stem_encoder_files import load_stem_encoder
 
     encoder = load_stem_encoder(encoders / "bass-separated")
-    audio = torch.from_numpy(read("bass.wav"))[None]
+    stem = read("bass.wav")
+    at_codec = np.concatenate(list(resample([stem], 1, RATE, 8000)), axis=1)
+    audio = torch.from_numpy(at_codec)[None]
     with torch.no_grad():
         codes = encoder.codes(encoder(audio))
-    expected = encoder.codec.synthesize(encoder.codec.dequantize(codes), audio.shape[-1])
+        made = encoder.codec.synthesize(encoder.codec.dequantize(codes), audio.shape[-1])[0]
+    back = fit_length(resample([made.numpy()], 1, 8000, RATE), 1, stem.shape[-1])
+    enhanced = np.concatenate(list(back), axis=1)
+    pair = (torch.from_numpy(each)[None] for each in (stem, enhanced))
+    blocks = blend_stream(*([each] for each in pair), Blend("full"), sample_rate=RATE)
+    expected = torch.cat(list(blocks), dim=-1)
     assert snr_db(expected[0], torch.from_numpy(read("enhanced/bass.wav"))) > 60
 
 
@@ -237,11 +246,11 @@ def test_separate_and_enhance_in_one_pass(
 ) -> None:
     """The chain gives what two commands with a float file between give."""
     base = ("separate", "song.wav", "-m", tiny_model, "--precision", "fp32", "--bit-depth", "32f")
-    chain = ("--enhance", "--encoder", encoders / "bass-separated")
+    chain = ("--enhance", "--encoder", encoders / "bass-separated", "--blend", "full")
     result = mssgen(*base, *chain, "-s", "bass", "-s", "drums", "-o", "chain")
     assert result.code == 0, result.err
     assert mssgen(*base, "-o", "plain").code == 0
-    words = ("plain/song/bass.wav", "--encoder", encoders / "bass-separated")
+    words = ("plain/song/bass.wav", *chain[1:], "--mixture", "song.wav")
     assert mssgen("enhance", *words, "-o", "two", "--bit-depth", "32f").code == 0
     chained = torch.from_numpy(read("chain/song/bass.wav"))
     assert snr_db(torch.from_numpy(read("two/bass.wav")), chained) > 30
@@ -251,13 +260,14 @@ def test_separate_and_enhance_in_one_pass(
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("enhance", "song.wav"), "needs --encoder"),
+        (("enhance", "song.wav"), "say what the inputs are with --stem"),
+        (("enhance", "song.wav", "--stem", "piano"), "no encoder ships for the stem piano"),
         (("enhance", "song.wav", "--encoder", "E/bass-mixture"), "trained to hear mixtures"),
         (("enhance", "song.wav", "--encoder", "E/bass-separated", "-s", "drums"), "stem bass"),
         (("separate", "song.wav", "--encoder", "E/bass-separated"), "mssgen enhance --encoder"),
         (("separate", "song.wav", "--encoder", "E/bass-mixture", "-s", "drums"), "drums"),
         (("separate", "song.wav", "--encoder", "E/bass-mixture", "-m", "htdemucs"), "use one"),
-        (("separate", "song.wav", "--enhance"), "needs --encoder"),
+        (("separate", "song.wav", "--enhance", "--stem", "other"), "encoders ship for the stems"),
         (
             ("separate", "song.wav", "-m", "M", "-s", "bass", *DRUMS),
             "for the stem drums",

@@ -1,6 +1,7 @@
 """`mssgen enhance`: stems in, better stems out."""
 
 import sys
+from contextlib import ExitStack
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,13 +20,24 @@ def enhance(
     stem: Annotated[
         str | None,
         typer.Option(
-            "--stem", "-s", help="What the inputs are.  [default: what the encoder was trained for]"
+            "--stem", "-s", help="What the inputs are.  [default: the encoder's, or their names]"
         ),
     ] = None,
     encoder: Annotated[
         str | None,
         typer.Option(
-            help="A trained stem encoder: a path, or hf://OWNER/NAME.", metavar="CHECKPOINT"
+            help="A stem encoder: a name from `mssgen models list`, a path, or hf://OWNER/NAME.  "
+            "[default: the one of the stem that ships]",
+            metavar="CHECKPOINT",
+        ),
+    ] = None,
+    blend: given.BlendMode = None,
+    mix: given.Mix = None,
+    mixture: Annotated[
+        str | None,
+        typer.Option(
+            help="The song that the input was separated from: nothing is added that is not in it.",
+            metavar="FILE",
         ),
     ] = None,
     offline: given.Offline = False,
@@ -65,21 +77,26 @@ def enhance(
         clip,
         downmix,
     )
-    with given.session(
-        as_json=as_json, quiet=quiet, verbose=verbose, to_stdout=files.to_stdout
-    ) as hook:
-        if encoder is None:
-            raise UsageError("enhance needs --encoder CHECKPOINT: none ships with mssgen yet")
+    with (
+        given.session(
+            as_json=as_json, quiet=quiet, verbose=verbose, to_stdout=files.to_stdout
+        ) as hook,
+        ExitStack() as stack,
+    ):
         tracks = files.tracks()
+        encoder = encoder or _shipped(stem, tracks)
 
+        from mssgen.audio import open_source
         from mssgen.devices import share_heaps
+        from mssgen.enhancers.chain import StemEnhancer
         from mssgen.outputs import plan_outputs
-        from mssgen.pipeline import load_enhancer
+        from mssgen.pipeline import load_enhancer, mixture_of
 
         share_heaps()
         given.use_threads(threads)
         write = files.write_options(tracks)
-        enhancer = load_enhancer(
+        blended = given.blend_of(blend, mix)
+        encoded = load_enhancer(
             encoder,
             hears="separated",
             stem=stem,
@@ -87,10 +104,35 @@ def enhance(
             offline=offline,
             progress=not quiet and sys.stderr.isatty(),
         )
+        enhancer = StemEnhancer(encoded, blended)
         plan = plan_outputs(enhancer.sources)
         tracks = _of_stem(tracks, enhancer.stem, inputs or [])
         files.check_stdout(tracks, plan)
+        if mixture is not None:
+            if len(tracks) != 1 or "-" in (tracks[0].path, mixture):
+                raise UsageError("--mixture is of one input: name one file, and the song's")
+            with open_source(tracks[0].path) as source:
+                song = stack.enter_context(open_source(mixture))
+                enhancer.mixture = mixture_of(source, song, enhancer.sample_rate, downmix=downmix)
         return files.run(tracks, enhancer, plan, write, hook)
+
+
+def _shipped(stem: str | None, tracks: list["Track"]) -> str:
+    """The name of the encoder for a stem, by default for the one that all inputs are called by."""
+    from mssgen.registry import shipped_encoders
+
+    names = shipped_encoders()
+    found = {PurePath(track.name).name.lower() for track in tracks}
+    if stem is None and len(found) == 1:
+        (stem,) = found & names.keys() or {None}
+    if stem is None:
+        raise UsageError("say what the inputs are with --stem, or which --encoder they shall have")
+    if stem not in names:
+        raise UsageError(
+            f"no encoder ships for the stem {stem}, only for {', '.join(names)}: give one of yours "
+            "with --encoder"
+        )
+    return names[stem]
 
 
 def _of_stem(tracks: list["Track"], stem: str, named: list[str]) -> list["Track"]:

@@ -16,6 +16,7 @@ from mssgen.events import Failed, Written
 
 if TYPE_CHECKING:
     from mssgen.batch import WriteOptions
+    from mssgen.enhancers.blend import Blend
     from mssgen.events import Event, Hook
     from mssgen.outputs import OutputPlan
     from mssgen.separators.base import Separator
@@ -72,6 +73,17 @@ Downmix = Annotated[
         "--downmix", help="Mix more than two channels to stereo; otherwise each pair is separated."
     ),
 ]
+BlendMode = Annotated[
+    str | None,
+    typer.Option(
+        "--blend",
+        help="full: what the codec made of the stem; fill: the stem, its holes filled up by the "
+        "codec; auto: fill, as far as it is safe.  [default: auto]",
+    ),
+]
+Mix = Annotated[
+    float | None, typer.Option(help="0 (the stem) to 1 (the blend).  [default: 1]", metavar="SHARE")
+]
 Offline = Annotated[bool, typer.Option("--offline", help="Never ask the hub for a model.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Precision = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")]
@@ -110,6 +122,13 @@ def use_threads(threads: int | None) -> None:
     import torch
 
     torch.set_num_threads(threads)
+
+
+def blend_of(mode: str | None, mix: float | None) -> "Blend":
+    """What --blend and --mix say; UsageError where they make no sense."""
+    from mssgen.enhancers.blend import Blend
+
+    return Blend(mode or "auto", 1.0 if mix is None else mix)
 
 
 def existing(

@@ -1,7 +1,7 @@
 """`mssgen separate`: from words on the command line to one call of `separate_files`."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
@@ -51,7 +51,9 @@ def separate(
     ] = None,
     enhance: Annotated[
         bool,
-        typer.Option("--enhance", help="Send the stems through their encoders (--encoder) after."),
+        typer.Option(
+            "--enhance", help="Send the stems through encoders after: --encoder, or what ships."
+        ),
     ] = False,
     encoder: Annotated[
         list[str] | None,
@@ -61,6 +63,8 @@ def separate(
             metavar="CHECKPOINT",
         ),
     ] = None,
+    blend: given.BlendMode = None,
+    mix: given.Mix = None,
     offline: given.Offline = False,
     output: given.Output = "separated",
     template: given.Template = "{track}/{stem}.{ext}",
@@ -133,6 +137,9 @@ def separate(
             residual=residual,
             mix_consistent=mix_consistent,
         )
+        if not enhance and (blend is not None or mix is not None):
+            raise UsageError("--blend and --mix need --enhance: they blend a stem with itself")
+        blended = given.blend_of(blend, mix)
         name = model or "htdemucs"
         load: Callable[..., Separator]
         if encoder and not enhance:
@@ -146,15 +153,16 @@ def separate(
             plan = None
             load = partial(load_enhancer, encoder[0], hears="mixture")
         else:
-            if enhance and not encoder:
-                raise UsageError("--enhance needs --encoder CHECKPOINT: none ships with mssgen yet")
             # The registry knows the stems: a wrong one is found, and a bag thinned out, before
             # loading.
             plan = plan_for(lookup(name, "separate").stems) if name in REGISTRY else None
+            if enhance and not encoder:
+                encoder = _shipped(plan.stems if plan else stem or ())
             load = partial(
                 load_separator,
                 name,
                 encoders=encoder or (),
+                blend=blended,
                 stems=plan.stems if plan else None,
                 precision=precision,
                 options=cut,
@@ -168,6 +176,20 @@ def separate(
         if isinstance(separator, EnhancedSeparator):
             separator.check(plan.stems)
         return files.run(tracks, separator, plan, write, hook)
+
+
+def _shipped(stems: Sequence[str]) -> list[str]:
+    """The names of the encoders for those of the stems that have one."""
+    from mssgen.registry import shipped_encoders
+
+    names = shipped_encoders()
+    found = [names[stem] for stem in stems if stem in names]
+    if not found:
+        raise UsageError(
+            f"--enhance: encoders ship for the stems {', '.join(names)} only; ask for one of them, "
+            "or give one of yours with --encoder"
+        )
+    return found
 
 
 def _batch_size(text: str) -> int | None:

@@ -1,4 +1,8 @@
-"""A separator whose stems are enhanced as they come, without files between."""
+"""Stems that are enhanced as they come, and blended with what they were.
+
+`EnhancedSeparator` does it behind a separator, `StemEnhancer` with stems from files; both have the
+form of a separator.
+"""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -12,9 +16,13 @@ from torch import Tensor
 
 from mssgen.audio import fit_length, resample
 from mssgen.chunking import align
+from mssgen.enhancers.blend import Blend, blend_stream
 from mssgen.enhancers.codec import CodecEnhancer
 from mssgen.errors import UsageError
 from mssgen.separators.base import Level, Separator, measure_level
+
+_MIN_RATE = 44_100
+_AUTO = Blend()
 
 
 class EnhancedSeparator:
@@ -23,10 +31,16 @@ class EnhancedSeparator:
     Args:
         separator: gives the stems.
         enhancers: by stem; the other stems pass as they are.
+        blend: of what the separator gave and what an enhancer made of it.
     """
 
-    def __init__(self, separator: Separator, enhancers: Mapping[str, CodecEnhancer]) -> None:
-        self.separator, self.enhancers = separator, dict(enhancers)
+    def __init__(
+        self,
+        separator: Separator,
+        enhancers: Mapping[str, CodecEnhancer],
+        blend: Blend = _AUTO,
+    ) -> None:
+        self.separator, self.enhancers, self.blend = separator, dict(enhancers), blend
         self.name = separator.name
         self.sources, self.n_channels = separator.sources, separator.n_channels
         self.sample_rate = separator.sample_rate
@@ -54,36 +68,117 @@ class EnhancedSeparator:
     ) -> Iterator[Tensor]:
         """As `Separator.stream`; an enhancer is at most a few of its pieces behind."""
         stems = self.sources if stems is None else tuple(stems)
-        separated = self.separator.stream(blocks, level, stems=stems, warn=warn)
         if level.is_silent:
-            yield from separated
+            yield from self.separator.stream(blocks, level, stems=stems, warn=warn)
             return
+        to_separate, *mixtures = itertools.tee(blocks, 1 + len(stems))
+        separated = self.separator.stream(to_separate, level, stems=stems, warn=warn)
         copies = itertools.tee(separated, len(stems))
         streams = [
-            self._enhanced(stem, map(itemgetter((slice(None), index)), copy), level)
-            for index, (stem, copy) in enumerate(zip(stems, copies, strict=True))
+            self._enhanced(stem, map(itemgetter((slice(None), index)), copy), level, mixture)
+            for index, (stem, copy, mixture) in enumerate(zip(stems, copies, mixtures, strict=True))
         ]
+        del to_separate, mixtures, separated, copies  # or what nobody reads would be kept
         for parts in align(streams):
             yield torch.stack(list(parts), dim=1)
 
-    def _enhanced(self, stem: str, blocks: Iterable[Tensor], level: Level) -> Iterator[Tensor]:
+    def _enhanced(
+        self, stem: str, blocks: Iterable[Tensor], level: Level, mixture: Iterable[Tensor]
+    ) -> Iterator[Tensor]:
         """Blocks [B, C, T'] of one stem, at the separator's rate before and after."""
         enhancer = self.enhancers.get(stem)
         if enhancer is None:
-            yield from blocks
-            return
-        rate, codec_rate = self.sample_rate, enhancer.sample_rate
-        shape = (len(level.mean), self.n_channels)
-        n_flat = shape[0] * shape[1]
-        n_samples = -(-level.n_samples * codec_rate // rate)
-        at_codec = fit_length(
-            resample(map(_flat, blocks), n_flat, rate, codec_rate), n_flat, n_samples
-        )
-        pairs = (torch.from_numpy(block).unflatten(0, shape) for block in at_codec)
-        enhanced = enhancer.stream(pairs, replace(level, n_samples=n_samples))
-        back = resample((_flat(block[:, 0]) for block in enhanced), n_flat, codec_rate, rate)
-        for block in fit_length(back, n_flat, level.n_samples):
-            yield torch.from_numpy(block).unflatten(0, shape)
+            return iter(blocks)
+        return _blended(enhancer, blocks, level, self.blend, self.sample_rate, mixture)
+
+
+class StemEnhancer:
+    """An enhancer for stems from files, in the form of a separator that gives this one stem.
+
+    It works at 44.1 kHz at least: a codec of a lower rate has nothing to say of the treble that the
+    stem has, and leaves it alone.
+
+    Args:
+        enhancer: at any rate.
+        blend: of the stem and what the enhancer made of it.
+        mixture: gives the song from its start, as blocks [B, 2, T'] at `sample_rate`; None where
+            it is not at hand.
+    """
+
+    n_channels = 2
+
+    def __init__(
+        self,
+        enhancer: CodecEnhancer,
+        blend: Blend = _AUTO,
+        mixture: Callable[[], Iterable[Tensor]] | None = None,
+    ) -> None:
+        self.enhancer, self.blend, self.mixture = enhancer, blend, mixture
+        self.name, self.stem, self.sources = enhancer.name, enhancer.stem, enhancer.sources
+        self.sample_rate = max(_MIN_RATE, enhancer.sample_rate)
+        self.device, self.precision = enhancer.device, enhancer.precision
+
+    def __call__(self, mixture: Tensor) -> Tensor:
+        """[B, 2, T] -> [B, 1, 2, T]."""
+        return torch.cat(list(self.stream([mixture], measure_level([mixture]))), dim=-1)
+
+    def stream(
+        self,
+        blocks: Iterable[Tensor],
+        level: Level,
+        *,
+        stems: Sequence[str] | None = None,
+        warn: Callable[[str], None] | None = None,
+    ) -> Iterator[Tensor]:
+        """As `Separator.stream`; UsageError for another stem."""
+        self.enhancer.check(stems)
+        if level.is_silent:
+            streams: Iterator[Tensor] = map(torch.zeros_like, blocks)
+        else:
+            song = _fitted(self.mixture(), level) if self.mixture else None
+            streams = _blended(self.enhancer, blocks, level, self.blend, self.sample_rate, song)
+        for block in streams:
+            yield block[:, None]
+
+
+def _blended(
+    enhancer: CodecEnhancer,
+    blocks: Iterable[Tensor],
+    level: Level,
+    blend: Blend,
+    sample_rate: int,
+    mixture: Iterable[Tensor] | None,
+) -> Iterator[Tensor]:
+    """Blocks [B, 2, T'] of a stem through an enhancer of any rate, and blended."""
+    stem, to_enhance = itertools.tee(blocks)
+    enhanced = _enhanced(enhancer, to_enhance, level, sample_rate)
+    return blend_stream(stem, enhanced, blend, sample_rate=sample_rate, mixture=mixture)
+
+
+def _enhanced(
+    enhancer: CodecEnhancer, blocks: Iterable[Tensor], level: Level, sample_rate: int
+) -> Iterator[Tensor]:
+    """Blocks [B, 2, T'] at `sample_rate`, `level.n_samples` in all, through an enhancer."""
+    at_codec = replace(level, n_samples=-(-level.n_samples * enhancer.sample_rate // sample_rate))
+    resampled = _resampled(blocks, sample_rate, enhancer.sample_rate, level)
+    enhanced = enhancer.stream(_fitted(resampled, at_codec), at_codec)
+    stem = (block[:, 0] for block in enhanced)
+    return _fitted(_resampled(stem, enhancer.sample_rate, sample_rate, level), level)
+
+
+def _resampled(
+    blocks: Iterable[Tensor], in_rate: int, out_rate: int, level: Level
+) -> Iterator[Tensor]:
+    """Blocks [B, 2, T'] at another rate."""
+    n_channels = 2 * len(level.mean)
+    for block in resample(map(_flat, blocks), n_channels, in_rate, out_rate):
+        yield torch.from_numpy(block).unflatten(0, (-1, 2))
+
+
+def _fitted(blocks: Iterable[Tensor], level: Level) -> Iterator[Tensor]:
+    """Blocks [B, 2, T'], cut or filled with zeros to `level.n_samples` in all."""
+    for block in fit_length(map(_flat, blocks), 2 * len(level.mean), level.n_samples):
+        yield torch.from_numpy(block).unflatten(0, (-1, 2))
 
 
 def _flat(block: Tensor) -> NDArray[np.float32]:

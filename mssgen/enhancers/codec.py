@@ -41,6 +41,12 @@ class CodecEnhancer:
         """[B, 2, T] -> [B, 1, 2, T] at `sample_rate`."""
         return torch.cat(list(self.stream([mixture], measure_level([mixture]))), dim=-1)
 
+    def check(self, stems: Sequence[str] | None) -> None:
+        """Raise UsageError where other stems than its own are wanted."""
+        if stems is not None and tuple(stems) != self.sources:
+            wanted = ", ".join(stem for stem in stems if stem != self.stem)
+            raise UsageError(f"{self.name} has no stem '{wanted}': it gives {self.stem}")
+
     def stream(
         self,
         blocks: Iterable[Tensor],
@@ -53,9 +59,7 @@ class CodecEnhancer:
 
         Silence gives silence, and equal channels stay equal. Raises UsageError for another stem.
         """
-        if stems is not None and tuple(stems) != self.sources:
-            wanted = ", ".join(stem for stem in stems if stem != self.stem)
-            raise UsageError(f"{self.name} has no stem '{wanted}': it gives {self.stem}")
+        self.check(stems)
         if level.is_silent:
             for block in blocks:
                 yield torch.zeros_like(block)[:, None]
