@@ -80,6 +80,10 @@ def resolve(
         )
     if (folder := embedded_checkpoint(bundle.name)) is not None:
         return ResolvedModel(bundle.name, bundle, (folder,), (None,), "embedded", bundle.segment_s)
+    if not bundle.repo:
+        raise CheckpointError(
+            f"{bundle.name} should be in {embedded_dir() / bundle.name}: install mssgen again"
+        )
 
     from mssgen import hub
 

@@ -20,6 +20,7 @@ STAGES = {
     "separate": ("a separator", "`mssgen separate`"),
     "codec": ("a codec", "`mssgen codec`"),
     "enhance": ("a stem encoder", "`mssgen enhance`"),
+    "refine": ("a refiner", "`mssgen enhance --refine`"),
 }
 
 
@@ -44,7 +45,7 @@ class Bundle:
     name: str
     stage: str  # a key of STAGES
     architecture: str
-    repo: str
+    repo: str  # empty for what is nowhere but in weights/<name>
     revision: str | None  # a commit; None follows the default branch, and the note says so
     files: tuple[RemoteFile, ...]
     stems: tuple[str, ...]  # in the order of the model's output; none for a codec
@@ -120,6 +121,33 @@ def _codec(
         licence_note=licence[1],
         note=f"{what}; {unknown} for sure, so the download follows the default branch"
         f"{'' if file else ' unchecked'}.",
+    )
+
+
+_OUR_LICENCE_NOTE = (
+    "Trained by mssgen's own recipes on music rendered from free packages, whose licences "
+    "weights/README.md lists. The weights are offered under CC BY 4.0 as far as rights in them are "
+    "ours; whether licences of training music reach weights is not settled anywhere."
+)
+
+
+def _ours(
+    name: str, stage: str, architecture: str, note: str, stems: tuple[str, ...] = ()
+) -> Bundle:
+    """A row of what we trained: it ships in weights/<name> and is nowhere else."""
+    return Bundle(
+        name=name,
+        stage=stage,
+        architecture=architecture,
+        repo="",
+        revision=None,
+        files=(),
+        stems=stems,
+        sample_rate=44_100,
+        licence="CC BY 4.0",
+        licence_note=_OUR_LICENCE_NOTE,
+        note=note,
+        embedded=True,
     )
 
 
@@ -218,6 +246,23 @@ REGISTRY: dict[str, Bundle] = {
             note="Hybrid Demucs (v3) retrained on more songs, about 167 MB; neither the hash nor "
             "the revision is known for sure, so the download follows the default branch unchecked.",
         ),
+        _ours(
+            "stem_codec",
+            "codec",
+            "stem",
+            "Our codec for stems, stereo, 86 Hz, up to 32 codebooks of 1024 (28 kbps).",
+        ),
+        *(
+            _ours(
+                f"warm_{stem}",
+                "enhance",
+                "stem_encoder",
+                f"Gives the codes that stem_codec has for the clean {stem} of one that htdemucs "
+                "separated.",
+                (stem,),
+            )
+            for stem in ("bass", "drums")
+        ),
         _codec(
             "encodec_24khz",
             "seanet",
@@ -303,6 +348,12 @@ LAYOUTS: dict[str, Layout] = {
         },
     ),
 }
+
+
+def shipped_encoders() -> dict[str, str]:
+    """The names of the stem encoders that ship, by stem."""
+    rows = (row for row in REGISTRY.values() if row.stage == "enhance" and row.embedded)
+    return {row.stems[0]: row.name for row in rows}
 
 
 def lookup(name: str, stage: str | None = None) -> Bundle:

@@ -67,7 +67,7 @@ def info(name: Name, as_json: Json = False) -> None:
         "stems": list(bundle.stems),
         "sample_rate": bundle.sample_rate,
         "where": _where(bundle),
-        "repo": bundle.repo,
+        "repo": bundle.repo or None,
         "revision": bundle.revision,
         "files": [
             {
@@ -97,7 +97,7 @@ def info(name: Name, as_json: Json = False) -> None:
         elif key == "embedded":
             if value:
                 lines.append((key, f"{value['path']}, sha256 {value['sha256']}"))
-        elif key == "revision":
+        elif key == "revision" and bundle.repo:
             lines.append((key, value or "not pinned: the default branch"))
         elif value not in (None, []):
             text = " ".join(value) if isinstance(value, list) else str(value)
@@ -118,7 +118,7 @@ def pull(
     as_json: Json = False,
 ) -> None:
     """Download models, so that they work offline."""
-    from mssgen.checkpoints import SCHEME, embedded_checkpoint, parse_address
+    from mssgen.checkpoints import SCHEME, embedded_checkpoint, parse_address, resolve
 
     bundles: dict[str, Bundle | None] = {}
     for name in names:  # all of them before any download
@@ -136,16 +136,19 @@ def pull(
         result: dict[str, Any] = {"name": name, "status": "ready", "paths": []}
         results.append(result)
         folder = embedded_checkpoint(name) if bundle else None
-        if folder is not None and not original:
+        if folder is not None and not (original and bundle and bundle.repo):
             result |= {"status": "ships with mssgen", "paths": [str(folder)]}
             continue
         try:
             if bundle is None:
                 result["paths"] = _pull_address(name, progress=progress)
             else:
-                result["paths"] = [
-                    str(hub.fetch(bundle, file, progress=progress)) for file in bundle.files
-                ]
+                files = (
+                    resolve(name, progress=progress).paths
+                    if not bundle.repo
+                    else [hub.fetch(bundle, file, progress=progress) for file in bundle.files]
+                )
+                result["paths"] = [str(file) for file in files]
         except MssgenError as error:
             result |= {"status": "failed", "error": str(error)}
             failures.append(str(error))
@@ -282,6 +285,8 @@ def _where(bundle: Bundle) -> str:
 
     if embedded_checkpoint(bundle.name) is not None:
         return "embedded"
+    if not bundle.repo:
+        return "missing"
     n_cached = sum(hub.cached(bundle, file) is not None for file in bundle.files)
     if n_cached == len(bundle.files):
         return "cached"
