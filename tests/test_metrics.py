@@ -173,6 +173,17 @@ class TestBleed:
         full = song({"bass": noise(0)}, {"bass": estimate[:, : 2 * RATE]})
         assert measure("leakage", full).value is None
 
+    def test_excess_is_what_the_mixture_does_not_have(self) -> None:
+        spectra = [np.fft.rfft(noise(seed, 4 * RATE)) for seed in (0, 1)]
+        spectra[0][:, 6000:], spectra[1][:, :10_000] = 0, 0  # up to 1500 Hz, and from 2500 Hz
+        bass, cymbal = (np.fft.irfft(each).astype(np.float32) for each in spectra)
+        cymbal *= np.sqrt(np.square(bass).sum() / np.square(cymbal).sum() / 99)
+        made_up = song({"bass": bass}, {"bass": bass + cymbal}, bass)
+        assert value("excess", made_up) == pytest.approx(-20, abs=0.5)
+        for estimate, mixture in ((bass + cymbal, bass + cymbal), (1.25 * bass, bass)):
+            assert value("excess", song({"bass": bass}, {"bass": estimate}, mixture)) == -80
+        assert measure("excess", song({"bass": bass}, {"bass": bass})).reason == "no mixture"
+
 
 class TestFeatures:
     def test_all_are_zero_for_the_reference_itself(self, music: Audio) -> None:

@@ -40,6 +40,12 @@ def enhance(
             metavar="FILE",
         ),
     ] = None,
+    explain: Annotated[
+        bool,
+        typer.Option(
+            "--explain", help="Draw what was done, as TRACK.explain.png beside the output."
+        ),
+    ] = False,
     offline: given.Offline = False,
     output: given.Output = "enhanced",
     template: given.Template = "{track}.{ext}",
@@ -114,6 +120,14 @@ def enhance(
             with open_source(tracks[0].path) as source:
                 song = stack.enter_context(open_source(mixture))
                 enhancer.mixture = mixture_of(source, song, enhancer.sample_rate, downmix=downmix)
+        if explain:
+            if files.to_stdout or write.container == "raw":
+                raise UsageError(
+                    "--explain needs an output to look at: name a folder, and no --raw"
+                )
+            from mssgen.evaluation.explain import explaining
+
+            hook = explaining(hook, tracks)
         return files.run(tracks, enhancer, plan, write, hook)
 
 

@@ -1,10 +1,12 @@
-"""How much of the other stems is left in an estimate, and what sounds where the stem is silent."""
+"""How much of the other stems is left in an estimate, and what sounds where the stem is silent, or
+where nothing does."""
 
 from itertools import pairwise
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn import functional as F
 
 from mssgen.evaluation.base import Metric, Score, Song
 from mssgen.evaluation.signals import (
@@ -14,7 +16,7 @@ from mssgen.evaluation.signals import (
     per_song,
     to_db,
 )
-from mssgen.evaluation.spectral import FULLNESS_METRICS, spectra
+from mssgen.evaluation.spectral import FULLNESS_METRICS, mel_filters, power, spectra
 
 _N_FFT, _HOP = 4096, 2048
 _BAND_EDGES_HZ = (0, 125, 250, 500, 1000, 2000, 4000, 8000, 16000, np.inf)
@@ -22,6 +24,8 @@ _DEPENDENCE = 1e-8
 _FLOOR_DB = -80.0
 _GATE_DB = -60.0
 _FRAME_S = 0.1
+_N_BANDS, _REGION_FRAMES = 64, 4
+_MARGIN_DB = 3.0
 
 
 @torch.inference_mode()
@@ -100,6 +104,33 @@ def leakage(song: Song, stem: str) -> Score:
     return Score(to_db(float(power), floor_db=-100.0), n_quiet)
 
 
+@torch.inference_mode()
+def excess(song: Song, stem: str) -> Score:
+    """Share of the estimate's energy in regions where it is over 3 dB louder than the mixture.
+
+    A region is a channel, one of 64 mel bands and four frames of an STFT (2048, hop 512). A stem
+    may be a little louder than its mixture where another one cancels it; far louder is what
+    never sounded: a generated cymbal on a bass.
+    """
+    missing = check_both(song, stem)
+    if missing is not None or song.mixture is None:
+        return missing or Score(None, 0, "no mixture")
+    ours, whole = (_regions(audio, song) for audio in (song.estimates[stem], song.mixture))
+    is_more = ours > 10 ** (_MARGIN_DB / 10) * whole
+    share = float(ours[is_more].sum() / ours.sum())
+    return Score(to_db(share, floor_db=_FLOOR_DB), ours.numel())
+
+
+def _regions(audio: NDArray[np.float32], song: Song) -> torch.Tensor:
+    """Energy [C, bands, regions] of [C, T], up to a factor."""
+    filters = mel_filters(song.sample_rate, 2048, _N_BANDS)
+    # librosa's filters weigh more the narrower they are; here every bin counts once in all.
+    filters = filters / filters.amax(dim=1, keepdim=True).clamp_min(1e-12)
+    filters = filters / filters.sum(dim=0).clamp_min(1e-12)
+    parts = [filters @ power(block) for block in spectra(audio, 2048, 512, pad_mode="constant")]
+    return F.avg_pool1d(torch.cat(parts, dim=-1).double(), _REGION_FRAMES, ceil_mode=True)
+
+
 def _frame_power(audio: NDArray[np.float32], length: int) -> NDArray[np.float64]:
     """Mean power [N] of the full frames of [C, T]."""
     n_frames = audio.shape[1] // length
@@ -130,6 +161,18 @@ BLEED_METRICS = (
         "-60 dBFS, where these make up 1 s at least; not below -100 dBFS.",
         "bleed",
         leakage,
+    ),
+    Metric(
+        "excess",
+        "Energy beyond the mixture (dB)",
+        "dB",
+        "lower",
+        "mean",
+        "Share of the estimate's energy in regions (a channel, one of 64 mel bands, four frames of "
+        "an STFT of 2048, hop 512) in which it is over 3 dB louder than the mixture: what was "
+        "added where nothing sounds; not below -80 dB.",
+        "bleed",
+        excess,
     ),
     *FULLNESS_METRICS,
 )

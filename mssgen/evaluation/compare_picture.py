@@ -2,13 +2,20 @@
 
 import os
 import secrets
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mssgen.errors import AudioError, UsageError
 from mssgen.evaluation.spectrograms import SpectrogramPair, mel_ticks
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _RANGE_DB = 80.0
 _DIFFERENCE_DB = 24.0
@@ -29,50 +36,99 @@ def draw_comparison(spectrograms: SpectrogramPair, name_a: str, name_b: str, pat
 
     Raises UsageError without matplotlib, AudioError where the file cannot be written.
     """
+    levels, centres = spectrograms.mel_levels()
+    limits = shown_levels(levels)
+    # Where both are as good as silent a ratio says nothing.
+    difference = np.ma.masked_where(levels.max(axis=0) < limits[0], levels[1] - levels[0])
+    with new_picture(path, height_in=8.4) as figure:
+        panels = Panels(figure.subplots(3, 1, sharex=True), centres, spectrograms.duration_s)
+        panels.draw_level(0, f"A: {name_a}", levels[0], limits)
+        panels.draw_level(1, f"B: {name_b}", levels[1], limits)
+        panels.draw_change(
+            2, "B over A (red: more in B, blue: less, grey: silent in both)", difference
+        )
+        panels.axes[2].set_xlabel("seconds in A")
+    return path
+
+
+def shown_levels(levels: NDArray[np.float64]) -> tuple[float, float]:
+    """What both spectrograms are drawn between, dB of full scale."""
+    top = float(np.percentile(levels, 99.9))
+    return top - _RANGE_DB, top
+
+
+class Panels:
+    """Pictures over time (s) and frequency (Hz on the mel scale), one below the other.
+
+    Args:
+        axes: of matplotlib, from above.
+        centres: [rows] Hz.
+        duration_s: of all of them.
+    """
+
+    def __init__(
+        self, axes: "NDArray[np.object_]", centres: NDArray[np.float64], duration_s: float
+    ) -> None:
+        self.axes: list[Axes] = list(axes)
+        self._extent = (0.0, duration_s, -0.5, len(centres) - 0.5)
+        self._ticks = mel_ticks(centres)
+
+    def draw_level(
+        self,
+        index: int,
+        title: str,
+        levels: NDArray[np.float64],
+        limits: tuple[float, float],
+    ) -> None:
+        """[rows, columns] in dB of full scale."""
+        self._draw(index, title, levels, "magma", limits, "dB of full scale")
+
+    def draw_change(self, index: int, title: str, difference: NDArray[np.float64]) -> None:
+        """[rows, columns] in dB; what is masked is grey."""
+        self._draw(index, title, difference, "RdBu_r", (-_DIFFERENCE_DB, _DIFFERENCE_DB), "dB")
+
+    def _draw(
+        self,
+        index: int,
+        title: str,
+        values: NDArray[np.float64],
+        colours: str,
+        limits: tuple[float, float],
+        unit: str,
+    ) -> None:
+        axes = self.axes[index]
+        axes.set_facecolor("#d8d8d8")
+        image = axes.imshow(
+            values,
+            origin="lower",
+            aspect="auto",
+            extent=self._extent,
+            cmap=colours,
+            vmin=limits[0],
+            vmax=limits[1],
+            interpolation="nearest",
+        )
+        axes.set_title(_shortened(title), loc="left", fontsize=10)
+        axes.set_yticks(*self._ticks)
+        axes.set_ylabel("Hz")
+        figure = axes.figure
+        figure.colorbar(image, ax=axes, label=unit, pad=0.01, aspect=14, extend="both")
+
+
+@contextmanager
+def new_picture(path: Path, *, height_in: float) -> Iterator["Figure"]:
+    """A figure that becomes the file `path`, complete or not at all.
+
+    Raises UsageError without matplotlib, AudioError where the file cannot be written.
+    """
     check_packages()
     import matplotlib
     from matplotlib.figure import Figure
 
-    levels, centres = spectrograms.mel_levels()
-    top = float(np.percentile(levels, 99.9))
-    bottom = top - _RANGE_DB
-    # Where both are as good as silent a ratio says nothing.
-    difference = np.ma.masked_where(levels.max(axis=0) < bottom, levels[1] - levels[0])
-    extent = (0.0, spectrograms.duration_s, -0.5, len(centres) - 0.5)
     # Names of files are no formulas.
     with matplotlib.rc_context({"font.size": 9.5, "text.parse_math": False}):
-        figure = Figure(figsize=(9.6, 8.4), dpi=120, layout="constrained")
-        panels = figure.subplots(3, 1, sharex=True)
-        shown = (
-            (f"A: {name_a}", levels[0], "magma", bottom, top, "dB of full scale"),
-            (f"B: {name_b}", levels[1], "magma", bottom, top, "dB of full scale"),
-            (
-                "B over A (red: more in B, blue: less, grey: silent in both)",
-                difference,
-                "RdBu_r",
-                -_DIFFERENCE_DB,
-                _DIFFERENCE_DB,
-                "dB",
-            ),
-        )
-        rows, labels = mel_ticks(centres)
-        for axes, (title, values, colours, low, high, unit) in zip(panels, shown, strict=True):
-            axes.set_facecolor("#d8d8d8")
-            image = axes.imshow(
-                values,
-                origin="lower",
-                aspect="auto",
-                extent=extent,
-                cmap=colours,
-                vmin=low,
-                vmax=high,
-                interpolation="nearest",
-            )
-            axes.set_title(_shortened(title), loc="left", fontsize=10)
-            axes.set_yticks(rows, labels)
-            axes.set_ylabel("Hz")
-            figure.colorbar(image, ax=axes, label=unit, pad=0.01, aspect=14, extend="both")
-        panels[-1].set_xlabel("seconds in A")
+        figure = Figure(figsize=(9.6, height_in), dpi=120, layout="constrained")
+        yield figure
         part = path.parent / f".mssgen-{secrets.token_hex(6)}.part"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,7 +141,6 @@ def draw_comparison(spectrograms: SpectrogramPair, name_a: str, name_b: str, pat
         finally:
             with suppress(OSError):
                 part.unlink()
-    return path
 
 
 def _shortened(title: str, n_letters: int = 90) -> str:

@@ -1,0 +1,106 @@
+"""`mssgen enhance --explain`: what was done to a stem, as a picture beside it."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mssgen.audio import AudioSource, fit_length, open_source, resample
+from mssgen.chunking import align
+from mssgen.errors import UsageError
+from mssgen.evaluation.compare_picture import Panels, check_packages, new_picture, shown_levels
+from mssgen.evaluation.spectrograms import SpectrogramPair
+from mssgen.events import Event, Hook, Written
+from mssgen.tracks import STDIN, Track
+
+SUFFIX = ".explain.png"
+PICTURE = "explain"
+"""Stands for a stem where the picture is told of."""
+_FLOOR_DB = -80.0
+_COLOURS = ("#0072B2", "#D55E00")  # Okabe and Ito 2008
+
+
+def explaining(hook: Hook, tracks: Sequence[Track]) -> Hook:
+    """A hook that draws OUTPUT.explain.png beside every output that is written, and passes all on.
+
+    The outputs are those of one stem a track. Raises UsageError without matplotlib, and for
+    standard input, which cannot be read again.
+    """
+    check_packages()
+    inputs = {track.label: track.path for track in tracks}
+    if STDIN in inputs.values():
+        raise UsageError("--explain reads its input again: name a file instead of standard input")
+
+    def hear(event: Event) -> None:
+        hook(event)
+        if isinstance(event, Written) and event.track in inputs:
+            picture = explain(inputs[event.track], event.path, event.path.with_suffix(SUFFIX))
+            hook(Written(event.track, PICTURE, picture))
+
+    return hear
+
+
+def explain(path_in: Path | str, path_out: Path | str, picture: Path) -> Path:
+    """Draw the spectrograms of a stem before and after, what changed, and both levels over time.
+
+    Both files are read in blocks: memory does not grow with their length. The output is compared
+    at the input's rate and over its length; where they differ in channels, their means are.
+
+    Raises:
+        UsageError: matplotlib is not installed.
+        AudioError: a file cannot be read, or the picture cannot be written.
+    """
+    with open_source(path_in) as before, open_source(path_out) as after:
+        spectrograms = _spectrograms(before, after)
+    levels, centres = spectrograms.mel_levels()
+    limits = shown_levels(levels)
+    # What is softer than all that is drawn is the same silence on both sides.
+    quiet, loud = levels.clip(limits[0]), levels.max(axis=0)
+    change = np.ma.masked_where(loud < limits[0], quiet[1] - quiet[0])
+    powers = spectrograms.powers().sum(axis=2)  # [2, columns]
+    before_db, after_db = _decibels(powers.mean(axis=1))
+    with new_picture(picture, height_in=10.2) as figure:
+        axes = figure.subplots(4, 1, sharex=True, height_ratios=[3, 3, 3, 2])
+        panels = Panels(axes, centres, spectrograms.duration_s)
+        panels.draw_level(0, f"input: {Path(path_in).name}", levels[0], limits)
+        panels.draw_level(1, f"output: {Path(path_out).name}", levels[1], limits)
+        panels.draw_change(
+            2, "what was added (red) and taken away (blue); grey: silent in both", change
+        )
+        curves = panels.axes[3]
+        seconds = (np.arange(len(powers[0])) + 0.5) * spectrograms.duration_s / len(powers[0])
+        for name, power, colour in zip(("input", "output"), powers, _COLOURS, strict=True):
+            curves.plot(seconds, _decibels(power), color=colour, linewidth=1, label=name)
+        title = f"level: {before_db:.1f} dB of full scale before, {after_db:.1f} after"
+        curves.set_title(title.replace("-", "−"), loc="left", fontsize=10)
+        curves.set_ylim(bottom=_FLOOR_DB)
+        curves.set_ylabel("dB of full scale")
+        curves.set_xlabel("seconds")
+        curves.grid(color="#e6e6e6")
+        curves.legend(
+            loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False, borderaxespad=0
+        )
+    return picture
+
+
+def _spectrograms(before: AudioSource, after: AudioSource) -> SpectrogramPair:
+    info, n_samples = before.info, before.n_samples
+    n_after = after.info.n_channels
+    at_rate = resample(after.blocks(), n_after, after.info.sample_rate, info.sample_rate)
+    pair = SpectrogramPair(info.sample_rate, n_samples)
+    both = align([before.blocks(), fit_length(at_rate, n_after, n_samples)])
+    for block in both if info.n_channels == n_after else _means(both):
+        pair.add(*block)
+    return pair
+
+
+def _means(
+    blocks: Iterator[tuple[NDArray[np.float32], ...]],
+) -> Iterator[tuple[NDArray[np.float32], ...]]:
+    for block in blocks:
+        yield tuple(part.mean(axis=0, keepdims=True) for part in block)
+
+
+def _decibels(power: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(10 * np.log10(power.clip(10 ** (_FLOOR_DB / 10))))
