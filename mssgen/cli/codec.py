@@ -17,7 +17,7 @@ app = typer.Typer(help="Neural codecs: encode, decode, analyze.", no_args_is_hel
 
 app.command()(analyze)
 
-DEFAULT_CODEC = "dac_44khz"
+DEFAULT_CODEC = "stem_codec"
 
 
 @app.command()
