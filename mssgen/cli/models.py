@@ -301,7 +301,8 @@ def _embedded_facts(bundle: Bundle) -> dict[str, str] | None:
     folder = embedded_checkpoint(bundle.name)
     if folder is None:
         return None
-    return {"path": str(folder), "sha256": str(read_config(folder / CONFIG).get("sha256"))}
+    config = read_config(folder / CONFIG, bundle.stage)
+    return {"path": str(folder), "sha256": str(config.get("sha256"))}
 
 
 def _size_bytes(bundle: Bundle) -> int | None:
