@@ -138,7 +138,7 @@ def _shipped(stem: str | None, tracks: list["Track"]) -> str:
     names = shipped_encoders()
     found = {PurePath(track.name).name.lower() for track in tracks}
     if stem is None and len(found) == 1:
-        (stem,) = found & names.keys() or {None}
+        stem = next(iter(found & names.keys()), None)
     if stem is None:
         raise UsageError("say what the inputs are with --stem, or which --encoder they shall have")
     if stem not in names:
