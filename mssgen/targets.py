@@ -1,8 +1,11 @@
-"""Where a stem goes: from a template to a path that stays inside the output folder."""
+"""Where output goes: to a path that stays inside its folder, as a file that is whole or absent."""
 
 import os
 import re
+import secrets
 import string
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mssgen.errors import UsageError
@@ -57,3 +60,19 @@ def safe_target(
             f"--template {template!r} leads out of {output_dir} through a link; choose another"
         )
     return target
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Give a draft beside `path` to write; it becomes `path` if nothing is raised, else it goes.
+
+    Makes the folder. The system's errors pass: only the caller knows what to call the file.
+    """
+    draft = path.parent / f".mssgen-{secrets.token_hex(6)}.part"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield draft
+        os.replace(draft, path)
+    finally:
+        with suppress(OSError):
+            draft.unlink()

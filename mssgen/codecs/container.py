@@ -4,9 +4,6 @@ Tensors: `codes` [B, K, N] uint16 and, of codecs that scale, `scale` [B, G] floa
 strings: `format` "mssgen-codes", `format_version` "1", and the fields of `CodedAudio`.
 """
 
-import os
-import secrets
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +14,7 @@ from safetensors.numpy import save
 
 from mssgen.codecs.base import Codes
 from mssgen.errors import AudioError
+from mssgen.targets import whole_file
 
 FORMAT = "mssgen-codes"
 FORMAT_VERSION = "1"
@@ -70,18 +68,13 @@ def pack(coded: CodedAudio) -> bytes:
 
 def write_codes(path: Path, coded: CodedAudio) -> None:
     """Write a `.codes` file, complete or not at all; AudioError says why it cannot be."""
-    part = path.parent / f".mssgen-{secrets.token_hex(6)}.part"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(pack(coded))
-        os.replace(part, path)
+        with whole_file(path) as draft:
+            draft.write_bytes(pack(coded))
     except OSError as error:
         raise AudioError(
             f"{path} cannot be written ({error.strerror or error}): choose another --output"
         ) from error
-    finally:
-        with suppress(OSError):
-            part.unlink()
 
 
 def read_codes(path: Path, *, name: str | None = None) -> CodedAudio:

@@ -162,7 +162,6 @@ def save_codec(codec: Codec, folder: Path | str) -> None:
         try:
             save_file(state, draft / WEIGHTS, metadata={"format": "pt"})
             description["sha256"] = sha256_of(draft / WEIGHTS)
-            description["sha256"] = sha256_of(draft / WEIGHTS)
             text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
             (draft / CONFIG).write_text(text, encoding="utf-8")
             for entry in (draft, *draft.iterdir()):  # mkdtemp gives the owner's rights only

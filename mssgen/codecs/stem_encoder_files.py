@@ -5,12 +5,8 @@ config.json   {"format_version": 1, "architecture": "stem_encoder", "options": {
 """
 
 import json
-import os
-import secrets
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -28,6 +24,7 @@ from mssgen.formats import (
     read_safetensors,
     sha256_of,
 )
+from mssgen.targets import whole_file
 
 ARCHITECTURE = "stem_encoder"
 _IDENTITY = ("stem", "input")
@@ -61,10 +58,12 @@ def save_stem_encoder(encoder: StemEncoder, folder: Path, *, codec_name: str = "
         folder.mkdir(parents=True, exist_ok=True)
         if not codec_name:
             save_codec(codec, folder / EMBEDDED_CODEC)
-        _write(folder / WEIGHTS, lambda path: save_file(weights, path, metadata={"format": "pt"}))
+        with whole_file(folder / WEIGHTS) as draft:
+            save_file(weights, draft, metadata={"format": "pt"})
         config["sha256"] = sha256_of(folder / WEIGHTS)
         text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
-        _write(folder / CONFIG, lambda path: path.write_text(text, encoding="utf-8"))
+        with whole_file(folder / CONFIG) as draft:
+            draft.write_text(text, encoding="utf-8")
     except OSError as error:
         raise CheckpointError(f"{folder} cannot be written: {error.strerror or error}") from None
 
@@ -112,13 +111,3 @@ def load_stem_encoder(
         ) from None
     encoder.eval().requires_grad_(False)
     return encoder.to(device)
-
-
-def _write(path: Path, write: Callable[[Path], Any]) -> None:
-    """Complete or not at all."""
-    draft = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
-    try:
-        write(draft)
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)

@@ -1,9 +1,7 @@
 """The spectrograms of two files and their difference, as a PNG."""
 
-import os
-import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +10,7 @@ from numpy.typing import NDArray
 
 from mssgen.errors import AudioError, UsageError
 from mssgen.evaluation.spectrograms import SpectrogramPair, mel_ticks
+from mssgen.targets import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -129,18 +128,13 @@ def new_picture(path: Path, *, height_in: float) -> Iterator["Figure"]:
     with matplotlib.rc_context({"font.size": 9.5, "text.parse_math": False}):
         figure = Figure(figsize=(9.6, height_in), dpi=120, layout="constrained")
         yield figure
-        part = path.parent / f".mssgen-{secrets.token_hex(6)}.part"
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(part, format="png")
-            os.replace(part, path)
+            with whole_file(path) as draft:
+                figure.savefig(draft, format="png")
         except OSError as error:
             raise AudioError(
                 f"{path} cannot be written ({error.strerror or error}): choose another --output"
             ) from error
-        finally:
-            with suppress(OSError):
-                part.unlink()
 
 
 def _shortened(title: str, n_letters: int = 90) -> str:

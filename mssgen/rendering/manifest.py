@@ -6,8 +6,6 @@ OUTPUT/licences the copyright file of every package, which must travel with the 
 """
 
 import json
-import os
-import secrets
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from mssgen import __version__
 from mssgen.errors import UsageError
 from mssgen.rendering.planning import Plan, SourceFile
 from mssgen.rendering.recipe import RenderRecipe
+from mssgen.targets import whole_file
 from mssgen.training.library import SPLITS
 
 FORMAT_VERSION = 1
@@ -103,13 +102,10 @@ def update(output: Path, recipe: RenderRecipe) -> dict[str, Any]:
 
 def write_json(path: Path, record: Any) -> None:
     """A file, complete or absent."""
-    part = path.parent / f".mssgen-{secrets.token_hex(6)}.part"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(record, indent=1), encoding="utf-8")
-        os.replace(part, path)
+        with whole_file(path) as draft:
+            draft.write_text(json.dumps(record, indent=1), encoding="utf-8")
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise _unwritable(path.parent, error) from error
 
 

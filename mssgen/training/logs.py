@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor
 from mssgen.encoding import Encoding
 from mssgen.errors import MssgenError
 from mssgen.stem_writer import StemWriter
+from mssgen.targets import whole_file
 
 METRICS = "metrics.jsonl"
 _N_FFT = 1024
@@ -93,11 +93,10 @@ class RunLog:
                 image, origin="lower", aspect="auto", extent=extent, vmin=_FLOOR_DB, vmax=0.0
             )
             axes.set(title=name, xlabel="time (s)", ylabel="frequency (kHz)")
-        part = target.with_name(f".{target.name}.part")
         canvas.draw()
         pixels = np.asarray(canvas.buffer_rgba())[..., :3]
-        imsave(part, pixels, format="png")
-        os.replace(part, target)
+        with whole_file(target) as draft:
+            imsave(draft, pixels, format="png")
         if self._board is not None:
             self._board.add_image("spectrograms", pixels, step, dataformats="HWC")
 
@@ -141,6 +140,5 @@ def _truncate(path: Path, step: int) -> None:
                 kept.append(line)
         except ValueError:  # cut off by the end of the process
             continue
-    part = path.with_name(f".{path.name}.part")
-    part.write_text("".join(kept), encoding="utf-8")
-    os.replace(part, path)
+    with whole_file(path) as draft:
+        draft.write_text("".join(kept), encoding="utf-8")

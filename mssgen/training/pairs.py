@@ -9,8 +9,6 @@ PAIRS/pairs.json says which model made them from which tracks.
 """
 
 import json
-import os
-import secrets
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -29,7 +27,7 @@ from mssgen.formats import WEIGHTS, sha256_of
 from mssgen.outputs import OutputPlan, plan_outputs
 from mssgen.pipeline import load_separator
 from mssgen.separators.base import Separator
-from mssgen.targets import safe_target
+from mssgen.targets import safe_target, whole_file
 from mssgen.tracks import Track
 from mssgen.training.excerpts import Excerpt, excerpts
 from mssgen.training.library import (
@@ -235,16 +233,13 @@ def _remember(manifest: dict[str, Any], output: Path, track: TrackStems) -> None
     if manifest["tracks"].get(track.key) == track.fingerprint:
         return
     manifest["tracks"][track.key] = track.fingerprint
-    part = output / f".mssgen-{secrets.token_hex(6)}.part"
     try:
         # What an earlier state of the track gave would be taken for complete.
         for path in _target(output, track.key, MIXTURE).parent.glob("*.wav"):
             path.unlink()
-        output.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-        os.replace(part, output / PAIRS_MANIFEST)
+        with whole_file(output / PAIRS_MANIFEST) as draft:
+            draft.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise UsageError(
             f"{output} cannot be written ({error.strerror or error}); choose another --output"
         ) from error

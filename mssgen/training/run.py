@@ -29,6 +29,7 @@ from torch.optim import Optimizer
 from mssgen import __version__
 from mssgen.errors import CheckpointError, UsageError
 from mssgen.pickles import read_pickle
+from mssgen.targets import whole_file
 from mssgen.training.task import Task
 
 RUN = "run.json"
@@ -298,9 +299,8 @@ def _plain(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(value, indent=2, default=str) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    with whole_file(path) as draft:
+        draft.write_text(json.dumps(value, indent=2, default=str) + "\n", encoding="utf-8")
 
 
 def _read_json(path: Path) -> dict[str, Any]:
