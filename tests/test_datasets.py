@@ -381,6 +381,7 @@ def test_wrong_options(folder: Path, how: dict[str, Any], message: str) -> None:
         ({"p_remix": -0.1}, r"p_remix is a probability"),
         ({"min_gain_db": 3.0}, "must not exceed"),
         ({"max_gain_db": 90.0}, "-60 to 60"),
+        ({"max_tilt_db": -1.0}, "max_tilt_db"),
     ],
 )
 def test_wrong_augmentations(how: dict[str, float], message: str) -> None:
@@ -397,6 +398,18 @@ def test_changes() -> None:
     gains = [draw_change(Augmentation(-6, 3), numbers, 2).gain for _ in range(200)]
     assert 10 ** (-6 / 20) <= min(gains) < 0.55
     assert 1.3 < max(gains) <= 10 ** (3 / 20)
+
+
+def test_a_tilt_is_a_slope_around_one_kilohertz() -> None:
+    time = np.arange(44_100) / 44_100
+    for frequency, gain_db in ((551.25, -3.0), (1102.5, 0.0), (8820.0, 9.0)):
+        tone = np.sin(2 * np.pi * frequency * time).astype(np.float32)[None, :44_000]
+        louder_db = level_db(Change(tilt_db=3.0)(tone)) - level_db(tone)
+        assert louder_db == pytest.approx(gain_db, abs=0.05)
+    numbers = np.random.default_rng(0)
+    tilts = [draw_change(Augmentation(max_tilt_db=2.0), numbers, 2).tilt_db for _ in range(200)]
+    assert -2 <= min(tilts) < -1.8
+    assert 1.8 < max(tilts) <= 2
 
 
 def test_noise_on_silence_is_silence() -> None:

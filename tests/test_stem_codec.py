@@ -17,6 +17,7 @@ from mssgen.errors import UsageError
 from mssgen.training.codec import CodecTask
 from mssgen.training.codec_losses import spectrum_distance
 from mssgen.training.codec_options import CodecLossOptions
+from mssgen.training.codec_start import start_from_sound
 from mssgen.training.optimizers import OptimizerOptions
 from mssgen.training.recipes import load_recipe
 from mssgen.training.task import Batch
@@ -138,6 +139,60 @@ def test_it_starts_from_music_and_learns_on(music: NDArray[np.float32]) -> None:
         task.optimizers["codec"].step()
     after = task.validate(batch)
     assert float(after["sdr"]) > float(start["sdr"]) + 0.3
+
+
+def _hats(n_samples: int, seed: int) -> torch.Tensor:
+    """A bass note under bursts of bright noise: what cymbals are to a codec, [2, n_samples]."""
+    generator = torch.Generator().manual_seed(seed)
+    time = torch.arange(n_samples) / 44_100
+    noise = torch.randn(2, n_samples, generator=generator).diff(prepend=torch.zeros(2, 1))
+    return 0.3 * torch.sin(2 * torch.pi * 70 * time) + 0.1 * noise * (-20 * (time % 0.2)).exp()
+
+
+def _treble_db(audio: torch.Tensor) -> float:
+    """Mean level above half of the band, dB."""
+    spectrum = torch.fft.rfft(audio)
+    return float(10 * spectrum[..., spectrum.shape[-1] // 2 :].abs().square().mean().log10())
+
+
+def test_noise_keeps_its_level_though_its_waveform_is_lost() -> None:
+    torch.manual_seed(0)
+    codec = StemCodec(
+        n_fft=512,
+        hop_length=256,
+        width=32,
+        n_encoder_blocks=1,
+        n_decoder_blocks=1,
+        latent_dim=32,
+        n_codebooks=8,
+        codebook_size=64,
+        n_noise_bands=16,
+    )
+    start_from_sound(codec, [_hats(44_032, seed) for seed in range(4)])
+    codec.eval()
+    sound = _hats(44_032, 9)[None]
+    with torch.inference_mode():
+        latents = codec.dequantize(codec.quantize(codec.latents(sound)))
+        full, coherent = codec.sounds(latents, sound.shape[-1])
+        assert torch.equal(full, codec.synthesize(latents, sound.shape[-1]))  # nothing random
+    # Before the first step already: it learns the rest.
+    assert _treble_db(coherent) < _treble_db(sound) - 16
+    assert _treble_db(full) == pytest.approx(_treble_db(sound), abs=11)
+
+
+def test_noise_takes_the_structure_of_another_sound_and_its_own_level() -> None:
+    """A sound that is all noise comes back as it was, once it says what noise is like."""
+    spectrum, inverse = Spectrum(512, 256, 0.6, 16), InverseSpectrum(512, 256, 0.6, 16)
+    sound = _hats(256 * 100, 3)[None]
+    frames = spectrum(sound)
+    traces = 1e-4 * torch.randn(1, spectrum.n_values, 100)  # of a spectrum, to be shuffled
+    noise = torch.cat([traces, 1.35 * frames[:, spectrum.n_values :]], dim=1)
+    assert snr_db(sound, inverse(inverse.filled(noise, frames))) > 25
+    own = inverse(noise)
+    assert _treble_db(own) == pytest.approx(_treble_db(sound), abs=1.5)
+    assert snr_db(sound, own) < 0  # as loud, of another waveform
+    noise[:, spectrum.n_values :] *= -1
+    assert _treble_db(inverse(noise)) < _treble_db(sound) - 60
 
 
 def test_only_a_stem_codec_starts_from_sound() -> None:

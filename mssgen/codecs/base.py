@@ -51,6 +51,8 @@ class Reconstruction:
     """[B, K, N]."""
     commitment: Tensor
     """The quantiser's own loss, a scalar."""
+    coherent: Tensor | None = None
+    """As `audio`, without noise that the decoder added; None where it adds none."""
 
 
 class Codebook(Protocol):
@@ -104,6 +106,8 @@ class Codec(nn.Module, ABC):
     segment_samples: int | None = None
     """Length of the segments that are coded one by one; None codes the whole in one."""
     segment_stride: int | None = None
+    adds_noise: bool = False
+    """Whether the decoder ends in an `InverseSpectrum` that does."""
 
     @property
     def frame_rate(self) -> float:
@@ -229,6 +233,13 @@ class Codec(nn.Module, ABC):
                 audio = audio * scale[:, index, None, None]
             fader.add(audio, start)
         return fader.take(n_samples).to(latents.device)
+
+    def sounds(
+        self, latents: Tensor, n_samples: int, scale: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        """`synthesize`; and the same without noise, of a decoder that has some: to be compared
+        with a reference where phase counts."""
+        return (self.synthesize(latents, n_samples, scale),)
 
     def check(self, codes: Codes) -> None:
         """Raise UsageError unless this codec can read `codes`."""

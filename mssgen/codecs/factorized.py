@@ -101,8 +101,13 @@ class FactorizedQuantizer(nn.Module):
 
     def decode(self, codes: Tensor) -> Tensor:
         """The sum of the code vectors [B, D, N] of codes [B, K, N]."""
-        levels = zip(self.codebooks, codes.unbind(dim=1), strict=False)
-        return torch.stack([codebook.vectors(level) for codebook, level in levels]).sum(dim=0)
+        parts = []
+        for level, level_codes in zip(self.levels, codes.unbind(dim=1), strict=False):
+            assert isinstance(level, Level)
+            # A matrix product: as a convolution, as in `Codebook.vectors`, four times as slow.
+            embedded = F.embedding(level_codes, level.codebook.weight)
+            parts.append(F.linear(embedded, level.out_proj.weight[..., 0], level.out_proj.bias))
+        return torch.stack(parts).sum(dim=0).mT
 
 
 class Level(nn.Module):

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mssgen.chunking import CrossFader, in_context
+from mssgen.chunking import CrossFader, align, in_context
 from mssgen.codecs.base import Codec, Codes
+from mssgen.codecs.stem_codec import InverseSpectrum, StemCodec
 
 # Long against what convolutions look at, short against memory: DAC holds 64 channels of it.
 PIECE_SAMPLES = 2**17
@@ -116,6 +117,8 @@ def stream_audio(
     latents: Iterable[Tensor],
     n_samples: int,
     scales: deque[Tensor] | None = None,
+    *,
+    like: Iterable[Tensor] | None = None,
 ) -> Iterator[Tensor]:
     """Audio [B, C, T'] from quantised latents [B, D, N'], as `codec.synthesize` gives it.
 
@@ -124,6 +127,8 @@ def stream_audio(
         latents: all frames of `n_samples`, in blocks of any length.
         n_samples: length of the audio in all.
         scales: the gain [B] of each segment; taken from the left as segments are decoded.
+        like: blocks [B, C, T'] of as many samples, of a sound whose fine structure a decoder's
+            noise takes (`InverseSpectrum.filled`); of no matter to a decoder without noise.
 
     Raises:
         ValueError: there are fewer frames than `n_samples` needs.
@@ -131,8 +136,15 @@ def stream_audio(
     if codec.segment_samples is not None:
         yield from _segmented_audio(codec, latents, n_samples, scales)
         return
-    n_left = n_samples
-    for audio in _through(_stages(codec.decoder), latents, codec):
+    n_left, stages = n_samples, _stages(codec.decoder)
+    if like is not None and isinstance(codec, StemCodec):
+        *layers, inverse = codec.decoder
+        assert isinstance(inverse, InverseSpectrum)
+        frames = _through([nn.Sequential(*layers)], latents, codec)
+        spectra = stream_latents(codec, like, encoder=codec.encoder[0])
+        latents = (inverse.filled(*pair) for pair in align([frames, spectra]))
+        stages = [inverse]
+    for audio in _through(stages, latents, codec):
         if n_left:
             audio = audio[..., :n_left]
             n_left -= audio.shape[-1]
@@ -200,7 +212,7 @@ def _through(stages: list[nn.Module], blocks: Iterable[Tensor], codec: Codec) ->
     for stage in stages:
         if _is_recurrent(stage):
             stream = _recurrent(stage, stream)
-        elif any(True for _ in stage.parameters()):
+        elif any(True for _ in (*stage.parameters(), *_convolutions(stage))):
             n_out = _upsampling(stage)
             step = _multiple(PIECE_SAMPLES / codec.hop_length, 1)
             stream = in_context(stream, stage, step=step, context=_context(stage, 1), hop_out=n_out)

@@ -1,4 +1,4 @@
-"""Augmentation of stems: gain, polarity, channels swapped, stems of other songs."""
+"""Augmentation of stems: gain, tilt, polarity, channels swapped, stems of other songs."""
 
 from dataclasses import dataclass
 
@@ -9,6 +9,9 @@ from mssgen.errors import UsageError
 
 AUGMENTED = "~augmented-"
 """Part of the key of a segment that was altered by chance: work on it need not be kept."""
+
+
+_PIVOT, _LOWEST = 1 / 40, 1 / 2000  # of the sample rate
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,8 @@ class Augmentation:
     """The gain is uniform in dB from here ..."""
     max_gain_db: float = 0.0
     """... to here."""
+    max_tilt_db: float = 0.0
+    """The spectrum's slope changes by up to so many dB an octave, up or down."""
     p_swap: float = 0.0
     """How often left and right change places."""
     p_polarity: float = 0.0
@@ -39,6 +44,8 @@ class Augmentation:
             raise UsageError(
                 "data.augment.min_gain_db must not exceed max_gain_db; use -60 to 60 dB for both"
             )
+        if not 0 <= self.max_tilt_db <= 12:
+            raise UsageError("data.augment.max_tilt_db is a slope in dB an octave; use 0 to 12")
 
 
 @dataclass(frozen=True)
@@ -48,22 +55,37 @@ class Change:
     gain: float = 1.0
     """Negative where the sign changes."""
     is_swapped: bool = False
+    tilt_db: float = 0.0
+    """An octave; 1/40 of the sample rate, around 1 kHz, keeps its level."""
 
     def __call__(self, audio: NDArray[np.float32]) -> NDArray[np.float32]:
         """[C, T] -> [C, T]."""
         audio = audio[::-1] if self.is_swapped else audio
+        audio = tilted(audio, self.tilt_db) if self.tilt_db else audio
         return np.ascontiguousarray(audio * np.float32(self.gain))
+
+
+def tilted(audio: NDArray[np.float32], tilt_db: float) -> NDArray[np.float32]:
+    """[C, T] with a spectrum that rises by `tilt_db` an octave more; its phase stays."""
+    frequencies = np.maximum(np.fft.rfftfreq(audio.shape[-1]), _LOWEST)
+    gains = 10 ** (tilt_db / 20 * np.log2(frequencies / _PIVOT))
+    spectrum = np.fft.rfft(audio) * gains
+    return np.fft.irfft(spectrum, audio.shape[-1]).astype(np.float32)
 
 
 NO_CHANGE = Change()
 
 
 def draw_change(options: Augmentation, numbers: np.random.Generator, n_channels: int) -> Change:
-    """Draw what happens to one stem; always takes three numbers."""
-    position, swap, polarity = numbers.random(3)
+    """Draw what happens to one stem; always takes four numbers."""
+    position, swap, polarity, slope = numbers.random(4)
     gain_db = options.min_gain_db + position * (options.max_gain_db - options.min_gain_db)
     sign = -1.0 if polarity < options.p_polarity else 1.0
-    return Change(sign * 10 ** (gain_db / 20), n_channels == 2 and bool(swap < options.p_swap))
+    return Change(
+        sign * 10 ** (gain_db / 20),
+        n_channels == 2 and bool(swap < options.p_swap),
+        options.max_tilt_db * (2 * float(slope) - 1),
+    )
 
 
 def add_noise(

@@ -105,15 +105,20 @@ class CodecTask:
         reconstruction = self.modules["codec"](target, self._n_levels(step))
         n_replaced = self._keeper.refresh()
         # Losses end here; what they leave goes on through the codec, in one pass for all.
-        output = reconstruction.audio.detach().float().requires_grad_()
-        found = self._distances(output, target)
+        sounds = [reconstruction.audio]
+        if reconstruction.coherent is not None:
+            sounds.append(reconstruction.coherent)
+        joined = torch.stack(sounds, dim=1)
+        outputs = joined.detach().float().requires_grad_()
+        output, coherent = outputs[:, 0], outputs[:, -1]
+        found = self._distances(output, coherent, target)
         logged = {"replaced_codes": n_replaced}
         if self._loss.is_adversarial and step >= self._loss.adversarial_after:
             adversarial, loss = self._adversarial(output, target, backward, step)
             found |= adversarial
             logged["loss/discriminator"] = loss
         total = self._total(found)
-        objective = (reconstruction.audio * self._gradient(found, output)).sum()
+        objective = (joined * self._gradient(found, outputs)).sum()
         if not is_frozen and self._loss.commitment:
             found["commitment"] = reconstruction.commitment
             objective = objective + self._loss.commitment * reconstruction.commitment
@@ -127,7 +132,7 @@ class CodecTask:
     def validate(self, batch: Batch) -> dict[str, Tensor]:
         """Distances to the target and "sdr" (dB) with all levels; "perplexity/<level>"."""
         output, codes = self._reconstruct(batch.target)
-        found = self._distances(output, batch.target)
+        found = self._distances(output, output, batch.target)
         return {
             **_named(found, self._total(found)),
             "sdr": losses.sdr_db(output, batch.target),
@@ -177,11 +182,12 @@ class CodecTask:
             return None
         return levels[int(torch.randint(len(levels), (), generator=generator))]
 
-    def _distances(self, output: Tensor, target: Tensor) -> dict[str, Tensor]:
+    def _distances(self, output: Tensor, coherent: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Where phase counts, of what has one: noise in its place would only be punished."""
         options = self._loss
         found = {}
         if options.time:
-            found["time"] = losses.time_distance(output, target)
+            found["time"] = losses.time_distance(coherent, target)
         if options.mel:
             found["mel"] = losses.mel_distance(
                 output,
@@ -194,7 +200,7 @@ class CodecTask:
         if options.stft:
             found["stft"] = losses.stft_distance(output, target, windows=options.stft_windows)
         if options.spectrum:
-            found["spectrum"] = losses.spectrum_distance(output, target)
+            found["spectrum"] = losses.spectrum_distance(coherent, target)
         return found
 
     def _adversarial(
@@ -225,12 +231,12 @@ class CodecTask:
             )
         return found, loss
 
-    def _gradient(self, found: Mapping[str, Tensor], output: Tensor) -> Tensor:
-        """Of all losses with respect to the output [B, C, T]; nothing else gets any."""
+    def _gradient(self, found: Mapping[str, Tensor], outputs: Tensor) -> Tensor:
+        """Of all losses with respect to the outputs [B, ..., C, T]; nothing else gets any."""
         if not self._loss.balance:
-            return torch.autograd.grad(self._total(found), output)[0]
+            return torch.autograd.grad(self._total(found), outputs)[0]
         gradients = {
-            name: torch.autograd.grad(loss, output, retain_graph=True)[0]
+            name: torch.autograd.grad(loss, outputs, retain_graph=True)[0]
             for name, loss in found.items()
         }
         return self.modules["balancer"](gradients)

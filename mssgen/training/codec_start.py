@@ -1,6 +1,7 @@
 """A stem codec before its first step: principal components and k-means instead of random weights.
 
-    spectra --principal components--> latents --> components --> spectra
+    spectra --principal components--> latents --> components --> spectra, and noise as loud as
+                                                                 what those components lack
     level by level: the largest components of what is left, and k-means in them
 
 Without a single step that is a codec already, whose blocks, which do next to nothing at first,
@@ -42,6 +43,11 @@ def start_from_sound(codec: StemCodec, sounds: Sequence[Tensor]) -> None:
         layer.weight.mul_(0.1)
     analysis.weight[: codec.latent_dim, :, 0] = basis.T
     synthesis.weight[:, : codec.latent_dim, 0] = basis
+    scores = frames @ basis
+    lost = (frames - scores @ basis.T)[:, : transform.n_values]
+    levels = transform.levels(lost.T[None])[0].T
+    noise = torch.linalg.lstsq(scores, levels).solution  # [D, n_levels]
+    synthesis.weight[transform.n_values :, : codec.latent_dim, 0] = noise.T
     for layer, gain in ((to_latents, 1 / scale), (from_latents, scale)):
         layer.weight.zero_().diagonal().fill_(gain)
     encode = codec.encoder[1:]

@@ -194,7 +194,8 @@ class EncoderTask:
                 residual=options.residual_from,
             )
         if options.needs_sound:
-            found |= self._sound_losses(self._decoded(prediction, targets, clean.shape[-1]), clean)
+            sounds = self._decoded(prediction, targets, clean.shape[-1])
+            found |= self._sound_losses(sounds[0].float(), sounds[-1].float(), clean)
         if options.adversarial:
             # Its weights as constants: this loss must leave no gradients on the discriminator.
             weights = {
@@ -207,23 +208,29 @@ class EncoderTask:
         total = torch.stack([getattr(options, name) * loss for name, loss in found.items()]).sum()
         return {"loss": total, **{f"loss/{name}": loss for name, loss in found.items()}}
 
-    def _decoded(self, prediction: Prediction, targets: Targets, n_samples: int) -> Tensor:
-        """What the frozen decoder makes of the prediction's codes; gradients reach the latents."""
+    def _decoded(
+        self, prediction: Prediction, targets: Targets, n_samples: int
+    ) -> tuple[Tensor, ...]:
+        """What the frozen decoder makes of the prediction's codes; gradients reach the latents.
+
+        See `Codec.sounds`.
+        """
         latents = prediction.latents.float()
         with torch.no_grad():
             quantized = self.codec.dequantize(self.codec.quantize(latents, self._model.n_codebooks))
         straight = latents + (quantized - latents).detach()
-        return self.codec.synthesize(straight, n_samples, targets.scale).float()
+        return self.codec.sounds(straight, n_samples, targets.scale)
 
-    def _sound_losses(self, output: Tensor, clean: Tensor) -> dict[str, Tensor]:
+    def _sound_losses(self, output: Tensor, coherent: Tensor, clean: Tensor) -> dict[str, Tensor]:
+        """Where phase counts, of the sound without noise."""
         # Not above: the losses of codecs need packages that those of latents do not.
         from mssgen.training import codec_losses
 
         options, found = self._loss, {}
         if options.time:
-            found["time"] = codec_losses.time_distance(output, clean)
+            found["time"] = codec_losses.time_distance(coherent, clean)
         if options.spectrum:
-            found["spectrum"] = codec_losses.spectrum_distance(output, clean)
+            found["spectrum"] = codec_losses.spectrum_distance(coherent, clean)
         if options.stft:
             found["stft"] = codec_losses.stft_distance(output, clean, windows=options.stft_windows)
         return found
