@@ -1,10 +1,11 @@
 """Refiners from files: our folders, and the `.pth` files of VampNet.
 
 config.json   {"format_version": 1, "architecture": "masked_transformer", "options": {...},
-               "codec_id": ..., "sha256": ...}
+               "codec": NAME, ADDRESS or "codec/", "codec_id": ..., "sha256": ...}
 
 Our folder holds the codec's code vectors too: a refiner needs no codec to be loaded, and its
-`codec_id` says whose codes it takes. VampNet's files hold none, and need its codec to be read.
+`codec_id` says whose codes it takes; `refiner_codec` says where that codec is, which may lie in the
+folder codec/. VampNet's files hold none, and need its codec to be read.
 """
 
 import json
@@ -17,12 +18,15 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mssgen.checkpoints import SCHEME, parse_address
 from mssgen.codecs.base import Codec
+from mssgen.codecs.loading import save_codec
 from mssgen.devices import DTYPES, choose_device, choose_precision
 from mssgen.errors import CheckpointError, MssgenError
 from mssgen.folders import new_folder
 from mssgen.formats import (
     CONFIG,
+    EMBEDDED_CODEC,
     FORMAT_VERSION,
     WEIGHTS,
     checked_tensors,
@@ -84,9 +88,16 @@ def load_refiner(
 
 
 def save_refiner(
-    network: MaskedTransformer, folder: Path | str, *, overwrite: bool = False
+    network: MaskedTransformer,
+    folder: Path | str,
+    *,
+    codec: Codec | str | None = None,
+    overwrite: bool = False,
 ) -> None:
     """Write the folder that `load_refiner` reads: config.json and model.safetensors in fp32.
+
+    `codec` is what `refiner_codec` is to find: a name of the registry, an hf:// address, or the
+    codec itself, which is put beside, in codec/; None leaves it to the user.
 
     The folder appears complete or not at all. Raises CheckpointError when it cannot be written,
     holds something else, or holds a checkpoint already without `overwrite`.
@@ -95,17 +106,46 @@ def save_refiner(
         key: value.detach().cpu().float().contiguous()
         for key, value in network.state_dict().items()
     }
-    config = {
+    config: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "architecture": ARCHITECTURE,
         "options": asdict(network.options),
-        "codec_id": network.codec_id,
     }
+    if codec is not None:
+        config["codec"] = codec if isinstance(codec, str) else EMBEDDED_CODEC
+    config["codec_id"] = network.codec_id
     with new_folder(Path(folder), overwrite=overwrite) as draft:
+        if isinstance(codec, Codec):
+            save_codec(codec, draft / EMBEDDED_CODEC)
         save_file(state, draft / WEIGHTS, metadata={"format": "pt"})
         config["sha256"] = sha256_of(draft / WEIGHTS)
         text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
         (draft / CONFIG).write_text(text, encoding="utf-8")
+
+
+def refiner_codec(path: Path | str) -> str | None:
+    """What `load_codec` takes to load the codec of the refiner at `path`: a name, address or path.
+
+    None where the refiner does not say: VampNet's files, folders that were saved without. Whether
+    it still is the codec that the refiner was trained for, `load_refiner` tells.
+
+    Raises CheckpointError where the folder is damaged or no refiner.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return None
+    place = _read_config(path).get("codec")
+    if place is None:
+        return None
+    if place == EMBEDDED_CODEC:
+        return str(path / EMBEDDED_CODEC)
+    # A path in the file would lead out of the folder.
+    if isinstance(place, str) and place.startswith(SCHEME):
+        parse_address(place)
+        return place
+    if not isinstance(place, str) or not place.replace("-", "_").isidentifier():
+        raise CheckpointError(f"{path / CONFIG} does not name its codec: get the file again")
+    return place
 
 
 def read_vampnet(
@@ -165,9 +205,7 @@ def _read_pickled(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _read_folder(folder: Path) -> MaskedTransformer:
-    if not (folder / CONFIG).is_file():
-        raise CheckpointError(f"{folder} has no {CONFIG}, so it is no checkpoint of a refiner")
-    config, path = read_config(folder / CONFIG, "refine"), folder / WEIGHTS
+    config, path = _read_config(folder), folder / WEIGHTS
     state = checked_tensors(path, read_safetensors(path)[1])
     codec_id = config.get("codec_id")
     if not isinstance(codec_id, str):
@@ -179,6 +217,12 @@ def _read_folder(folder: Path) -> MaskedTransformer:
         raise CheckpointError(
             f"{folder} does not fit its own {CONFIG} ({error}): get the checkpoint again"
         ) from None
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    if not (folder / CONFIG).is_file():
+        raise CheckpointError(f"{folder} has no {CONFIG}, so it is no checkpoint of a refiner")
+    return read_config(folder / CONFIG, "refine")
 
 
 def _built(

@@ -150,20 +150,23 @@ class MaskedTransformer(nn.Module):
         vectors = F.embedding(codes + first[:, None], tables.flatten(0, 1))  # [B, K, N, E]
         return vectors.transpose(2, 3).flatten(1, 2)
 
-    def frames(self, codes: Tensor) -> Tensor:
-        """What the transformer makes of codes [B, K, N]: [B, N, D], for the classifier."""
+    def frames(self, codes: Tensor, biases: Tensor | None = None) -> Tensor:
+        """What the transformer makes of codes [B, K, N]: [B, N, D], for the classifier.
+
+        `biases` are `attention_biases(N)`, for who asks more than once.
+        """
         frames = self.embedding(self.latents(codes).mT)
-        bias = self._position_bias(codes.shape[-1])
+        biases = self.attention_biases(codes.shape[-1]) if biases is None else biases
         for layer in self.layers:
-            frames = layer(frames, bias)
+            frames = layer(frames, biases)
         return self.norm(frames)
 
     def freeze(self) -> "MaskedTransformer":
         """Eval mode and no gradients; returns itself."""
         return self.eval().requires_grad_(False)
 
-    def _position_bias(self, n_frames: int) -> Tensor:
-        """[1, H, N, N] for attention, computed once for all layers."""
+    def attention_biases(self, n_frames: int) -> Tensor:
+        """[1, H, N, N] of N frames' places, the same in all layers."""
         distances = torch.arange(1 - n_frames, n_frames, device=self.position_bias.device)
         biases = self.position_bias[position_buckets(distances)].T  # [H, 2 N - 1]
         index = torch.arange(n_frames, device=distances.device)
@@ -225,12 +228,19 @@ class Classifier(nn.Module):
         levels = range(len(self.direction))
         return torch.stack([self.level(frames, level) for level in levels], dim=1)
 
-    def level(self, frames: Tensor, level: int) -> Tensor:
-        """[B, N, V] of one predicted codebook: all of them at once are large."""
+    def level(self, frames: Tensor, level: int, weight: Tensor | None = None) -> Tensor:
+        """[B, N, V] of one predicted codebook: all of them at once are large.
+
+        `weight` is `weight(level)`, for who asks more than once.
+        """
+        weight = self.weight(level) if weight is None else weight
+        return F.linear(frames, weight.to(frames), self.bias[level].to(frames))
+
+    def weight(self, level: int) -> Tensor:
+        """[V, D] of one predicted codebook, in the parameters' precision."""
         direction = self.direction[level].float()
         norm = direction.norm(dim=-1, keepdim=True)
-        weight = self.length[level].float() * direction / norm
-        return F.linear(frames, weight.to(frames), self.bias[level].to(frames))
+        return (self.length[level].float() * direction / norm).to(self.direction)
 
 
 def position_buckets(distances: Tensor) -> Tensor:

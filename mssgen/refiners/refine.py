@@ -139,12 +139,18 @@ class Refiner:
         self._device = next(c2f.parameters()).device
         self._batch_size = batch_size or _BATCH_SIZES.get(self._device.type, _BATCH_SIZE)
         for network in (c2f, *([] if coarse is None else [coarse])):
-            if network.codec_id != codec.codec_id:
-                raise UsageError(
-                    f"the refiner was trained for the codec {network.codec_id} and {codec.name} "
-                    f"is {codec.codec_id}: use the codec that it was trained for"
-                )
+            _check_codec(network.codec_id, codec)
         self._stages = _stages(c2f, coarse, self.options)
+
+    @property
+    def networks(self) -> tuple[MaskedTransformer, ...]:
+        """In the order of their turns."""
+        return tuple(stage.network for stage in self._stages)
+
+    def check(self, codec: Codec, n_codebooks: int) -> None:
+        """Raise UsageError unless it can refine codes of `codec` with so many levels."""
+        _check_codec(self.codec.codec_id, codec)
+        self._check_levels(n_codebooks)
 
     def __call__(self, codes: Codes, latents: Tensor | None = None) -> Codes:
         """Better codes of `n_codebooks` levels; see `refine`."""
@@ -270,7 +276,14 @@ class Refiner:
                     self._device,
                 )
                 rows = torch.stack([window.rows for window in batch])
-                codes = sample(stage.network, rows, stage.sampling, noise, guide=self._guide(batch))
+                codes = sample(
+                    stage.network,
+                    rows,
+                    stage.sampling,
+                    noise,
+                    guide=self._guide(batch),
+                    n_given=stage.network.options.n_input + stage.n_kept,
+                )
                 filled.update(zip(chosen, codes, strict=False))  # without what filled it up
         return [filled[index] for index in range(len(windows))]
 
@@ -293,6 +306,14 @@ class Refiner:
                 f"the codes have {n_codebooks} codebooks and the refiner takes the first "
                 f"{n_needed}: encode with so many at least"
             )
+
+
+def _check_codec(codec_id: str, codec: Codec) -> None:
+    if codec_id != codec.codec_id:
+        raise UsageError(
+            f"the refiner was trained for the codec {codec_id} and {codec.name} is "
+            f"{codec.codec_id}: use the codec that it was trained for"
+        )
 
 
 def _stages(

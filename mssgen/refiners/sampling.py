@@ -94,26 +94,33 @@ def sample(
     noise: FrameNoise,
     *,
     guide: Guide | None = None,
+    n_given: int = 0,
 ) -> Tensor:
     """Codes [B, K, N] with the mask token where hidden, to codes without it.
 
-    All is queued on the network's device without ever waiting for it. Codes of the conditioning
-    codebooks must not be hidden. `noise` is for these B windows of N frames.
+    All is queued on the network's device without ever waiting for it. Of the conditioning codebooks
+    and the first `n_given` no code may be hidden: nothing is computed for those. `noise` is for
+    these B windows of N frames.
     """
-    first, mask_token = network.options.n_conditioning, network.mask_token
+    mask_token, n_predicted = network.mask_token, network.options.n_predicted
+    first = max(network.options.n_conditioning, n_given)
+    # Of each codebook to draw: its place among the predicted, the codec's level, the weights.
+    places = range(first - network.options.n_conditioning, n_predicted)
     levels = network.options.levels[first:]
+    weights = [network.classifier.weight(place) for place in places]
+    biases = network.attention_biases(codes.shape[-1])
     given, codes = codes[:, :first], codes[:, first:]
     n_hidden = (codes == mask_token).flatten(1).sum(dim=1)  # [B], of each item
     before = None if guide is None else guide.residual(given[:, network.options.n_input :])
     for step in range(options.n_steps):
         is_hidden = codes == mask_token
-        frames = network.frames(torch.cat([given, codes], dim=1))
+        frames = network.frames(torch.cat([given, codes], dim=1), biases)
         residual, drawn, certainties = before, [], []
-        for index, level in enumerate(levels):
-            logits = network.classifier.level(frames, index).float()
+        for index, (place, level) in enumerate(zip(places, levels, strict=True)):
+            logits = network.classifier.level(frames, place, weights[index]).float()
             if guide is not None and residual is not None:
                 logits = logits - guide.costs(residual, level)
-            stream = 2 * (step * len(levels) + index)
+            stream = 2 * (step * n_predicted + place)
             tokens, certainty = draw(logits, noise.uniform(stream), options)
             tokens = torch.where(is_hidden[:, index], tokens, codes[:, index])
             if guide is not None and residual is not None:
