@@ -146,7 +146,7 @@ def _from_address(
     bundle = bundle_at(folder.name)  # the hub's cache calls it by its commit
     files = [_described(WEIGHTS, config)]
     is_cached = hub.cached(bundle, files[0]) is not None
-    if found == "enhance" and config.get("codec") == EMBEDDED_CODEC:
+    if found in ("enhance", "refine") and config.get("codec") == EMBEDDED_CODEC:
         codec = fetch(bundle, RemoteFile(EMBEDDED_CODEC + CONFIG))
         files.append(_described(EMBEDDED_CODEC + WEIGHTS, read_json(codec)))
     for file in files:

@@ -14,6 +14,7 @@ _TAGS = {
     "separate": "music-source-separation",
     "enhance": "music-source-separation",
     "codec": "neural-codec",
+    "refine": "music-source-separation",
 }
 
 
@@ -88,6 +89,15 @@ def _what_and_usage(facts: CardFacts) -> tuple[str, list[str]]:
         return f"{kind}: a song to {stems}.", [
             "pip install mssgen",
             f"mssgen separate song.wav --model {address}",
+        ]
+    if facts.stage == "refine":
+        options = facts.config["options"]
+        is_coarse = not options.get("n_conditioning")
+        mode, option = ("coarse+c2f", "coarse-refiner") if is_coarse else ("c2f", "refiner")
+        stem = facts.training.get("stem") or "STEM"
+        return f"{kind}: it rewrites codes of a stem, to those of a clean one.", [
+            install,
+            f"mssgen enhance stem.wav --stem {stem} --refine {mode} --{option} {address}",
         ]
     heard = _HEARD.get(str(facts.config.get("input")), "sound")
     sentence = (

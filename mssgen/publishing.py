@@ -117,6 +117,13 @@ def _load(folder: Path, *, offline: bool) -> tuple[str, dict[str, Any]]:
         from mssgen.codecs.stem_encoder_files import load_stem_encoder
 
         load_stem_encoder(folder, offline=offline)
+    elif stage == "refine":
+        from mssgen.codecs.loading import load_codec
+        from mssgen.refiners.files import load_refiner, refiner_codec
+
+        place = refiner_codec(folder)
+        codec = None if place is None else load_codec(place, offline=offline)
+        load_refiner(folder, codec=codec)
     elif stage == "codec":
         from mssgen.codecs.loading import read_codec
 

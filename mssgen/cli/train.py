@@ -15,13 +15,21 @@ from mssgen.cli.training_reporter import training_reporter
 if TYPE_CHECKING:
     from mssgen.training.recipes import Kind, Recipe
 
-app = typer.Typer(help="Train stem encoders and codecs.", no_args_is_help=True)
+app = typer.Typer(help="Train stem encoders, codecs and refiners.", no_args_is_help=True)
 
 RecipeFile = Annotated[
     str, typer.Option("--recipe", help="A TOML file, or a name from `mssgen train recipes`.")
 ]
 Data = Annotated[
     Path, typer.Option("--data", help="Folder of tracks with stem files.", metavar="DIR")
+]
+Pairs = Annotated[
+    Path | None,
+    typer.Option("--pairs", help="What `mssgen data pairs` separated of them.", metavar="DIR"),
+]
+CodecName = Annotated[
+    str | None,
+    typer.Option("--codec", help="Name or folder of the codec.  [default: the recipe's]"),
 ]
 RunOutput = Annotated[
     Path, typer.Option("--output", "-o", help="The run's folder; new, or one to resume.")
@@ -47,14 +55,8 @@ def encoder(
     recipe: RecipeFile,
     data: Data,
     output: RunOutput,
-    pairs: Annotated[
-        Path | None,
-        typer.Option(help="What `mssgen data pairs` separated of the tracks.", metavar="DIR"),
-    ] = None,
-    codec_name: Annotated[
-        str | None,
-        typer.Option("--codec", help="Name or folder of the codec.  [default: the recipe's]"),
-    ] = None,
+    pairs: Pairs = None,
+    codec_name: CodecName = None,
     target_cache: Annotated[
         Path | None,
         typer.Option(help="Keep frozen targets of segments here, for all runs.", metavar="DIR"),
@@ -123,6 +125,64 @@ def codec(
             resume=resume,
             device=device,
             n_devices=devices,
+            hook=hook,
+        )
+    return 0
+
+
+@app.command()
+def refiner(
+    recipe: RecipeFile,
+    data: Data,
+    output: RunOutput,
+    pairs: Pairs = None,
+    codec_name: CodecName = None,
+    encoder_name: Annotated[
+        str | None,
+        typer.Option(
+            "--encoder",
+            help="Stem encoder, whose codes are refined.  [default: the recipe's, else the codec's "
+            "own]",
+        ),
+    ] = None,
+    refiner_name: Annotated[
+        str | None,
+        typer.Option("--refiner", help="Go on from it: a folder, hf:// or VampNet's .pth."),
+    ] = None,
+    target_cache: Annotated[
+        Path | None,
+        typer.Option(help="Keep codes of segments here, for all runs.", metavar="DIR"),
+    ] = None,
+    resume: Resume = False,
+    settings: Settings = None,
+    seed: Seed = None,
+    device: Device = "auto",
+    devices: Devices = 1,
+    precision: TrainPrecision = None,
+    offline: Offline = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    as_json: AsJson = False,
+) -> int:
+    """Train a refiner of a codec's codes.
+
+    Folder, interruption and several GPUs as for `mssgen train encoder`.
+    """
+    named = {"codec": codec_name, "encoder": encoder_name, "refiner": refiner_name}
+    chosen = [f"model.{key}={json.dumps(name)}" for key, name in named.items() if name is not None]
+    with training_reporter(as_json=as_json, quiet=quiet or _draws_not(), verbose=verbose) as hook:
+        from mssgen.training.tasks import train_recipe
+
+        train_recipe(
+            _load(recipe, "refiner", [*(settings or ()), *chosen], seed, precision),
+            data,
+            output,
+            pairs=pairs,
+            target_cache=target_cache,
+            resume=resume,
+            device=device,
+            n_devices=devices,
+            offline=offline,
             hook=hook,
         )
     return 0

@@ -348,6 +348,8 @@ def rate_factor(step: int, options: TrainOptions) -> float:
         return (step + 1) / warmup
     if options.schedule == "constant":
         return 1.0
+    if options.schedule == "noam":
+        return math.sqrt(max(1, warmup) / (step + 1))
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, options.steps - warmup)))
 
 

@@ -19,8 +19,8 @@ from mssgen.errors import UsageError
 from mssgen.training.sections import closest
 from mssgen.training.sections import from_section as from_section
 
-Kind = Literal["encoder", "codec"]
-KINDS: tuple[Kind, ...] = ("encoder", "codec")
+Kind = Literal["encoder", "codec", "refiner"]
+KINDS: tuple[Kind, ...] = ("encoder", "codec", "refiner")
 SECTIONS = ("model", "loss", "data", "train")
 SHIPPED = Path(__file__).parents[1] / "recipes"
 _HEAD = ("why", "inherits", "kind")
@@ -39,8 +39,9 @@ class TrainOptions:
     """Gradients of an optimizer longer than this (L2) are scaled down to it; 0 never does."""
     warmup_steps: int = 0
     """Steps over which every learning rate rises linearly to its own value."""
-    schedule: Literal["constant", "cosine"] = "constant"
-    """After the warm-up; "cosine" falls to 0 at the last step."""
+    schedule: Literal["constant", "cosine", "noam"] = "constant"
+    """After the warm-up; "cosine" falls to 0 at the last step, "noam" as the inverse square root of
+    the step, by whatever step the run ends (Vaswani et al. 2017, arXiv 1706.03762, section 5.3)."""
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     validate_every: int = 1000
     """Steps; 0 never."""
@@ -106,8 +107,8 @@ def load_recipe(
     """Read a recipe, merge it over what it inherits, and check [train].
 
     Args:
-        path_or_name: a TOML file, or a name that ships: "base", or "encoder/base" where both kinds
-            have one.
+        path_or_name: a TOML file, or a name that ships: "base", or "encoder/base" where several
+            kinds have one.
         overrides: "section.key=value", the value in TOML; a bare word counts as a string.
         kind: what it must be for; None takes what the recipe says.
 
@@ -147,7 +148,8 @@ def _find(path_or_name: str, kind: Kind | None) -> Path:
     kinds = [each for each in KINDS if folder in ("", each) and kind in (None, each)]
     found = [file for each in kinds if (file := SHIPPED / each / f"{name}.toml").is_file()]
     if len(found) > 1:
-        raise UsageError(f"recipe {name} is of both kinds; use one of encoder/{name}, codec/{name}")
+        choices = ", ".join(f"{file.parent.name}/{name}" for file in found)
+        raise UsageError(f"recipe {name} is of several kinds; use one of {choices}")
     if not found:
         names = [name for each in kinds for name in recipe_names(each)]
         raise UsageError(
@@ -200,7 +202,7 @@ def _kind_of(path: Path, table: Mapping[str, Any]) -> Kind | None:
         if said == kind:
             return kind
     if said is not None:
-        raise UsageError(f'recipe {path}: kind = "{said}" is unknown; use {" or ".join(KINDS)}')
+        raise UsageError(f'recipe {path}: kind = "{said}" is unknown; use {", ".join(KINDS)}')
     return None
 
 

@@ -264,7 +264,7 @@ def _found(checkpoint: Path | None, run: Path) -> Path:
 def _may_change(name: str, record: Mapping[str, Any]) -> bool:
     # A run may be made longer or shorter, unless its learning rate counts on the end.
     schedule = record.get("recipe", {}).get("train", {}).get("schedule")
-    is_length = name == "recipe.train.steps" and schedule == "constant"
+    is_length = name == "recipe.train.steps" and schedule in ("constant", "noam")
     return name in _MAY_CHANGE or name in _NAMES or is_length
 
 

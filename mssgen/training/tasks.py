@@ -66,14 +66,20 @@ def train_recipe(
 def build_task(recipe: Recipe, *, target_cache: Path | None = None, offline: bool = False) -> Task:
     """The task of a recipe, its random weights drawn from `train.seed`.
 
-    `target_cache` is a folder where a stem encoder's frozen targets are kept; with `offline`
-    nothing leaves the machine. Raises UsageError for what does not fit, CheckpointError for files.
+    `target_cache` is a folder where a stem encoder's frozen targets, or a refiner's pairs of codes,
+    are kept; with `offline` nothing leaves the machine. Raises UsageError for what does not fit,
+    CheckpointError for files.
     """
     seed_step(recipe.train.seed)
     if recipe.kind == "encoder":
         from mssgen.training.encoder import EncoderTask
 
         return EncoderTask.from_recipe(recipe, target_cache=target_cache, offline=offline)
+
+    if recipe.kind == "refiner":
+        from mssgen.training.refiner import RefinerTask
+
+        return RefinerTask.from_recipe(recipe, cache=target_cache, offline=offline)
 
     from mssgen.training.codec import CodecTask
 
