@@ -69,6 +69,15 @@ class WriteOptions:
         choose_encoding(anything, self.container, self.bit_depth).check(rate, 1)
 
 
+@dataclass(frozen=True)
+class Group:
+    """Songs that go through one separator, and what is written of them."""
+
+    tracks: Sequence[Track]
+    separator: Separator
+    plan: OutputPlan
+
+
 def separate_files(
     tracks: Sequence[Track],
     separator: Separator,
@@ -87,9 +96,21 @@ def separate_files(
         UsageError: two songs would write the same file, or an option is wrong (found before any
             work). What goes wrong with single songs is told to `hook` and counted.
     """
+    group = Group(tracks, separator, plan)
+    return separate_groups([group], output_dir=output_dir, options=options, hook=hook)
+
+
+def separate_groups(
+    groups: Sequence[Group],
+    *,
+    output_dir: Path | str = "separated",
+    options: WriteOptions | None = None,
+    hook: Hook = ignore,
+) -> Done:
+    """As `separate_files`, with a separator for each group of songs; all are counted together."""
     started = time.monotonic()
     options = options or WriteOptions()
-    jobs = _plan_jobs(tracks, plan, Path(output_dir), options)
+    jobs = _plan_jobs(groups, Path(output_dir), options)
     todo = [job for job in jobs if job.targets]
     for job in jobs:
         if not job.targets:
@@ -101,17 +122,17 @@ def separate_files(
         def read_ahead(index: int) -> None:
             # Not standard input: signals do not reach a thread that waits for it.
             if index < len(todo) and todo[index].track.path != STDIN:
-                ahead.append(reader.submit(_open, todo[index], separator, options))
+                ahead.append(reader.submit(_open, todo[index], options))
 
         try:
             for index, job in enumerate(todo):
                 try:
                     try:
-                        opened = ahead.pop().result() if ahead else _open(job, separator, options)
+                        opened = ahead.pop().result() if ahead else _open(job, options)
                     finally:
                         read_ahead(index + 1)
                     with opened.stack:
-                        _separate_job(job, opened, plan, separator, options, hook)
+                        _separate_job(job, opened, options, hook)
                 except Exception as error:
                     n_failed += 1
                     _log.debug("%s failed", job.track.label, exc_info=True)
@@ -133,17 +154,18 @@ class _Job:
     """A song and the files to write, by output; what is kept is not among them."""
 
     track: Track
+    separator: Separator
+    plan: OutputPlan
     targets: dict[str, Path]
 
 
-def _plan_jobs(
-    tracks: Sequence[Track], plan: OutputPlan, output_dir: Path, options: WriteOptions
-) -> list[_Job]:
+def _plan_jobs(groups: Sequence[Group], output_dir: Path, options: WriteOptions) -> list[_Job]:
     extension = options.container or "wav"
-    inputs = {track.real_path: track.label for track in tracks if track.path != STDIN}
+    songs = [(track, group) for group in groups for track in group.tracks]
+    inputs = {track.real_path: track.label for track, _ in songs if track.path != STDIN}
     writers: dict[Path, str] = {}
     jobs = []
-    for track in tracks:
+    for track, group in songs:
         targets = {
             name: safe_target(
                 output_dir,
@@ -153,7 +175,7 @@ def _plan_jobs(
                 ext=extension,
                 trackext=track.suffix,
             )
-            for name in plan.names
+            for name in group.plan.names
         }
         for target in targets.values():
             if target in writers:
@@ -170,7 +192,7 @@ def _plan_jobs(
             writers[target] = track.label
         if options.existing == "skip":
             targets = {name: path for name, path in targets.items() if not path.exists()}
-        jobs.append(_Job(track, targets))
+        jobs.append(_Job(track, group.separator, group.plan, targets))
     return jobs
 
 
@@ -187,7 +209,7 @@ class _Opened:
     stack: ExitStack
 
 
-def _open(job: _Job, separator: Separator, options: WriteOptions) -> _Opened:
+def _open(job: _Job, options: WriteOptions) -> _Opened:
     if options.existing == "refuse":
         for target in job.targets.values():
             if target.exists():
@@ -200,7 +222,7 @@ def _open(job: _Job, separator: Separator, options: WriteOptions) -> _Opened:
         n_channels = n_mixed(source.info.n_channels, downmix=options.downmix)
         sample_rate = options.sample_rate or source.info.sample_rate
         encoding.check(sample_rate, n_channels)
-        measured = measure(source, separator, downmix=options.downmix)
+        measured = measure(source, job.separator, downmix=options.downmix)
         tags = None if job.track.path == STDIN else read_tags(source.path)
         return _Opened(source, measured, encoding, sample_rate, n_channels, tags, stack.pop_all())
 
@@ -208,11 +230,10 @@ def _open(job: _Job, separator: Separator, options: WriteOptions) -> _Opened:
 def _separate_job(
     job: _Job,
     opened: _Opened,
-    plan: OutputPlan,
-    separator: Separator,
     options: WriteOptions,
     hook: Hook,
 ) -> None:
+    separator, plan = job.separator, job.plan
     info, measured, encoding = opened.source.info, opened.measured, opened.encoding
     label = job.track.label
     hook(

@@ -3,7 +3,7 @@
     mixture [C, T]
         -> pairs of channels [B, 2, T] at the separator's rate      (audio, channels)
         -> stems [B, S, 2, T]                                       (separators)
-        -> better stems [B, S, 2, T], where an encoder learned one  (enhancers, codecs)
+        -> better stems [B, S, 2, T], where an encoder learned one  (enhancers, codecs, refiners)
         -> stems [S, C, T] at the output's rate, T as in the file   (audio, channels)
         -> outputs: weighted sums of mixture and stems              (outputs)
         -> files, complete or absent                                (batch, stem_writer)
@@ -36,11 +36,11 @@ from mssgen.audio import (
 from mssgen.channels import downmixed, from_pairs, n_mixed, to_pairs
 from mssgen.checkpoints import resolve
 from mssgen.chunking import align
-from mssgen.codecs.stem_encoder_files import load_stem_encoder
 from mssgen.devices import choose_device, choose_precision
 from mssgen.enhancers.blend import Blend
 from mssgen.enhancers.chain import EnhancedSeparator
 from mssgen.enhancers.codec import CodecEnhancer
+from mssgen.enhancers.loading import Refining, load_enhancer
 from mssgen.errors import UsageError
 from mssgen.events import Hook, Progress, Warned, ignore
 from mssgen.outputs import OutputPlan, plan_outputs
@@ -76,6 +76,7 @@ def load_separator(
     model: str = "htdemucs",
     *,
     encoders: Sequence[str] = (),
+    refining: Refining | None = None,
     blend: Blend | None = None,
     stems: Sequence[str] | None = None,
     device: str = "auto",
@@ -89,6 +90,7 @@ def load_separator(
     Args:
         model: a name from `mssgen models list`, or the path of a checkpoint.
         encoders: stem encoders trained on separated stems, to send the stems through.
+        refining: what rewrites the encoders' codes; None leaves them.
         blend: of the stems and what the encoders make of them; None is `Blend()`.
         stems: the stems that will be asked for, so that a bag loads only what they need.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
@@ -98,7 +100,8 @@ def load_separator(
         progress: draw a bar on standard error while downloading.
 
     Raises:
-        UsageError: an unknown model, stem, device or precision, or an encoder for something else.
+        UsageError: an unknown model, stem, device or precision, an encoder for something else, or
+            no fitting refiner.
         CheckpointError: the checkpoint is out of reach, damaged or untrusted.
     """
     chosen = choose_device(device)
@@ -109,7 +112,9 @@ def load_separator(
     separator = load_demucs(resolved, device=chosen, precision=precision, options=options)
     enhancers: dict[str, CodecEnhancer] = {}
     for checkpoint in encoders:
-        enhancer = load_enhancer(checkpoint, hears="separated", device=device, offline=offline)
+        enhancer = load_enhancer(
+            checkpoint, hears="separated", refining=refining, device=device, offline=offline
+        )
         if enhancer.stem not in separator.sources:
             given = ", ".join(separator.sources)
             raise UsageError(f"{checkpoint} is for the stem {enhancer.stem}, not for {given}")
@@ -117,42 +122,6 @@ def load_separator(
             raise UsageError(f"two of the encoders are for the stem {enhancer.stem}; name one")
         enhancers[enhancer.stem] = enhancer
     return EnhancedSeparator(separator, enhancers, blend or Blend()) if enhancers else separator
-
-
-def load_enhancer(
-    checkpoint: str,
-    *,
-    hears: str,
-    stem: str | None = None,
-    device: str = "auto",
-    offline: bool = False,
-    progress: bool = False,
-) -> CodecEnhancer:
-    """Load a trained stem encoder and its codec.
-
-    Args:
-        checkpoint: a path, or a name from `mssgen models list`.
-        hears: "mixture", to separate with it, or "separated", to enhance stems with it.
-        stem: the stem that is wanted; None takes any.
-        device, offline, progress: as in `load_separator`.
-
-    Raises:
-        UsageError: it was trained for another stem or another kind of input.
-        CheckpointError: it or its codec is out of reach, damaged or untrusted.
-    """
-    chosen = str(choose_device(device))
-    resolved = resolve(checkpoint, offline=offline, progress=progress, stage="enhance")
-    encoder = load_stem_encoder(resolved.paths[0], device=chosen, offline=offline)
-    options = encoder.options
-    if stem is not None and options.stem != stem:
-        raise UsageError(f"{checkpoint} was trained for the stem {options.stem}, not for {stem}")
-    if (options.input == "mixture") != (hears == "mixture"):
-        verb = "mssgen separate" if options.input == "mixture" else "mssgen enhance"
-        raise UsageError(
-            f"{checkpoint} was trained to hear {_HEARD[options.input]}, not {_HEARD[hears]}: "
-            f"give it to `{verb} --encoder`"
-        )
-    return CodecEnhancer(encoder, name=checkpoint)
 
 
 def mixture_of(
@@ -184,9 +153,6 @@ def mixture_of(
             yield to_pairs(block)
 
     return blocks
-
-
-_HEARD = {"mixture": "mixtures", "separated": "separated stems", "noisy": "noisy stems"}
 
 
 def separate(

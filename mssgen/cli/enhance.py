@@ -1,7 +1,10 @@
 """`mssgen enhance`: stems in, better stems out."""
 
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,9 +12,14 @@ import typer
 
 from mssgen.cli import options as given
 from mssgen.errors import UsageError
+from mssgen.events import Warned
 
 if TYPE_CHECKING:
+    from mssgen.enhancers.codec import CodecEnhancer
+    from mssgen.events import Hook
     from mssgen.tracks import Track
+
+_MAX_NAMES = 8
 
 
 def enhance(
@@ -20,17 +28,31 @@ def enhance(
     stem: Annotated[
         str | None,
         typer.Option(
-            "--stem", "-s", help="What the inputs are.  [default: the encoder's, or their names]"
+            "--stem", "-s", help="What the inputs are.  [default: the encoder's, or as named]"
         ),
     ] = None,
     encoder: Annotated[
         str | None,
         typer.Option(
             help="A stem encoder: a name from `mssgen models list`, a path, or hf://OWNER/NAME.  "
-            "[default: the one of the stem that ships]",
+            "[default: what ships for the stem]",
             metavar="CHECKPOINT",
         ),
     ] = None,
+    codec: Annotated[
+        str | None,
+        typer.Option(
+            help="The encoder of a codec as it is, instead: for --refine.", metavar="CHECKPOINT"
+        ),
+    ] = None,
+    refine: given.Refine = None,
+    refiner: given.Refiner = None,
+    coarse_refiner: given.CoarseRefiner = None,
+    steps: given.Steps = None,
+    temperature: given.Temperature = None,
+    seed: given.RefineSeed = None,
+    keep_codebooks: given.KeepCodebooks = None,
+    strength: given.Strength = None,
     blend: given.BlendMode = None,
     mix: given.Mix = None,
     mixture: Annotated[
@@ -66,8 +88,9 @@ def enhance(
     """Make separated stems sound better: a trained encoder gives the codes of the clean stem.
 
     Outputs have the rate, channels, bit depth and length of their input and go to
-    enhanced/TRACK.wav. Of a folder of stems (bass.wav, drums.wav, ...) those of the encoder's stem
-    are taken. Exit codes: 0 done, 1 a file failed, 2 wrong call, 130 interrupted.
+    enhanced/TRACK.wav. Of a folder of stems (bass.wav, drums.wav, ...) each goes through the
+    encoder of its name that ships; with --stem or --encoder those of this stem are taken. Exit
+    codes: 0 done, 1 a file failed, 2 wrong call, 130 interrupted.
     """
     files = given.Files(
         inputs,
@@ -90,30 +113,43 @@ def enhance(
         ExitStack() as stack,
     ):
         tracks = files.tracks()
-        encoder = encoder or _shipped(stem, tracks)
+        choices = _choices(tracks, stem, encoder, codec, hook)
 
         from mssgen.audio import open_source
+        from mssgen.batch import Group
         from mssgen.devices import share_heaps
         from mssgen.enhancers.chain import StemEnhancer
+        from mssgen.enhancers.loading import load_codec_enhancer, load_enhancer
         from mssgen.outputs import plan_outputs
-        from mssgen.pipeline import load_enhancer, mixture_of
+        from mssgen.pipeline import mixture_of
 
         share_heaps()
         given.use_threads(threads)
         write = files.write_options(tracks)
         blended = given.blend_of(blend, mix)
-        encoded = load_enhancer(
-            encoder,
-            hears="separated",
-            stem=stem,
+        load: Callable[..., CodecEnhancer] = partial(
+            partial(load_enhancer, hears="separated") if codec is None else load_codec_enhancer,
+            refining=given.refining_of(
+                refine,
+                refiner,
+                coarse_refiner,
+                steps=steps,
+                temperature=temperature,
+                seed=seed,
+                keep_codebooks=keep_codebooks,
+                strength=strength,
+            ),
             device=device,
             offline=offline,
             progress=not quiet and sys.stderr.isatty(),
         )
-        enhancer = StemEnhancer(encoded, blended)
-        plan = plan_outputs(enhancer.sources)
-        tracks = _of_stem(tracks, enhancer.stem, inputs or [])
-        files.check_stdout(tracks, plan)
+        groups = []
+        for choice in choices:
+            enhancer = StemEnhancer(load(choice.checkpoint, stem=choice.stem), blended)
+            of_stem = _of_stem(choice.tracks, enhancer.stem, inputs or [])
+            groups.append(Group(of_stem, enhancer, plan_outputs(enhancer.sources)))
+        tracks = [track for group in groups for track in group.tracks]
+        files.check_stdout(tracks, groups[0].plan)
         if mixture is not None:
             if len(tracks) != 1 or "-" in (tracks[0].path, mixture):
                 raise UsageError("--mixture is of one input: name one file, and the song's")
@@ -128,25 +164,61 @@ def enhance(
             from mssgen.evaluation.explain import explaining
 
             hook = explaining(hook, tracks)
-        return files.run(tracks, enhancer, plan, write, hook)
+        return files.run(groups, write, hook)
 
 
-def _shipped(stem: str | None, tracks: list["Track"]) -> str:
-    """The name of the encoder for a stem, by default for the one that all inputs are called by."""
-    from mssgen.registry import shipped_encoders
+@dataclass(frozen=True)
+class _Choice:
+    """Inputs, and what they go through."""
 
-    names = shipped_encoders()
-    found = {PurePath(track.name).name.lower() for track in tracks}
-    if stem is None and len(found) == 1:
-        stem = next(iter(found & names.keys()), None)
-    if stem is None:
-        raise UsageError("say what the inputs are with --stem, or which --encoder they shall have")
-    if stem not in names:
+    checkpoint: str
+    """An encoder, or a codec."""
+    stem: str | None
+    """What the inputs are; None: what the encoder is for."""
+    tracks: list["Track"]
+
+
+def _choices(
+    tracks: list["Track"], stem: str | None, encoder: str | None, codec: str | None, hook: "Hook"
+) -> list[_Choice]:
+    """What the words say; without words, each input goes through the encoder of its name."""
+    from mssgen.registry import STEMS, shipped_encoders
+
+    if encoder is not None and codec is not None:
+        raise UsageError("--encoder has a codec of its own: use it without --codec, or --codec")
+    if encoder is not None:
+        return [_Choice(encoder, stem, tracks)]
+    names, called = shipped_encoders(), {_called(track) for track in tracks}
+    if codec is not None:
+        if stem is None and len(called) == 1:
+            stem = next(iter(called & {*STEMS}), None)
+        if stem is None:
+            raise UsageError("--codec knows no stem: say what the inputs are with --stem")
+        return [_Choice(codec, stem, tracks)]
+    if stem is not None and stem not in names:
         raise UsageError(
             f"no encoder ships for the stem {stem}, only for {', '.join(names)}: give one of yours "
             "with --encoder"
         )
-    return names[stem]
+    if stem is not None:
+        return [_Choice(names[stem], stem, tracks)]
+    if not called & names.keys():
+        raise UsageError("say what the inputs are with --stem, or which --encoder they shall have")
+    if left_out := sorted(called - names.keys()):
+        n_left_out = sum(_called(track) in left_out for track in tracks)
+        shown = [*left_out[:_MAX_NAMES], *(["..."] if len(left_out) > _MAX_NAMES else [])]
+        message = f"{n_left_out} of {len(tracks)} inputs are left out, as no encoder ships for them"
+        hook(Warned("", f"{message}: {', '.join(shown)}"))
+    return [
+        _Choice(names[name], name, [track for track in tracks if _called(track) == name])
+        for name in names
+        if name in called
+    ]
+
+
+def _called(track: "Track") -> str:
+    """The name of its file."""
+    return PurePath(track.name).name.lower()
 
 
 def _of_stem(tracks: list["Track"], stem: str, named: list[str]) -> list["Track"]:
@@ -154,11 +226,7 @@ def _of_stem(tracks: list["Track"], stem: str, named: list[str]) -> list["Track"
     from mssgen.registry import STEMS
 
     others = {*STEMS, "mixture", "residual"} - {stem}
-    kept = [
-        track
-        for track in tracks
-        if track.path in named or PurePath(track.name).name.lower() not in others
-    ]
+    kept = [track for track in tracks if track.path in named or _called(track) not in others]
     if not kept:
         raise UsageError(f"no input is a {stem}: name a file, or a folder that holds {stem} files")
     return kept

@@ -2,11 +2,11 @@
 
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,11 +15,11 @@ from mssgen.errors import MssgenError, UsageError
 from mssgen.events import Failed, Written
 
 if TYPE_CHECKING:
-    from mssgen.batch import WriteOptions
+    from mssgen.batch import Group, WriteOptions
     from mssgen.enhancers.blend import Blend
+    from mssgen.enhancers.loading import Refining
     from mssgen.events import Event, Hook
     from mssgen.outputs import OutputPlan
-    from mssgen.separators.base import Separator
     from mssgen.tracks import Track
 
 _MAX_THREADS = 1024
@@ -84,6 +84,48 @@ BlendMode = Annotated[
 Mix = Annotated[
     float | None, typer.Option(help="0 (the stem) to 1 (the blend).  [default: 1]", metavar="SHARE")
 ]
+Refine = Annotated[
+    str | None,
+    typer.Option(
+        help="Make the encoder's codes anew: c2f all but the first few levels, coarse+c2f all but "
+        "the very first.",
+        metavar="c2f|coarse+c2f",
+    ),
+]
+Refiner = Annotated[
+    str | None,
+    typer.Option(
+        help="The c2f network: a name, a path (VampNet's c2f.pth, too), or hf://OWNER/NAME.  "
+        "[default: what ships for the stem]",
+        metavar="CHECKPOINT",
+    ),
+]
+CoarseRefiner = Annotated[
+    str | None, typer.Option(help="The coarse network, named likewise.", metavar="CHECKPOINT")
+]
+Steps = Annotated[
+    int | None,
+    typer.Option(help="Rounds of each refiner.  [default: 2 of c2f, 12 of coarse]", metavar="N"),
+]
+Temperature = Annotated[
+    float | None,
+    typer.Option(help="How boldly refiners draw; 0: the likeliest code.  [default: 1]"),
+]
+RefineSeed = Annotated[
+    int | None, typer.Option("--seed", help="Of what refiners draw.  [default: 0]", metavar="N")
+]
+KeepCodebooks = Annotated[
+    int | None,
+    typer.Option(help="Levels that --refine leaves alone.  [default: the fewest]", metavar="N"),
+]
+Strength = Annotated[
+    float | None,
+    typer.Option(
+        help="How far refiners may go from what the encoder heard: nearly 0, not at all; 1, "
+        "anywhere.  [default: 1]",
+        metavar="SHARE",
+    ),
+]
 Offline = Annotated[bool, typer.Option("--offline", help="Never ask the hub for a model.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Precision = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")]
@@ -129,6 +171,46 @@ def blend_of(mode: str | None, mix: float | None) -> "Blend":
     from mssgen.enhancers.blend import Blend
 
     return Blend(mode or "auto", 1.0 if mix is None else mix)
+
+
+def refining_of(
+    mode: str | None,
+    c2f: str | None,
+    coarse: str | None,
+    *,
+    steps: int | None,
+    temperature: float | None,
+    seed: int | None,
+    keep_codebooks: int | None,
+    strength: float | None,
+) -> "Refining | None":
+    """What --refine and the options about it say; UsageError where they make no sense."""
+    if mode is None:
+        said = {
+            "--refiner": c2f,
+            "--coarse-refiner": coarse,
+            "--steps": steps,
+            "--temperature": temperature,
+            "--seed": seed,
+            "--keep-codebooks": keep_codebooks,
+            "--strength": strength,
+        }
+        for option, value in said.items():
+            if value is not None:
+                raise UsageError(f"{option} needs --refine: add --refine c2f, or coarse+c2f")
+        return None
+    from mssgen.enhancers.loading import Refining
+    from mssgen.refiners.refine import Refinement
+
+    options: dict[str, Any] = {
+        "n_steps": steps,
+        "temperature": temperature,
+        "seed": seed,
+        "keep_codebooks": keep_codebooks,
+        "strength": strength,
+    }
+    stated = {key: value for key, value in options.items() if value is not None}
+    return Refining(Refinement(**{"mode": mode, **stated}), c2f, coarse)
 
 
 def existing(
@@ -201,21 +283,12 @@ class Files:
         if sys.stdout.isatty():
             raise UsageError("-o - would fill the terminal with samples; pipe it, or name a folder")
 
-    def run(
-        self,
-        tracks: list["Track"],
-        separator: "Separator",
-        plan: "OutputPlan",
-        write: "WriteOptions",
-        hook: "Hook",
-    ) -> int:
+    def run(self, groups: Sequence["Group"], write: "WriteOptions", hook: "Hook") -> int:
         """Separate all tracks and return the exit code."""
-        from mssgen.batch import separate_files
+        from mssgen.batch import separate_groups
 
         if not self.to_stdout:
-            done = separate_files(
-                tracks, separator, plan, output_dir=self.output, options=write, hook=hook
-            )
+            done = separate_groups(groups, output_dir=self.output, options=write, hook=hook)
             return 1 if done.n_failed else 0
 
         # A temporary file, because its header and gain come last.
@@ -231,9 +304,7 @@ class Files:
                 else:
                     hook(event)
 
-            done = separate_files(
-                tracks, separator, plan, output_dir=folder, options=write, hook=note
-            )
+            done = separate_groups(groups, output_dir=folder, options=write, hook=note)
             for path in written:
                 copy_to_stdout(path, sys.stdout.buffer)
         return 1 if done.n_failed else 0

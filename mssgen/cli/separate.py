@@ -1,4 +1,4 @@
-"""`mssgen separate`: from words on the command line to one call of `separate_files`."""
+"""`mssgen separate`: from words on the command line to one call of `separate_groups`."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -65,6 +65,13 @@ def separate(
     ] = None,
     blend: given.BlendMode = None,
     mix: given.Mix = None,
+    refine: given.Refine = None,
+    refiner: given.Refiner = None,
+    coarse_refiner: given.CoarseRefiner = None,
+    steps: given.Steps = None,
+    temperature: given.Temperature = None,
+    keep_codebooks: given.KeepCodebooks = None,
+    strength: given.Strength = None,
     offline: given.Offline = False,
     output: given.Output = "separated",
     template: given.Template = "{track}/{stem}.{ext}",
@@ -88,7 +95,7 @@ def separate(
     shifts: Annotated[
         int, typer.Option(help="Average over N random time shifts: better, N times slower.")
     ] = 0,
-    seed: Annotated[int, typer.Option(help="Of the shifts.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the shifts, and of what refiners draw.")] = 0,
     quiet: given.Quiet = False,
     verbose: given.Verbose = False,
     as_json: given.AsJson = False,
@@ -117,10 +124,12 @@ def separate(
         tracks = files.tracks()
         n_segments = _batch_size(batch_size)
 
+        from mssgen.batch import Group
         from mssgen.devices import share_heaps
         from mssgen.enhancers.chain import EnhancedSeparator
+        from mssgen.enhancers.loading import load_enhancer
         from mssgen.outputs import plan_outputs
-        from mssgen.pipeline import load_enhancer, load_separator
+        from mssgen.pipeline import load_separator
         from mssgen.registry import REGISTRY, lookup
         from mssgen.separators.demucs import SeparationOptions
 
@@ -140,6 +149,18 @@ def separate(
         if not enhance and (blend is not None or mix is not None):
             raise UsageError("--blend and --mix need --enhance: they blend a stem with itself")
         blended = given.blend_of(blend, mix)
+        if refine is not None and not enhance and not encoder:
+            raise UsageError("--refine needs --encoder or --enhance: it makes their codes anew")
+        refining = given.refining_of(
+            refine,
+            refiner,
+            coarse_refiner,
+            steps=steps,
+            temperature=temperature,
+            seed=None if refine is None else seed,
+            keep_codebooks=keep_codebooks,
+            strength=strength,
+        )
         name = model or "htdemucs"
         load: Callable[..., Separator]
         if encoder and not enhance:
@@ -151,7 +172,7 @@ def separate(
             if len(encoder) > 1:
                 raise UsageError("several --encoder need --enhance: one separates one stem")
             plan = None
-            load = partial(load_enhancer, encoder[0], hears="mixture")
+            load = partial(load_enhancer, encoder[0], hears="mixture", refining=refining)
         else:
             # The registry knows the stems: a wrong one is found, and a bag thinned out, before
             # loading.
@@ -162,6 +183,7 @@ def separate(
                 load_separator,
                 name,
                 encoders=encoder or (),
+                refining=refining,
                 blend=blended,
                 stems=plan.stems if plan else None,
                 precision=precision,
@@ -175,7 +197,7 @@ def separate(
             files.check_stdout(tracks, plan)
         if isinstance(separator, EnhancedSeparator):
             separator.check(plan.stems)
-        return files.run(tracks, separator, plan, write, hook)
+        return files.run([Group(tracks, separator, plan)], write, hook)
 
 
 def _shipped(stems: Sequence[str]) -> list[str]:

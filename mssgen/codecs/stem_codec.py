@@ -275,7 +275,7 @@ class InverseSpectrum(_Transform):
         levels = levels.relu()
         if like is not None:
             noise = like[:, : self.n_values].unflatten(1, (2, 2, -1)) + _SOFTEST * noise
-            levels = levels / (_SCATTERED * self.levels(noise.flatten(1, 3)))
+            levels = levels / (_SCATTERED * self.levels(noise.flatten(1, 3))).clamp_min(1e-6)
         gains = self.bands.mT.float() @ levels.unflatten(1, (2, -1))  # [B, 2, F, N]
         return values + (noise * gains[:, :, None]).flatten(1, 3)
 

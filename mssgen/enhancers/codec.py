@@ -1,9 +1,12 @@
 """A trained stem encoder at work: sound to codes of the clean stem, and those to sound.
 
+    audio --encoder--> codes --refiner (optional)--> better codes --decoder--> audio
+
 It has the form of a separator with one stem. Trained on mixtures it is one; trained on separated
 stems it takes such a stem and gives a better one.
 """
 
+import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -11,9 +14,10 @@ import torch
 from torch import Tensor
 
 from mssgen.chunking import SlidingReader
-from mssgen.codecs.stem_encoder import StemEncoder
+from mssgen.codecs.stem_encoder import Prediction, StemEncoder
 from mssgen.codecs.streaming import stream_audio, stream_latents
 from mssgen.errors import UsageError
+from mssgen.refiners.refine import Refiner
 from mssgen.separators.base import Level, measure_level
 
 
@@ -23,17 +27,36 @@ class CodecEnhancer:
     Args:
         encoder: in eval mode, with its codec, on one device.
         name: shown to users.
-        n_codebooks: decode from that many levels; None: from those that were learned.
+        n_codebooks: take that many levels from the encoder; None: those that were learned.
+        refiner: rewrites its codes; the decoder gets the levels that this gives. Guided, it keeps
+            to the encoder's latents; to the codes, where the encoder predicts these instead.
+        has_own_noise: leave the decoder's noise as it is; else it has the fine structure of what
+            came in, whose level in each band alone is changed.
+
+    Raises:
+        UsageError: the codec has not so many levels, or the refiner is for another codec or needs
+            more levels.
     """
 
     n_channels = 2
 
-    def __init__(self, encoder: StemEncoder, *, name: str, n_codebooks: int | None = None) -> None:
+    def __init__(
+        self,
+        encoder: StemEncoder,
+        *,
+        name: str,
+        n_codebooks: int | None = None,
+        refiner: Refiner | None = None,
+        has_own_noise: bool = False,
+    ) -> None:
         self.encoder, self.codec, self.name = encoder, encoder.codec, name
         self.stem, self.input = encoder.options.stem, encoder.options.input
         self.sources: tuple[str, ...] = (self.stem,)
         self.sample_rate = self.codec.sample_rate
         self.n_codebooks = self.codec.check_n_codebooks(n_codebooks or encoder.n_codebooks)
+        self.refiner, self.has_own_noise = refiner, has_own_noise
+        if refiner is not None:
+            refiner.check(self.codec, self.n_codebooks)
         self._device = next(self.codec.decoder.parameters()).device
         self.device, self.precision = self._device.type, "fp32"
 
@@ -93,22 +116,39 @@ class CodecEnhancer:
     def _stream_items(self, blocks: Iterable[Tensor], n_samples: int) -> Iterator[Tensor]:
         """Blocks [B, C, T'] as the codec wants them to blocks [B, C, T'] of the stem."""
         scales: deque[Tensor] = deque()
-        on_device = (block.to(self._device) for block in blocks)
-        latents = stream_latents(self.codec, on_device, encoder=self.encoder.encoder, scales=scales)
+        heard: Iterable[Tensor] = (block.to(self._device) for block in blocks)
+        like = None
+        if self.codec.adds_noise and not self.has_own_noise:
+            heard, like = itertools.tee(heard)
+        latents = stream_latents(self.codec, heard, encoder=self.encoder.encoder, scales=scales)
         codes = self._stream_codes(latents, self.codec.n_frames_in_all(n_samples))
         quantised = (self.codec.dequantize(block) for block in codes)
         has_scales = self.codec.scales(torch.ones(1, self.codec.n_channels, 1)) is not None
-        return stream_audio(self.codec, quantised, n_samples, scales if has_scales else None)
+        return stream_audio(
+            self.codec, quantised, n_samples, scales if has_scales else None, like=like
+        )
 
     def _stream_codes(self, latents: Iterable[Tensor], n_frames: int) -> Iterator[Tensor]:
-        """Latents [B, D, N'] through the head, in windows if it looks around, to codes."""
+        """Latents [B, D, N'], `n_frames` in all, to codes for the decoder."""
+        predictions = self._predictions(latents, n_frames)
+        if self.refiner is None:
+            return map(self._codes, predictions)
+        if not self.refiner.options.is_guided or self.encoder.options.gives_tokens:
+            return self.refiner.stream(map(self._codes, predictions), n_frames)
+        predictions, heard = itertools.tee(predictions)
+        sound = (prediction.latents for prediction in heard)
+        return self.refiner.stream(map(self._codes, predictions), n_frames, latents=sound)
+
+    def _codes(self, prediction: Prediction) -> Tensor:
+        return self.encoder.codes(prediction, self.n_codebooks)
+
+    def _predictions(self, latents: Iterable[Tensor], n_frames: int) -> Iterator[Prediction]:
+        """Latents [B, D, N'] through the head, in windows if it looks around."""
         if self.encoder.head_window_frames is None:
-            for block in latents:
-                yield self.encoder.codes(self.encoder.refine(block), self.n_codebooks)
+            yield from map(self.encoder.refine, latents)
             return
         reader = SlidingReader(latents, n_frames)
         for window in self.encoder.head_windows(n_frames):
             prediction = self.encoder.refine(reader.read(window.start, window.stop))
-            kept = prediction.frames(window.first - window.start, window.last - window.start)
-            yield self.encoder.codes(kept, self.n_codebooks)
+            yield prediction.frames(window.first - window.start, window.last - window.start)
             reader.forget(window.start)

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from songs import Excerpt, write
-from torch import Tensor
 
 import mssgen
 from mssgen import enhancers
@@ -22,6 +21,7 @@ from mssgen.codecs.base import Codec
 from mssgen.codecs.stem_encoder import StemEncoder, StemEncoderOptions
 from mssgen.enhancers.blend import Blend, blend_stream
 from mssgen.enhancers.codec import CodecEnhancer
+from mssgen.enhancers.loading import Refining, load_enhancer
 from mssgen.evaluation.base import Audio, Metric, Score, Song
 from mssgen.evaluation.codec_rows import codec_hash
 from mssgen.evaluation.embeddings import EMBEDDINGS, Embedding
@@ -30,9 +30,9 @@ from mssgen.evaluation.metrics import METRICS
 from mssgen.evaluation.recordings import at_rate
 from mssgen.evaluation.signals import power_db
 from mssgen.evaluation.tokens import token_metrics
-from mssgen.pipeline import load_enhancer
+from mssgen.refiners.refine import Refinement
 
-VERSION = 1
+VERSION = 2
 """Of what a row holds."""
 SEPARATED = "separated"
 CLEAN = "clean stem"
@@ -130,8 +130,11 @@ class Bench:
         }
         for stem, folder in refiners.items():
             given = self._enhancers.get(stem, {})
+            refining = Refining(Refinement(), folder)
             given |= {
-                f"{label} refined": _Refined(enhancer.encoder, folder)
+                f"{label} refined": CodecEnhancer(
+                    enhancer.encoder, name=folder, refiner=refining.refiner(enhancer.codec, stem)
+                )
                 for label, enhancer in given.items()
             }
         self._tokens = token_metrics(codec)[: codec.n_codebooks]
@@ -162,7 +165,7 @@ class Bench:
         """The codec unchanged: an encoder that begins as the codec's own."""
         if stem not in self._through:
             encoder = StemEncoder(self._codec, StemEncoderOptions(stem=stem)).eval()
-            self._through[stem] = CodecEnhancer(encoder, name=self._codec.name)
+            self._through[stem] = CodecEnhancer(encoder, name=self._codec.name, has_own_noise=True)
         return self._through[stem]
 
     def _measured(self, row: _Row, excerpt: Excerpt, cdpam_seconds: int) -> Measured:
@@ -227,21 +230,6 @@ class Bench:
         return scores
 
 
-class _Refined(CodecEnhancer):
-    """An enhancer whose codes go through a refiner."""
-
-    def __init__(self, encoder: StemEncoder, folder: str) -> None:
-        from mssgen.refiners.files import load_refiner
-        from mssgen.refiners.refine import Refiner
-
-        self.network = load_refiner(folder, codec=encoder.codec)
-        self.refiner = Refiner(encoder.codec, self.network)
-        super().__init__(encoder, name=folder)
-
-    def _stream_codes(self, latents: Iterable[Tensor], n_frames: int) -> Iterator[Tensor]:
-        return self.refiner.stream(super()._stream_codes(latents, n_frames), n_frames)
-
-
 def _timed(make: Callable[[], Audio]) -> _Sound:
     wall, cpu = time.perf_counter(), time.process_time()
     with torch.inference_mode():
@@ -302,12 +290,14 @@ def _weights(enhancer: CodecEnhancer) -> str:
     """What its sound depends on."""
     digest = hashlib.sha256(codec_hash(enhancer.codec).encode())
     state = enhancer.encoder.state_dict()
-    if isinstance(enhancer, _Refined):
-        state |= {f"refiner.{key}": value for key, value in enhancer.network.state_dict().items()}
+    refiner = enhancer.refiner
+    for index, network in enumerate(() if refiner is None else refiner.networks):
+        state |= {f"refiner.{index}.{key}": part for key, part in network.state_dict().items()}
     for key, tensor in sorted(state.items()):
         digest.update(key.encode())
         digest.update(np.ascontiguousarray(tensor.float().numpy()).tobytes())
-    return f"{digest.hexdigest()} {enhancer.n_codebooks} {enhancer.encoder.options}"
+    how = refiner and refiner.options
+    return f"{digest.hexdigest()} {enhancer.n_codebooks} {enhancer.encoder.options} {how}"
 
 
 def _embeddings() -> dict[str, Embedding]:
