@@ -160,30 +160,33 @@ def sha256_of(path: Path) -> str:
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, "torch.Tensor"]]:
-    """(metadata, tensors) of a safetensors file, unchecked; CheckpointError if it is damaged."""
+    """(metadata, tensors) of a safetensors file, unchecked but for int8 ones, which become fp32.
+
+    Raises CheckpointError if it is damaged.
+    """
+    import torch
     from safetensors import SafetensorError, safe_open
+
+    from mssgen.quantization import dequantize_state
 
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = dict(file.metadata() or {})
-            return metadata, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
             f"{path} is damaged or incomplete ({error}): get the file again"
         ) from None
+    if any(tensor.dtype == torch.int8 for tensor in state.values()):
+        state = dequantize_state(state, path)
+    return metadata, state
 
 
 def _read_safetensors(path: Path, config_path: Path, shown: Path) -> Checkpoint:
     """Options come from the file's metadata, else from `config_path`, else from its layout."""
-    import torch
-
-    from mssgen.quantization import dequantize_state
-
     metadata, state = read_safetensors(path)
     if is_codec(state):
         raise CheckpointError(f"{path} {wrong_stage('codec', 'separate')}")
-    if any(tensor.dtype == torch.int8 for tensor in state.values()):
-        state = dequantize_state(state, path)
     if "klass" in metadata:
         return _checked(shown, *_from_metadata(path, metadata), state)
     if config_path.is_file():

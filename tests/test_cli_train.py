@@ -120,7 +120,8 @@ def test_a_codec_is_trained_and_exported(here: Path, program: Program) -> None:
     assert result.code == 0, result.err
     assert "in bf16-mixed" in result.err
     export_run(here / "run", here / "exported", checkpoint="last")
-    assert program("models", "export", "run", "--output", "half", "--half").code == 0
+    assert program("models", "export", "run", "-o", "half", "--storage", "fp16").code == 0
+    assert program("models", "export", "run", "-o", "half", "--storage", "fp8").code == 2
     whole, half = (here / name / "model.safetensors" for name in ("exported", "half"))
     assert half.stat().st_size < 0.75 * whole.stat().st_size
     codec = load_codec(str(here / "half"))  # which compares the weights with the codec's id

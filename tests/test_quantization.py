@@ -7,15 +7,21 @@ from demucs.htdemucs import HTDemucs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from toys import snr_db
 
+from mssgen.codecs.stem_codec import StemCodec
+from mssgen.codecs.stem_encoder import StemEncoder, StemEncoderOptions
+from mssgen.codecs.stem_encoder_files import load_stem_encoder, save_stem_encoder
 from mssgen.errors import CheckpointError
-from mssgen.formats import fractions_to_json, read_checkpoint, sha256_of
+from mssgen.formats import WEIGHTS, fractions_to_json, read_checkpoint, sha256_of
 from mssgen.quantization import (
     MIN_VALUES,
     SCALE,
     dequantize_state,
     quantize_checkpoint,
     quantize_state,
+    round_to,
+    store_smaller,
 )
 from mssgen.registry import REGISTRY
 
@@ -204,3 +210,21 @@ def test_a_failed_run_leaves_nothing(source: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError):
         quantize_checkpoint(source, tmp_path / "target")
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["file", "source"]
+
+
+def test_a_stem_encoder_is_stored_in_int8_as_it_was_rounded(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    codec = StemCodec(
+        width=64, latent_dim=16, n_encoder_blocks=1, n_decoder_blocks=1, n_codebooks=2
+    ).freeze()
+    encoder = StemEncoder(codec, StemEncoderOptions())
+    exact = {key: value.clone() for key, value in encoder.state_dict().items()}
+    round_to(encoder, "int8")
+    save_stem_encoder(encoder, tmp_path)
+    n_bytes = (tmp_path / WEIGHTS).stat().st_size
+    store_smaller(tmp_path, "int8")
+    assert (tmp_path / WEIGHTS).stat().st_size < 0.35 * n_bytes
+    loaded = load_stem_encoder(tmp_path).state_dict()
+    for key, value in encoder.state_dict().items():
+        assert torch.equal(loaded[key], value), key
+        assert torch.equal(exact[key], value) or snr_db(exact[key], value) > 35, key

@@ -11,6 +11,7 @@ import typer
 
 from mssgen.cli.console import warn
 from mssgen.cli.options import Offline
+from mssgen.errors import UsageError
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -23,9 +24,10 @@ def export(
     checkpoint: Annotated[
         str, typer.Option(metavar="WHICH", help="best (by validation), last, or step-N.")
     ] = "best",
-    half: Annotated[
-        bool, typer.Option("--half", help="Store the weights in fp16, at half the size.")
-    ] = False,
+    storage: Annotated[
+        str,
+        typer.Option(metavar="TYPE", help="Of the weights: fp32, fp16 or int8 (a quarter)."),
+    ] = "fp32",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an older checkpoint in DIR.")
     ] = False,
@@ -37,10 +39,18 @@ def export(
     Writes DIR/config.json and model.safetensors (and codec/ where the codec has no name), which
     --encoder and --codec take, and DIR/training.json, which tells how they were made.
     """
-    from mssgen.training.export import export_run
+    from mssgen.training.export import STORAGES, export_run
+
+    if storage not in STORAGES:
+        raise UsageError(f"--storage {storage} is unknown; use {', '.join(STORAGES)}")
 
     chosen = export_run(
-        run, output, checkpoint=checkpoint, half=half, overwrite=overwrite, offline=offline
+        run,
+        output,
+        checkpoint=checkpoint,
+        storage=STORAGES[storage],
+        overwrite=overwrite,
+        offline=offline,
     )
     if as_json:
         typer.echo(json.dumps({"checkpoint": str(chosen), "path": str(output)}, ensure_ascii=False))

@@ -14,7 +14,7 @@ from mssgen import __version__
 from mssgen.checkpoints import SCHEME
 from mssgen.errors import CheckpointError, UsageError
 from mssgen.folders import TRAINING, new_folder
-from mssgen.quantization import halve_checkpoint, round_to_half
+from mssgen.quantization import Storage, round_to, store_smaller
 from mssgen.training.library import PAIRS_MANIFEST
 from mssgen.training.logs import METRICS
 from mssgen.training.recipes import Recipe
@@ -29,13 +29,15 @@ from mssgen.training.run import (
 from mssgen.training.task import Task
 from mssgen.training.tasks import build_task
 
+STORAGES: dict[str, Storage | None] = {"fp32": None, "fp16": "fp16", "int8": "int8"}
+
 
 def export_run(
     run: Path,
     target: Path,
     *,
     checkpoint: str = "best",
-    half: bool = False,
+    storage: Storage | None = None,
     overwrite: bool = False,
     offline: bool = False,
 ) -> Path:
@@ -45,7 +47,7 @@ def export_run(
         run: the --output of `mssgen train`.
         target: appears whole or not at all.
         checkpoint: "best" by validation, "last", or "step-N".
-        half: store fp16 weights: half the size.
+        storage: of the weights; None: fp32.
         overwrite: replace an older checkpoint in `target`; nothing else is ever replaced.
         offline: never ask the hub for the codec.
 
@@ -67,12 +69,12 @@ def export_run(
         task = build_task(recipe, offline=offline)
         _check_codec(run, task, record)
         load_modules(task.modules, chosen)
-        if half:  # before: a codec's id is that of the weights as they will be read
+        if storage:  # before: a codec's id is that of the weights as they will be read
             for module in task.modules.values():
-                round_to_half(module)
+                round_to(module, storage)
         task.export(draft)
-        if half:
-            halve_checkpoint(draft)
+        if storage:
+            store_smaller(draft, storage)
         text = json.dumps(about, indent=2, ensure_ascii=False) + "\n"
         (draft / TRAINING).write_text(text, encoding="utf-8")
     return chosen
