@@ -21,7 +21,7 @@ from mssgen.codecs.loading import save_codec
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 # What a test cannot run: it needs the network, a GPU or minutes. It is parsed all the same.
-NOT_RUN = ("models pull", "models quantize", "models path", "--device cuda", "--device mps")
+NOT_RUN = ("models pull", "models quantize", "models path", "vampnet_codec", "--device cuda", "--device mps")
 # One after the other: each takes what the one before left.
 STORY = ("data pairs", "train encoder", "models export", "models push", "mssgen enhance ")
 EVALUATION = ("mssgen evaluate", "mssgen report", "mssgen compare", "mssgen info")
