@@ -261,7 +261,7 @@ REGISTRY: dict[str, Bundle] = {
                 "separated.",
                 (stem,),
             )
-            for stem in ("bass", "drums")
+            for stem in ("bass", "drums", "vocals", "other")
         ),
         _codec(
             "encodec_24khz",
