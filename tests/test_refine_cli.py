@@ -229,7 +229,9 @@ def test_wrong_calls(words: tuple[str, ...], says: str, mssgen: Any) -> None:
 
 @pytest.fixture
 def shipped(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Encoders for bass and drums ship, and a refiner for the bass."""
+    """Encoders for bass and drums ship, none for others, and a refiner for the bass."""
+    for other in ("warm_vocals", "warm_other"):
+        monkeypatch.delitem(REGISTRY, other)
     folder = tmp_path / "weights"
     folder.mkdir()
     for name, model in (
