@@ -267,7 +267,10 @@ def test_separate_and_enhance_in_one_pass(
         (("separate", "song.wav", "--encoder", "E/bass-separated"), "mssgen enhance --encoder"),
         (("separate", "song.wav", "--encoder", "E/bass-mixture", "-s", "drums"), "drums"),
         (("separate", "song.wav", "--encoder", "E/bass-mixture", "-m", "htdemucs"), "use one"),
-        (("separate", "song.wav", "--enhance", "--stem", "other"), "encoders ship for the stems"),
+        (
+            ("separate", "song.wav", "-m", "htdemucs_6s", "--enhance", "--stem", "guitar"),
+            "encoders ship for the stems",
+        ),
         (
             ("separate", "song.wav", "-m", "M", "-s", "bass", *DRUMS),
             "for the stem drums",
