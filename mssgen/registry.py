@@ -250,7 +250,8 @@ REGISTRY: dict[str, Bundle] = {
             "stem_codec",
             "codec",
             "stem",
-            "Our codec for stems, stereo, 86 Hz, up to 32 codebooks of 1024 (28 kbps).",
+            "Our codec for stems, stereo, 86 Hz, up to 40 codebooks of 1024 (34 kbps), the first 8 "
+            "for levels of bands.",
         ),
         *(
             _ours(

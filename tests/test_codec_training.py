@@ -1,6 +1,7 @@
 """Training a codec: every recipe, the stages, whose gradients go where, and that it learns."""
 
 import copy
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -59,9 +60,13 @@ def small_task(name: str, *more: str) -> CodecTask:
     model = [f"model.{option}" for option in SMALL_MODEL[recipe.model["architecture"]]]
     levels = ["loss.dropout_levels=[1,2]"] if "dropout_levels" in recipe.loss else []
     torch.manual_seed(0)
-    return CodecTask.from_recipe(
-        load_recipe(name, [*SMALL, *model, *levels, *more], kind="codec"), offline=True
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        if "codec" in recipe.model:  # the stage before this one
+            save_codec(small_task("stem").codec, folder)
+            model.append(f"model.codec={folder}")
+        return CodecTask.from_recipe(
+            load_recipe(name, [*SMALL, *model, *levels, *more], kind="codec"), offline=True
+        )
 
 
 def noise_batch(task: CodecTask, n_samples: int = 800) -> Batch:

@@ -255,6 +255,28 @@ def test_losses_on_sound_reach_the_encoder_through_the_codes() -> None:
     assert float(after["loss/stft"]) < float(before["loss/stft"])
 
 
+def test_levels_of_bands_are_learned_apart_from_the_waveform() -> None:
+    """What is 10 dB too loud comes to be told as softer; the other latents do not see that loss."""
+    codec = tiny_stem_codec(n_level_codebooks=2)
+    clean = a_batch(2, 640, n_channels=2).target
+    batch = Batch(10**0.5 * clean, clean, ("a", "b"))
+    optimizer = OptimizerOptions(name="adamw", lr=3e-3)
+    loss = LossOptions(levels=1.0, optimizer=optimizer)
+    task = EncoderTask(codec, StemEncoderOptions(), loss)
+    encoder = task.modules["encoder"].encoder[1]
+    first = task.validate(batch)["loss/levels"]
+    for index in range(60):
+        step(task, batch, index)
+    assert float(first) > 0.5
+    assert float(task.validate(batch)["loss/levels"]) < 0.4 * float(first)
+    for key, value in encoder.main.named_parameters():
+        assert value.grad is None or not bool(value.grad.any()), key
+    both = EncoderTask(codec, StemEncoderOptions(), LossOptions(levels=1.0, mse=1.0))
+    assert {"loss/levels", "loss/mse"} < set(both.validate(batch))
+    other = EncoderTask(tiny_codec(), StemEncoderOptions(), LossOptions(levels=1.0, mse=1.0))
+    assert "loss/levels" not in other.validate(a_batch())  # a codec without levels
+
+
 def test_each_module_learns_from_its_own_loss() -> None:
     """The adversarial loss leaves nothing on the discriminator, and its loss nothing elsewhere."""
     torch.manual_seed(0)

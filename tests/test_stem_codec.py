@@ -12,12 +12,13 @@ from toys import snr_db, tiny_codec, tiny_stem_codec
 
 from mssgen.codecs.factorized import FactorizedQuantizer
 from mssgen.codecs.loading import load_codec, save_codec
-from mssgen.codecs.stem_codec import InverseSpectrum, Spectrum, StemCodec
+from mssgen.codecs.stem_codec import StemCodec
+from mssgen.codecs.stem_spectrum import InverseSpectrum, Spectrum, to_log
 from mssgen.errors import UsageError
 from mssgen.training.codec import CodecTask
 from mssgen.training.codec_losses import spectrum_distance
 from mssgen.training.codec_options import CodecLossOptions
-from mssgen.training.codec_start import start_from_sound
+from mssgen.training.codec_start import start_from_sound, start_levels, with_levels
 from mssgen.training.optimizers import OptimizerOptions
 from mssgen.training.recipes import load_recipe
 from mssgen.training.task import Batch
@@ -86,7 +87,7 @@ def test_coding_changes_nothing_even_in_train_mode() -> None:
 
 def test_codebooks_start_from_what_they_see_and_dead_codes_come_back() -> None:
     torch.manual_seed(0)
-    quantizer = FactorizedQuantizer(8, 2, 64, 4).train()
+    quantizer = FactorizedQuantizer(8, 64, 4, [(0, 8)] * 2).train()
     latents = torch.randn(4, 8, 200)
     quantizer(latents, 2)
     level = quantizer.levels[0]
@@ -166,7 +167,7 @@ def test_noise_keeps_its_level_though_its_waveform_is_lost() -> None:
         latent_dim=32,
         n_codebooks=8,
         codebook_size=64,
-        n_noise_bands=16,
+        n_bands=16,
     )
     start_from_sound(codec, [_hats(44_032, seed) for seed in range(4)])
     codec.eval()
@@ -193,6 +194,66 @@ def test_noise_takes_the_structure_of_another_sound_and_its_own_level() -> None:
     assert snr_db(sound, own) < 0  # as loud, of another waveform
     noise[:, spectrum.n_values :] *= -1
     assert _treble_db(inverse(noise)) < _treble_db(sound) - 60
+
+
+def _two_stages(sounds: list[torch.Tensor]) -> tuple[StemCodec, StemCodec]:
+    """A codec without levels, and the same with levels; neither took a step."""
+    torch.manual_seed(0)
+    bare = StemCodec(
+        n_fft=512,
+        hop_length=256,
+        width=32,
+        n_encoder_blocks=1,
+        n_decoder_blocks=1,
+        latent_dim=32,
+        n_codebooks=2,
+        codebook_size=16,
+        n_bands=16,
+        level_width=16,
+        n_level_blocks=1,
+    )
+    start_from_sound(bare, sounds)
+    codec = with_levels(bare, 4)
+    start_levels(codec, sounds)
+    return bare.eval(), codec.eval()
+
+
+def test_levels_get_codes_of_their_own_before_all_others() -> None:
+    bare, codec = _two_stages([_hats(44_032, seed) for seed in range(4)])
+    sound = _hats(44_032, 9)[None]
+    spectrum, inverse = codec.encoder[0], codec.decoder[1]
+    with torch.inference_mode():
+        codes = codec.encode(sound)
+        assert codes.n_codebooks == codec.n_codebooks == 6
+        assert torch.equal(codes.codes[:, 4:], bare.encode(sound).codes)
+        coded = codec.decoder[0](codec.dequantize(codes.codes))[:, -inverse.n_levels :]
+        wanted = to_log(spectrum(codec.pad(sound))[:, spectrum.n_values :])
+        heard = codec.decode(codec.truncate(codes, 4))
+    assert float((coded - wanted).abs().mean()) < 0.2 * float((wanted - wanted.mean()).abs().mean())
+    assert bool(torch.isfinite(heard).all())  # levels alone are a sound already
+
+
+@pytest.mark.parametrize("change_db", [-30, -20, -6, -1, 0, 1, 6])
+def test_bands_come_out_as_loud_as_their_levels_say(change_db: float) -> None:
+    """To 2 dB: what is closer is left as it is, since waveforms know better."""
+    spectrum, inverse = Spectrum(512, 256, 0.6, 16), InverseSpectrum(512, 256, 0.6, 16)
+    sound = _hats(256 * 100, 3)[None]
+    frames = spectrum(sound)
+    values, levels = frames.split([spectrum.n_values, spectrum.n_levels], dim=1)
+    wanted = to_log(levels * 10 ** (0.6 * change_db / 20))
+    heard = inverse(torch.cat([values, torch.zeros_like(levels), wanted], dim=1))
+    found_db = _treble_db(heard) - _treble_db(sound)
+    if abs(change_db) < 2:
+        assert snr_db(sound, heard) > 80
+    else:
+        assert found_db == pytest.approx(change_db, abs=4)
+    silent = inverse(torch.cat([values, torch.zeros_like(levels), 0 * wanted], dim=1))
+    assert _treble_db(silent) < _treble_db(sound) - 60
+
+
+def test_levels_need_bands() -> None:
+    with pytest.raises(ValueError, match="n_bands"):
+        StemCodec(n_bands=0, n_level_codebooks=4)
 
 
 def test_only_a_stem_codec_starts_from_sound() -> None:

@@ -84,7 +84,7 @@ def tiny_codec(seed: int = 0, **options: object) -> SeanetCodec:
     return codec
 
 
-def tiny_stem_codec(seed: int = 0) -> StemCodec:
+def tiny_stem_codec(seed: int = 0, *, n_level_codebooks: int = 0) -> StemCodec:
     """Our own codec with random weights, frozen: 8 kHz stereo, hop 32."""
     torch.manual_seed(seed)
     codec = StemCodec(
@@ -98,6 +98,10 @@ def tiny_stem_codec(seed: int = 0) -> StemCodec:
         latent_dim=16,
         n_codebooks=4,
         codebook_size=32,
+        n_bands=12,
+        n_level_codebooks=n_level_codebooks,
+        level_width=16,
+        n_level_blocks=1,
     )
     codec.freeze()
     return codec

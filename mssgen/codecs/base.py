@@ -97,6 +97,8 @@ class Codec(nn.Module, ABC):
     n_codebooks: int
     codebook_size: int
     latent_dim: int
+    n_level_dims: int = 0
+    """The last so many of D are logarithmic levels of bands, not of the waveform."""
     encoder: nn.Module
     """[B, C, T] -> [B, D, ceil(T / hop_length)], T as `pad` leaves it."""
     decoder: nn.Module

@@ -4,6 +4,7 @@ Source: the quantiser of the Descript Audio Codec, Kumar et al. 2023 (arXiv 2306
 3.2), after Improved VQGAN, Yu et al. 2021 (arXiv 2110.04627).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,11 +64,18 @@ class FactorizedQuantizer(nn.Module):
     """
 
     def __init__(
-        self, latent_dim: int, n_codebooks: int, codebook_size: int, codebook_dim: int
+        self,
+        latent_dim: int,
+        codebook_size: int,
+        codebook_dim: int,
+        parts: Sequence[tuple[int, int]],
     ) -> None:
+        """One level for each of `parts`: which dimension of the latents it begins with, and how
+        many it sees. To the others it adds nothing."""
         super().__init__()
+        self.latent_dim = latent_dim
         self.levels = nn.ModuleList(
-            Level(latent_dim, codebook_size, codebook_dim) for _ in range(n_codebooks)
+            Level(latent_dim, codebook_size, codebook_dim, *part) for part in parts
         )
 
     @property
@@ -101,13 +109,14 @@ class FactorizedQuantizer(nn.Module):
 
     def decode(self, codes: Tensor) -> Tensor:
         """The sum of the code vectors [B, D, N] of codes [B, K, N]."""
-        parts = []
+        total = codes.new_zeros(codes.shape[0], codes.shape[2], self.latent_dim).float()
         for level, level_codes in zip(self.levels, codes.unbind(dim=1), strict=False):
             assert isinstance(level, Level)
             # A matrix product: as a convolution, as in `Codebook.vectors`, four times as slow.
             embedded = F.embedding(level_codes, level.codebook.weight)
-            parts.append(F.linear(embedded, level.out_proj.weight[..., 0], level.out_proj.bias))
-        return torch.stack(parts).sum(dim=0).mT
+            vectors = F.linear(embedded, level.out_proj.weight[..., 0], level.out_proj.bias)
+            total.narrow(2, level.in_proj.first, vectors.shape[2]).add_(vectors)
+        return total.mT
 
 
 class Level(nn.Module):
@@ -115,11 +124,14 @@ class Level(nn.Module):
 
     usage: Tensor  # [V], of each code against the mean code; all zero before the first batch
 
-    def __init__(self, latent_dim: int, codebook_size: int, codebook_dim: int) -> None:
+    def __init__(
+        self, latent_dim: int, codebook_size: int, codebook_dim: int, first: int, n_dims: int
+    ) -> None:
         super().__init__()
-        self.in_proj = nn.Conv1d(latent_dim, codebook_dim, 1, bias=False)
+        self.latent_dim, after = latent_dim, latent_dim - first - n_dims
+        self.in_proj = _Narrowing(first, n_dims, codebook_dim)
         self.codebook = nn.Embedding(codebook_size, codebook_dim)
-        self.out_proj = nn.Conv1d(codebook_dim, latent_dim, 1)
+        self.out_proj = _Widening(codebook_dim, n_dims, (first, after))
         self.register_buffer("usage", torch.zeros(codebook_size))
 
     def forward(self, residual: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -152,3 +164,25 @@ class Level(nn.Module):
     def _count(self, codes: Tensor) -> None:
         counts = torch.bincount(codes.flatten(), minlength=len(self.usage)).to(self.usage.dtype)
         self.usage.mul_(_USAGE_DECAY).add_(counts / counts.mean(), alpha=1 - _USAGE_DECAY)
+
+
+class _Narrowing(nn.Conv1d):
+    """Some dimensions of the latents [B, D, N] to those of a codebook."""
+
+    def __init__(self, first: int, n_dims: int, codebook_dim: int) -> None:
+        super().__init__(n_dims, codebook_dim, 1, bias=False)
+        self.first = first
+
+    def forward(self, latents: Tensor) -> Tensor:
+        return super().forward(latents.narrow(1, self.first, self.in_channels))
+
+
+class _Widening(nn.Conv1d):
+    """The way back; nothing in the other dimensions."""
+
+    def __init__(self, codebook_dim: int, n_dims: int, around: tuple[int, int]) -> None:
+        super().__init__(codebook_dim, n_dims, 1)
+        self.around = around
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        return F.pad(super().forward(vectors), (0, 0, *self.around))

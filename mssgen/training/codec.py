@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -28,11 +28,13 @@ from mssgen.training import codec_losses as losses
 from mssgen.training.balancer import Balancer
 from mssgen.training.codebooks import CodebookKeeper
 from mssgen.training.codec_options import CodecLossOptions
-from mssgen.training.codec_start import start_from_sound
+from mssgen.training.codec_start import start_from_sound, start_levels, with_levels
 from mssgen.training.discriminators import build_discriminator
 from mssgen.training.recipes import Recipe
 from mssgen.training.sections import closest, from_section
 from mssgen.training.task import Batch
+
+Starts = Literal["all", "levels", "nothing"]
 
 
 class CodecTask:
@@ -42,17 +44,26 @@ class CodecTask:
         codec: learns; all of it, whatever was frozen before.
         loss: what from.
         recipe_name: for the record.
+        starts: what of a stem codec `start` sets.
 
     Raises:
         UsageError: the losses do not fit the codec.
     """
 
-    def __init__(self, codec: Codec, loss: CodecLossOptions, *, recipe_name: str = "") -> None:
+    def __init__(
+        self,
+        codec: Codec,
+        loss: CodecLossOptions,
+        *,
+        recipe_name: str = "",
+        starts: Starts = "all",
+    ) -> None:
         for n_levels in loss.dropout_levels:
             codec.check_n_codebooks(n_levels)
         if loss.start_segments and not isinstance(codec, StemCodec):
             raise UsageError("loss.start_segments works with the architecture stem only; use 0")
         self.codec, self._loss, self._recipe_name = codec, loss, recipe_name
+        self._starts = starts
         self.sample_rate, self.n_channels = codec.sample_rate, codec.n_channels
         self._keeper = CodebookKeeper(codec, loss.dead_code_share)
         self.modules: dict[str, nn.Module] = {"codec": codec.requires_grad_(True)}
@@ -73,24 +84,30 @@ class CodecTask:
         """From [model] and [loss] of a recipe.
 
         [model] holds `architecture` and that codec's options, or `codec`, a name or a folder to go
-        on from; `codec` as an argument is used instead of both. Raises UsageError for what does
-        not fit, CheckpointError for the codec's files.
+        on from, which may get levels that it did not have; `codec` as an argument is used instead
+        of both. Raises UsageError for what does not fit, CheckpointError for the codec's files.
         """
         loss = from_section(CodecLossOptions, recipe.loss, "loss")
+        starts: Starts = "all"
         if codec is None:
-            codec = _codec(recipe, offline=offline)
-        return cls(codec, loss, recipe_name=recipe.name)
+            codec, starts = _codec(recipe, offline=offline)
+        return cls(codec, loss, recipe_name=recipe.name, starts=starts)
 
     @property
     def n_start_segments(self) -> int:
         """See `mssgen.training.task.Starts`."""
-        return self._loss.start_segments
+        return self._loss.start_segments if self._starts != "nothing" else 0
 
     def start(self, segments: Iterable[Tensor]) -> None:
-        """A stem codec's linear layers and codebooks from segments [2, T]; nothing from none."""
-        if sounds := list(segments):
-            assert isinstance(self.codec, StemCodec)  # `loss.start_segments` is checked
+        """A stem codec's linear layers, codebooks, and levels from segments [2, T]; nothing from
+        none."""
+        if not (sounds := list(segments)):
+            return
+        assert isinstance(self.codec, StemCodec)  # `loss.start_segments` is checked
+        if self._starts == "all":
             start_from_sound(self.codec, sounds)
+        if self.codec.options["n_level_codebooks"]:
+            start_levels(self.codec, sounds)
 
     def accumulate(
         self, batch: Batch, backward: Callable[[Tensor], None], step: int
@@ -262,10 +279,15 @@ def _named(found: Mapping[str, Tensor], total: Tensor) -> dict[str, Tensor]:
     return {"loss": total, **{f"loss/{name}": loss for name, loss in found.items()}}
 
 
-def _codec(recipe: Recipe, *, offline: bool) -> Codec:
-    """A codec with fresh weights, or the one to go on from."""
+def _codec(recipe: Recipe, *, offline: bool) -> tuple[Codec, Starts]:
+    """A codec with fresh weights, or the one to go on from; and what of it knows nothing."""
     options = dict(recipe.model)
     start, architecture = options.pop("codec", None), options.pop("architecture", None)
+    if start == "":
+        raise UsageError(
+            f"recipe {recipe.name} goes on from a codec that is trained already: name its folder, "
+            "--set model.codec=FOLDER"
+        )
     if start is not None:
         return _started_from(start, recipe, offline=offline)
     kinds = {kind.architecture: kind for kind in (SeanetCodec, DacCodec, StemCodec)}
@@ -280,7 +302,7 @@ def _codec(recipe: Recipe, *, offline: bool) -> Codec:
         if key not in known:
             raise UsageError(f"recipe section [model] has no '{key}'{closest(key, known)}")
     try:
-        return kind(**options)
+        return kind(**options), "all"
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
         reason = str(error).split("\n")[0]
         raise UsageError(
@@ -288,9 +310,13 @@ def _codec(recipe: Recipe, *, offline: bool) -> Codec:
         ) from error
 
 
-def _started_from(start: str, recipe: Recipe, *, offline: bool) -> Codec:
+def _started_from(start: str, recipe: Recipe, *, offline: bool) -> tuple[Codec, Starts]:
     """The codec `start`, which must be what the rest of [model] says, if it says something."""
     codec = load_codec(start, offline=offline)
+    starts: Starts = "nothing"
+    n_wanted = recipe.model.get("n_level_codebooks", 0)
+    if n_wanted and isinstance(codec, StemCodec) and not codec.options["n_level_codebooks"]:
+        codec, starts = with_levels(codec, n_wanted), "levels"
     has = {**codec.options, "architecture": codec.architecture, "codec": start}
     for key, value in recipe.model.items():
         if key != "name" and has.get(key) != value:
@@ -298,4 +324,4 @@ def _started_from(start: str, recipe: Recipe, *, offline: bool) -> Codec:
                 f"recipe {recipe.name} wants model.{key} = {value!r}, but {start} has "
                 f"{has.get(key)!r}: use a recipe for that codec"
             )
-    return codec
+    return codec, starts

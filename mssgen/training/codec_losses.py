@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mssgen.codecs.stem_codec import Spectrum
+from mssgen.codecs.stem_spectrum import Spectrum
 from mssgen.errors import UsageError
 
 try:

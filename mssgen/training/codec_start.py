@@ -7,6 +7,9 @@
 Without a single step that is a codec already, whose blocks, which do next to nothing at first,
 learn what a frame cannot say alone. From random weights magnitudes are learned long before the
 waveform.
+
+Levels of bands are latents as they are, and get codebooks of their own in the same way: eight of
+1024 miss them by 1.2 dB.
 """
 
 from collections.abc import Sequence
@@ -14,9 +17,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mssgen.codecs.factorized import Level
-from mssgen.codecs.stem_codec import StemCodec
+from mssgen.codecs.stem_codec import Analysis, StemCodec, Synthesis
+from mssgen.codecs.stem_spectrum import Spectrum, to_log
 from mssgen.training.codebooks import k_means
 
 _N_ITERATIONS = 10
@@ -28,38 +33,78 @@ def start_from_sound(codec: StemCodec, sounds: Sequence[Tensor]) -> None:
     """Set the first and last layers and the codebooks of `codec` by what is in `sounds`.
 
     Args:
-        codec: with fresh weights; its width is at least its `latent_dim`.
+        codec: with fresh weights; its width is at least its option `latent_dim`.
         sounds: [2, T] each; some minutes in all.
     """
-    transform, analysis, *_, to_latents = _layers(codec.encoder)
-    from_latents, *_, synthesis, _ = _layers(codec.decoder)
+    transform, encoder, decoder = _networks(codec)
+    analysis, *_, to_latents = _layers(encoder.main)
+    from_latents, *_, synthesis = _layers(decoder.main)
     for layer in (analysis, to_latents, from_latents, synthesis):
         layer.bias.zero_()
     frames = torch.cat([transform(codec.pad(sound[None]))[0].T for sound in sounds])
-    basis = _components(frames, codec.latent_dim)  # [4 F, D]
+    n_dims = to_latents.out_channels
+    basis = _components(frames, n_dims)  # [4 F, n_dims]
     # The largest components around 1, so that no loss on latents outweighs the others.
     scale = float((frames @ basis[:, :8]).square().mean().sqrt().clamp_min(1e-3))
     for layer in (analysis, synthesis):
         layer.weight.mul_(0.1)
-    analysis.weight[: codec.latent_dim, :, 0] = basis.T
-    synthesis.weight[:, : codec.latent_dim, 0] = basis
+    analysis.weight[:n_dims, :, 0] = basis.T
+    synthesis.weight[:, :n_dims, 0] = basis
     scores = frames @ basis
     lost = (frames - scores @ basis.T)[:, : transform.n_values]
     levels = transform.levels(lost.T[None])[0].T
     noise = torch.linalg.lstsq(scores, levels).solution  # [D, n_levels]
-    synthesis.weight[transform.n_values :, : codec.latent_dim, 0] = noise.T
+    synthesis.weight[transform.n_values :, :n_dims, 0] = noise.T
     for layer, gain in ((to_latents, 1 / scale), (from_latents, scale)):
         layer.weight.zero_().diagonal().fill_(gain)
-    encode = codec.encoder[1:]
-    residual = torch.cat([encode(part.T[None])[0].T for part in frames.split(1000)])
+    residual = torch.cat([encoder.main(part.T[None])[0].T for part in frames.split(1000)])
     residual = residual[torch.randperm(len(residual))[:_N_FRAMES]]
-    for level in codec.quantizer.levels:
-        assert isinstance(level, Level)
+    for level in _codebooks(codec, of_levels=False):
         residual = residual - _start_level(level, residual)
+
+
+@torch.no_grad()
+def start_levels(codec: StemCodec, sounds: Sequence[Tensor]) -> None:
+    """Set the codebooks for the levels of bands by `sounds`, each [2, T]."""
+    transform, encoder, _ = _networks(codec)
+    assert encoder.levels is not None
+    frames = torch.cat([transform(codec.pad(sound[None]))[0].T for sound in sounds])
+    frames = frames[torch.randperm(len(frames))[:_N_FRAMES], transform.n_values :]
+    residual = encoder.levels(to_log(frames).T[None])[0].T
+    for level in _codebooks(codec, of_levels=True):
+        residual = residual - _start_level(level, residual)
+
+
+@torch.no_grad()
+def with_levels(codec: StemCodec, n_level_codebooks: int) -> StemCodec:
+    """The same codec, with levels that do not know anything yet; its codes keep their meaning."""
+    grown = StemCodec(**{**codec.options, "n_level_codebooks": n_level_codebooks})
+    for old, new in zip(_networks(codec), _networks(grown), strict=True):
+        new.load_state_dict(old.state_dict(), strict=False)
+    for level, known in zip(
+        _codebooks(grown, of_levels=False), codec.quantizer.levels, strict=True
+    ):
+        level.load_state_dict(known.state_dict())
+    return grown
 
 
 def _layers(network: nn.Sequential) -> list[Any]:
     return list(network)
+
+
+def _networks(codec: StemCodec) -> tuple[Spectrum, Analysis, Synthesis]:
+    (transform, encoder), (decoder, _) = codec.encoder, codec.decoder
+    assert isinstance(transform, Spectrum)
+    assert isinstance(encoder, Analysis)
+    assert isinstance(decoder, Synthesis)
+    return transform, encoder, decoder
+
+
+def _codebooks(codec: StemCodec, *, of_levels: bool) -> list[Level]:
+    """Those of levels are the first."""
+    n_levels = codec.options["n_level_codebooks"]
+    levels = [level for level in codec.quantizer.levels if isinstance(level, Level)]
+    return levels[:n_levels] if of_levels else levels[n_levels:]
 
 
 def _start_level(level: Level, residual: Tensor) -> Tensor:
@@ -73,9 +118,11 @@ def _start_level(level: Level, residual: Tensor) -> Tensor:
     assert level.out_proj.bias is not None
     level.out_proj.bias.zero_()
     level.usage.copy_(counts / counts.mean())
-    vectors, _, _ = level.eval()(residual.T[None])
+    first, n_dims = level.in_proj.first, level.in_proj.in_channels
+    padded = F.pad(residual.T[None], (0, 0, first, level.latent_dim - first - n_dims))
+    vectors, _, _ = level.eval()(padded)
     level.train()
-    return vectors[0].T
+    return vectors[0, first : first + n_dims].T
 
 
 def _components(frames: Tensor, n: int) -> Tensor:

@@ -6,7 +6,7 @@ to say it of another input.
 """
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,8 @@ class EncoderTask:
     ) -> None:
         loss.check_with(model)
         codec.check_n_codebooks(loss.residual_levels)
+        if not codec.n_level_dims:
+            loss = replace(loss, levels=0.0)
         self.codec = codec.freeze()
         self.options, self._loss = model, loss
         self._codec_name, self._recipe_name = codec_name, recipe_name
@@ -179,9 +181,14 @@ class EncoderTask:
         """Every loss by name, and their weighted sum as "loss"; `clean` is [B, C, T]."""
         options = self._loss
         found: dict[str, Tensor] = {}
+        n_main = self.codec.latent_dim - self.codec.n_level_dims
         if options.mse:
             target = targets.latents if options.mse_target == "latents" else targets.quantized
-            found["mse"] = losses.latent_mse(prediction.latents, target)
+            found["mse"] = losses.latent_mse(prediction.latents[:, :n_main], target[:, :n_main])
+        if options.levels:
+            found["levels"] = losses.level_distance(
+                prediction.latents[:, n_main:], targets.latents[:, n_main:]
+            )
         if options.cross_entropy and prediction.logits is not None:
             found["cross_entropy"] = losses.token_cross_entropy(prediction.logits, targets.codes)
         if options.residual:

@@ -25,6 +25,15 @@ def latent_mse(prediction: Tensor, target: Tensor) -> Tensor:
     return F.mse_loss(prediction.float(), target.float())
 
 
+def level_distance(prediction: Tensor, target: Tensor) -> Tensor:
+    """L1 between logarithmic levels of bands [B, D', N], a scalar.
+
+    It learns the median. The mean of logarithms, which MSE learns, is far too soft a guess for
+    what is either loud or not there.
+    """
+    return F.l1_loss(prediction.float(), target.float())
+
+
 def token_cross_entropy(logits: Tensor, codes: Tensor) -> Tensor:
     """Cross-entropy of logits [B, K, N, V] against codes [B, >= K, N], a scalar (loss b).
 

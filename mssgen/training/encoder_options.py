@@ -8,15 +8,19 @@ from mssgen.errors import UsageError
 from mssgen.training.encoder_losses import Residual
 from mssgen.training.optimizers import OptimizerOptions
 
+_OF_SOUND = ("time", "spectrum", "stft")
+
 
 @dataclass(frozen=True)
 class LossOptions:
     """[loss]: weights, which combine freely (0 is off), and how each loss is taken."""
 
     mse: float = 0.0
-    """On latents."""
+    """On latents, but for those that are levels of bands."""
     mse_target: Literal["latents", "quantized"] = "latents"
     """The clean stem's latents before or after quantisation."""
+    levels: float = 0.0
+    """On those, where the codec has such."""
     cross_entropy: float = 0.0
     """On the tokens of the head."""
     residual: float = 0.0
@@ -45,7 +49,7 @@ class LossOptions:
     """Of every module that learns; the thesis used Adam at 1e-3, at times 1e-4."""
 
     def __post_init__(self) -> None:
-        names = ("mse", "cross_entropy", "residual", "adversarial", "time", "spectrum", "stft")
+        names = ("mse", "levels", "cross_entropy", "residual", "adversarial", *_OF_SOUND)
         weights = [getattr(self, name) for name in names]
         if min(weights) < 0 or max(weights) == 0:
             raise UsageError(
@@ -58,7 +62,7 @@ class LossOptions:
     @property
     def needs_sound(self) -> bool:
         """Whether a loss listens to what is decoded."""
-        return max(self.time, self.spectrum, self.stft) > 0
+        return any(getattr(self, name) > 0 for name in _OF_SOUND)
 
     def check_with(self, model: StemEncoderOptions) -> None:
         """Raise UsageError where a loss could not teach this model."""
@@ -67,7 +71,8 @@ class LossOptions:
                 "loss.cross_entropy and a head that gives tokens need each other: set both, "
                 "or neither"
             )
-        pulls_latents = self.needs_sound or max(self.mse, self.residual, self.adversarial) > 0
+        on_latents = (self.mse, self.levels, self.residual, self.adversarial)
+        pulls_latents = self.needs_sound or max(on_latents) > 0
         if model.encoder == "frozen" and model.gives_tokens and pulls_latents:
             raise UsageError(
                 "losses on latents and on their sound teach the encoder here, and it is frozen: "
