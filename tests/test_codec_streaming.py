@@ -12,7 +12,7 @@ from toys import snr_db, tiny_codec, tiny_stem_codec
 from mssgen.codecs import streaming
 from mssgen.codecs.base import Codec
 from mssgen.codecs.dac import DacCodec
-from mssgen.codecs.streaming import decode_stream, encode_stream
+from mssgen.codecs.streaming import decode_stream, encode_stream, stream_lowered
 
 SEGMENTED = {"n_channels": 2, "causal": False, "norm": "time_group_norm", "normalize": True}
 KINDS: dict[str, dict[str, object]] = {
@@ -35,17 +35,20 @@ DAC: dict[str, dict[str, object]] = {
 }
 
 
+STEM: dict[str, dict[str, int]] = {"stem": {}, "stem with levels": {"n_level_codebooks": 2}}
+
+
 def build(kind: str) -> Codec:
     if kind in KINDS:
         return tiny_codec(**KINDS[kind])
-    if kind == "stem":
-        return tiny_stem_codec()
+    if kind in STEM:
+        return tiny_stem_codec(**STEM[kind])
     torch.manual_seed(0)
     small = {"sample_rate": 8000, "encoder_dim": 4, "decoder_dim": 16, "n_codebooks": 3}
     return DacCodec(**small, **DAC[kind]).freeze()
 
 
-@pytest.fixture(params=[*KINDS, *DAC, "stem"])
+@pytest.fixture(params=[*KINDS, *DAC, *STEM])
 def codec(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Codec:
     monkeypatch.setattr(streaming, "PIECE_SAMPLES", 2400)
     return build(request.param)
@@ -75,7 +78,7 @@ def test_pieces_equal_the_whole(codec: Codec, n_samples: int) -> None:
 
 
 @settings(deadline=None, max_examples=25)
-@given(st.integers(1, 9000), st.integers(1, 5000), st.sampled_from([*KINDS, *DAC, "stem"]))
+@given(st.integers(1, 9000), st.integers(1, 5000), st.sampled_from([*KINDS, *DAC, *STEM]))
 def test_the_blocks_do_not_matter(n_samples: int, block: int, kind: str) -> None:
     codec = build(kind)
     audio = noise(codec, n_samples, 1)
@@ -83,6 +86,27 @@ def test_the_blocks_do_not_matter(n_samples: int, block: int, kind: str) -> None
     assert codes.codes.shape[1] == 3
     decoded = list(decode_stream(codec, codes))
     assert sum(part.shape[-1] for part in decoded) == n_samples
+
+
+def test_a_sound_is_lowered_in_pieces_as_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To what the latents say: 10 dB less is 10 dB less, and no more is the sound as it was."""
+    monkeypatch.setattr(streaming, "PIECE_SAMPLES", 2400)
+    codec = tiny_stem_codec(n_level_codebooks=2)
+    audio = noise(codec, 9000)
+    latents = codec.latents(audio)
+
+    def lowered(change_db: float, length: int) -> Tensor:
+        wanted = latents.clone()
+        wanted[:, -codec.n_level_dims :] += 0.069 * change_db
+        parts = stream_lowered(codec, blocks(audio, length), blocks(wanted, 37), 9000)
+        return torch.cat(list(parts), dim=-1)
+
+    assert snr_db(audio, lowered(0, 1000)) > 80
+    assert snr_db(audio, lowered(6, 1000)) > 80
+    softer = lowered(-10, 1000)
+    power_db = 10 * (softer.square().mean() / audio.square().mean()).log10()
+    assert float(power_db) == pytest.approx(-10, abs=1)
+    assert snr_db(softer, lowered(-10, 9000)) > 90
 
 
 def test_no_piece_is_longer_than_some_seconds(codec: Codec) -> None:

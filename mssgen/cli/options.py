@@ -77,8 +77,8 @@ BlendMode = Annotated[
     str | None,
     typer.Option(
         "--blend",
-        help="full: what the codec made of the stem; fill: the stem, its holes filled up by the "
-        "codec; auto: fill, as far as it is safe.  [default: auto]",
+        help="full: what the codec made of the stem; fill: the stem without what leaked in, its "
+        "holes filled up by the codec; auto: fill, as far as it is safe.  [default: auto]",
     ),
 ]
 Mix = Annotated[

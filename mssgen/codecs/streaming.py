@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from mssgen.chunking import CrossFader, align, in_context
 from mssgen.codecs.base import Codec, Codes
-from mssgen.codecs.stem_codec import InverseSpectrum, StemCodec
+from mssgen.codecs.stem_codec import StemCodec
+from mssgen.codecs.stem_spectrum import InverseSpectrum
 
 # Long against what convolutions look at, short against memory: DAC holds 64 channels of it.
 PIECE_SAMPLES = 2**17
@@ -138,9 +139,9 @@ def stream_audio(
         return
     n_left, stages = n_samples, _stages(codec.decoder)
     if like is not None and isinstance(codec, StemCodec):
-        *layers, inverse = codec.decoder
+        synthesis, inverse = codec.decoder
         assert isinstance(inverse, InverseSpectrum)
-        frames = _through([nn.Sequential(*layers)], latents, codec)
+        frames = _through([synthesis], latents, codec)
         spectra = stream_latents(codec, like, encoder=codec.encoder[0])
         latents = (inverse.filled(*pair) for pair in align([frames, spectra]))
         stages = [inverse]
@@ -154,6 +155,28 @@ def stream_audio(
     if n_left:
         # Some decoders end a few samples before their last frame does.
         yield audio.new_zeros(*audio.shape[:-1], n_left)
+
+
+@torch.inference_mode()
+def stream_lowered(
+    codec: StemCodec, blocks: Iterable[Tensor], latents: Iterable[Tensor], n_samples: int
+) -> Iterator[Tensor]:
+    """A sound [B, 2, T'], no band of it louder than latents [B, D, N'] tell.
+
+    Args:
+        codec: with levels among its latents.
+        blocks: the sound, [B, 2, T'], `n_samples` in all.
+        latents: of as many frames; not quantised, or the codes' errors would be heard.
+        n_samples: length of the sound.
+    """
+    inverse = codec.decoder[1]
+    assert isinstance(inverse, InverseSpectrum)
+    spectra = stream_latents(codec, blocks, encoder=codec.encoder[0])
+    levels = (block[:, -codec.n_level_dims :] for block in latents)
+    frames = (inverse.lowered(*pair) for pair in align([spectra, levels]))
+    for audio in _through([inverse], frames, codec):
+        yield audio[..., :n_samples]
+        n_samples -= min(n_samples, audio.shape[-1])
 
 
 def _segmented_audio(

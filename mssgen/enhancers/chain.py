@@ -151,19 +151,27 @@ def _blended(
 ) -> Iterator[Tensor]:
     """Blocks [B, 2, T'] of a stem through an enhancer of any rate, and blended."""
     stem, to_enhance = itertools.tee(blocks)
-    enhanced = _enhanced(enhancer, to_enhance, level, sample_rate)
-    return blend_stream(stem, enhanced, blend, sample_rate=sample_rate, mixture=mixture)
+    both = itertools.tee(_enhanced(enhancer, to_enhance, level, sample_rate))
+    enhanced, lowering = (
+        map(itemgetter((slice(None), index)), copy) for index, copy in enumerate(both)
+    )
+    return blend_stream(
+        stem, enhanced, blend, sample_rate=sample_rate, mixture=mixture, lowering=lowering
+    )
 
 
 def _enhanced(
     enhancer: CodecEnhancer, blocks: Iterable[Tensor], level: Level, sample_rate: int
 ) -> Iterator[Tensor]:
-    """Blocks [B, 2, T'] at `sample_rate`, `level.n_samples` in all, through an enhancer."""
+    """Blocks [B, 2, T'] at `sample_rate`, `level.n_samples` in all, to [B, 2, 2, T'] of it; see
+    `CodecEnhancer.stream_both`."""
     at_codec = replace(level, n_samples=-(-level.n_samples * enhancer.sample_rate // sample_rate))
     resampled = _resampled(blocks, sample_rate, enhancer.sample_rate, level)
-    enhanced = enhancer.stream(_fitted(resampled, at_codec), at_codec)
-    stem = (block[:, 0] for block in enhanced)
-    return _fitted(_resampled(stem, enhancer.sample_rate, sample_rate, level), level)
+    both = enhancer.stream_both(_fitted(resampled, at_codec), at_codec)
+    items = (block.flatten(0, 1) for block in both)
+    twice = replace(level, mean=level.mean.repeat(2))
+    for block in _fitted(_resampled(items, enhancer.sample_rate, sample_rate, twice), twice):
+        yield block.unflatten(0, (-1, 2))
 
 
 def _resampled(

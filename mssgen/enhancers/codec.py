@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from mssgen.chunking import SlidingReader
+from mssgen.chunking import SlidingReader, align
+from mssgen.codecs.stem_codec import StemCodec
 from mssgen.codecs.stem_encoder import Prediction, StemEncoder
-from mssgen.codecs.streaming import stream_audio, stream_latents
+from mssgen.codecs.streaming import stream_audio, stream_latents, stream_lowered
 from mssgen.errors import UsageError
 from mssgen.refiners.refine import Refiner
 from mssgen.separators.base import Level, measure_level
@@ -83,21 +84,34 @@ class CodecEnhancer:
         Silence gives silence, and equal channels stay equal. Raises UsageError for another stem.
         """
         self.check(stems)
+        for block in self._stream(blocks, level, is_lowered=False):
+            yield block[:, :1]
+
+    def stream_both(self, blocks: Iterable[Tensor], level: Level) -> Iterator[Tensor]:
+        """As `stream`, to blocks [B, 2, 2, T']: what the codec makes of the stem, and what is to be
+        added to the stem so that no band is louder than the encoder says. That only takes away,
+        and is nothing where the codec has no levels of bands."""
+        yield from self._stream(blocks, level, is_lowered=self.codec.n_level_dims > 0)
+
+    def _stream(
+        self, blocks: Iterable[Tensor], level: Level, *, is_lowered: bool
+    ) -> Iterator[Tensor]:
+        """Blocks [B, 2, 2, T']; see `stream_both`."""
         if level.is_silent:
             for block in blocks:
-                yield torch.zeros_like(block)[:, None]
+                yield torch.zeros_like(block)[:, None].expand(-1, 2, -1, -1)
             return
         if self.codec.n_channels == 2:
-            stream = self._stream_items(blocks, level.n_samples)
+            stream = self._stream_items(blocks, level.n_samples, is_lowered=is_lowered)
         elif bool(level.is_mono.all()):
             middles = (block.mean(dim=1, keepdim=True) for block in blocks)
             stream = (
-                item.expand(-1, 2, -1) for item in self._stream_items(middles, level.n_samples)
+                item.expand(-1, -1, 2, -1) for item in self._stream_items(middles, level.n_samples)
             )
         else:
             stream = self._stream_mid_side(blocks, level)
         for stereo in stream:
-            yield stereo[:, None].to("cpu", torch.float32)
+            yield stereo.to("cpu", torch.float32)
 
     def _stream_mid_side(self, blocks: Iterable[Tensor], level: Level) -> Iterator[Tensor]:
         """Middle and side as items of one batch; see `mssgen.channels.to_items`."""
@@ -107,26 +121,43 @@ class CodecEnhancer:
                 left, right = block.unbind(dim=1)
                 yield torch.cat([left + right, left - right])[:, None] / 2
 
-        has_side = (~level.is_mono)[:, None]
+        has_side = (~level.is_mono)[:, None, None]
         for item in self._stream_items(items(), level.n_samples):
-            middle, side = item[:, 0].cpu().chunk(2)
+            middle, side = item[:, :, 0].cpu().chunk(2)
             side = side * has_side
-            yield torch.stack([middle + side, middle - side], dim=1)
+            yield torch.stack([middle + side, middle - side], dim=2)
 
-    def _stream_items(self, blocks: Iterable[Tensor], n_samples: int) -> Iterator[Tensor]:
-        """Blocks [B, C, T'] as the codec wants them to blocks [B, C, T'] of the stem."""
+    def _stream_items(
+        self, blocks: Iterable[Tensor], n_samples: int, *, is_lowered: bool = False
+    ) -> Iterator[Tensor]:
+        """Blocks [B, C, T'] as the codec wants them to blocks [B, 2, C, T']; see `stream_both`."""
         scales: deque[Tensor] = deque()
         heard: Iterable[Tensor] = (block.to(self._device) for block in blocks)
-        like = None
+        like, change = None, None
         if self.codec.adds_noise and not self.has_own_noise:
             heard, like = itertools.tee(heard)
-        latents = stream_latents(self.codec, heard, encoder=self.encoder.encoder, scales=scales)
+        if is_lowered:
+            heard, stem, again = itertools.tee(heard, 3)
+        latents: Iterable[Tensor] = stream_latents(
+            self.codec, heard, encoder=self.encoder.encoder, scales=scales
+        )
+        if is_lowered:
+            assert isinstance(self.codec, StemCodec)
+            latents, told = itertools.tee(latents)
+            lowered = stream_lowered(self.codec, stem, told, n_samples)
+            change = (after - before for after, before in align([lowered, again]))
         codes = self._stream_codes(latents, self.codec.n_frames_in_all(n_samples))
         quantised = (self.codec.dequantize(block) for block in codes)
         has_scales = self.codec.scales(torch.ones(1, self.codec.n_channels, 1)) is not None
-        return stream_audio(
+        sound = stream_audio(
             self.codec, quantised, n_samples, scales if has_scales else None, like=like
         )
+        if change is None:
+            for block in sound:
+                yield torch.stack([block, torch.zeros_like(block)], dim=1)
+        else:
+            for pair in align([sound, change]):
+                yield torch.stack(list(pair), dim=1)
 
     def _stream_codes(self, latents: Iterable[Tensor], n_frames: int) -> Iterator[Tensor]:
         """Latents [B, D, N'], `n_frames` in all, to codes for the decoder."""

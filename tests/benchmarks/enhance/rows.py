@@ -19,7 +19,8 @@ import mssgen
 from mssgen import enhancers
 from mssgen.codecs.base import Codec
 from mssgen.codecs.stem_encoder import StemEncoder, StemEncoderOptions
-from mssgen.enhancers.blend import Blend, blend_stream
+from mssgen.enhancers.blend import Blend
+from mssgen.enhancers.chain import StemEnhancer
 from mssgen.enhancers.codec import CodecEnhancer
 from mssgen.enhancers.loading import Refining, load_enhancer
 from mssgen.evaluation.base import Audio, Metric, Score, Song
@@ -155,9 +156,8 @@ class Bench:
             identity = [what, "through", self._codec_hash]
             yield _Row(f"{what} through {name}", "", identity, make)
         for label, enhancer in self._enhancers.get(stem, {}).items():
-            enhance = cache(partial(_enhanced, enhancer, separated, rate))
             for mode in self._modes:
-                make = partial(_blended, excerpt, enhance, mode)
+                make = partial(_blended, excerpt, enhancer, mode)
                 identity = ["enhanced", _weights(enhancer), mode, _sources_of_blending()]
                 yield _Row(f"{label}, {mode}", mode, identity, make)
 
@@ -243,28 +243,14 @@ def _enhanced(enhancer: CodecEnhancer, audio: Audio, sample_rate: int) -> _Sound
     return _timed(lambda: separate()[enhancer.stem])
 
 
-def _blended(excerpt: Excerpt, enhance: Callable[[], _Sound], mode: str) -> _Sound:
+def _blended(excerpt: Excerpt, enhancer: CodecEnhancer, mode: str) -> _Sound:
     """The stem as `mssgen separate --enhance` gives it."""
-    enhanced = enhance()
     if mode == RAW:
-        return enhanced
-
-    def blend() -> Audio:
-        stem, codec, song = (
-            torch.from_numpy(audio)[None]
-            for audio in (excerpt.separated, enhanced.audio, excerpt.mixture)
-        )
-        blocks = blend_stream(
-            [stem], [codec], Blend(mode), sample_rate=excerpt.sample_rate, mixture=[song]
-        )
-        return np.asarray(torch.cat(list(blocks), dim=-1)[0].numpy())
-
-    blended = _timed(blend)
-    return _Sound(
-        blended.audio,
-        (blended.wall_s or 0.0) + (enhanced.wall_s or 0.0),
-        (blended.cpu_s or 0.0) + (enhanced.cpu_s or 0.0),
-    )
+        return _enhanced(enhancer, excerpt.separated, excerpt.sample_rate)
+    song = torch.from_numpy(excerpt.mixture)[None]
+    separator = StemEnhancer(enhancer, Blend(mode), lambda: [song])
+    separate = partial(mssgen.separate, excerpt.separated, excerpt.sample_rate, separator=separator)
+    return _timed(lambda: separate()[enhancer.stem])
 
 
 def _loud_seconds(excerpt: Excerpt, n: int) -> NDArray[np.int64]:
