@@ -16,7 +16,7 @@ from mssgen.codecs.stem_codec import StemCodec
 from mssgen.codecs.stem_spectrum import InverseSpectrum, Spectrum, to_log
 from mssgen.errors import UsageError
 from mssgen.training.codec import CodecTask
-from mssgen.training.codec_losses import spectrum_distance
+from mssgen.training.codec_losses import level_distance, spectrum_distance
 from mssgen.training.codec_options import CodecLossOptions
 from mssgen.training.codec_start import start_from_sound, start_levels, with_levels
 from mssgen.training.optimizers import OptimizerOptions
@@ -106,6 +106,16 @@ def test_the_spectral_distance_counts_phase_and_is_zero_for_equals() -> None:
     audio = 0.1 * torch.randn(1, 1, 5000)
     assert float(spectrum_distance(audio, audio)) == 0
     assert float(spectrum_distance(-audio, audio)) > float(spectrum_distance(0.5 * audio, audio))
+
+
+def test_the_distance_of_levels_hears_gain_and_no_phase() -> None:
+    noise = torch.randn(2, 2, 20_001, generator=torch.Generator().manual_seed(0))
+    assert float(level_distance(noise, noise)) == 0
+    assert float(level_distance(-noise, noise)) < 1e-4
+    per_db = [float(level_distance(noise * 10 ** (db / 20), noise)) / abs(db) for db in (-6, 1, 6)]
+    assert per_db == pytest.approx([0.07] * 3, rel=0.1)
+    assert float(level_distance(noise[:, :1], noise[:, 1:])) > 0  # mono, too
+    assert float(level_distance(1e-6 * noise, 0 * noise)) < 0.01  # both are silence
 
 
 def test_it_starts_from_music_and_learns_on(music: NDArray[np.float32]) -> None:
@@ -249,6 +259,20 @@ def test_bands_come_out_as_loud_as_their_levels_say(change_db: float) -> None:
         assert found_db == pytest.approx(change_db, abs=4)
     silent = inverse(torch.cat([values, torch.zeros_like(levels), 0 * wanted], dim=1))
     assert _treble_db(silent) < _treble_db(sound) - 60
+
+
+def test_what_the_waveform_lacks_makes_no_level_softer() -> None:
+    spectrum, inverse = Spectrum(512, 256, 0.6, 16), InverseSpectrum(512, 256, 0.6, 16)
+    frames = spectrum(_hats(256 * 40, 3)[None])
+    values, levels = frames.split([spectrum.n_values, spectrum.n_levels], dim=1)
+    wanted = (to_log(levels) + 0.5).requires_grad_()
+    sound, known = inverse.parts(torch.cat([values, torch.ones_like(levels), wanted], dim=1))
+    gradients = [
+        float(torch.autograd.grad(part.square().sum(), wanted, retain_graph=True)[0].abs().max())
+        for part in (sound, known)
+    ]
+    assert gradients[0] > 0
+    assert gradients[1] == 0
 
 
 def test_levels_need_bands() -> None:

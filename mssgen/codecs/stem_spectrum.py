@@ -147,7 +147,10 @@ class InverseSpectrum(_Transform):
                 return sound, values
             found = self.levels(sound)
             missed = F.softshrink(levels - to_log(found), _TOLERANCE)
-            return self._changed(sound, found, missed), self._changed(values, found, missed)
+            # A waveform that is hardly known comes nearer to the true one by being softer; levels
+            # must not learn that.
+            known = self._changed(values, found, missed.detach())
+            return self._changed(sound, found, missed), known
 
     def waveform(self, spectra: Tensor) -> Tensor:
         """Compressed spectra [B, 4 F, N] to audio [B, 2, N hop]."""

@@ -218,6 +218,8 @@ class CodecTask:
             found["stft"] = losses.stft_distance(output, target, windows=options.stft_windows)
         if options.spectrum:
             found["spectrum"] = losses.spectrum_distance(coherent, target)
+        if options.levels:
+            found["levels"] = losses.level_distance(output, target)
         return found
 
     def _adversarial(

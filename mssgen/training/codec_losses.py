@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mssgen.codecs.stem_spectrum import Spectrum
+from mssgen.codecs.stem_spectrum import Spectrum, to_log
 from mssgen.errors import UsageError
 
 try:
@@ -131,15 +131,34 @@ def spectrum_distance(estimate: Tensor, reference: Tensor, *, window: int = 2048
     What is soft weighs more than in the waveform, as it does for the ear. The transform is that of
     the stem codec, so a quarter of the window is the hop; middle and side of stereo [B, 2, T].
     """
-    transform = _spectrum(window, estimate.device)
-    n_missing = -estimate.shape[-1] % (window // 4)
-    pairs = [F.pad(audio.expand(-1, 2, -1), (0, n_missing)) for audio in (estimate, reference)]
-    return F.l1_loss(transform(pairs[0]), transform(pairs[1]))
+    transform = _spectrum(window, window // 4, 0.5, 0, estimate.device)
+    return F.l1_loss(_frames(transform, estimate), _frames(transform, reference))
+
+
+def level_distance(estimate: Tensor, reference: Tensor) -> Tensor:
+    """L1 between logarithmic levels of 32 bands in middle and side, in frames of 512 samples.
+
+    They are those of the stem codec (`mssgen.codecs.stem_spectrum.to_log`): a dB is 0.07, and
+    whatever is softer than -84 dB is silence.
+    """
+    transform = _spectrum(1024, 512, 0.6, 32, estimate.device)
+    given, wanted = (_frames(transform, audio) for audio in (estimate, reference))
+    n_values = transform.n_values
+    return F.l1_loss(to_log(given[:, n_values:]), to_log(wanted[:, n_values:]))
+
+
+def _frames(transform: Spectrum, audio: Tensor) -> Tensor:
+    """Frames of a sound [B, 1 or 2, T]."""
+    n_missing = -audio.shape[-1] % transform.stride[0]
+    frames: Tensor = transform(F.pad(audio.expand(-1, 2, -1), (0, n_missing)))
+    return frames
 
 
 @lru_cache(maxsize=8)
-def _spectrum(window: int, device: torch.device) -> nn.Module:
-    return Spectrum(window, window // 4, 0.5).to(device)
+def _spectrum(
+    window: int, hop_length: int, compression: float, n_bands: int, device: torch.device
+) -> Spectrum:
+    return Spectrum(window, hop_length, compression, n_bands).to(device)
 
 
 @lru_cache(maxsize=8)

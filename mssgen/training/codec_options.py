@@ -24,6 +24,8 @@ class CodecLossOptions:
     """RAVE's spectral distance."""
     spectrum: float = 0.0
     """On compressed complex spectra."""
+    levels: float = 0.0
+    """On how loud bands are."""
     adversarial: float = 3.0
     features: float = 3.0
     """Feature matching."""
@@ -80,7 +82,7 @@ class CodecLossOptions:
     @property
     def weights(self) -> dict[str, float]:
         """Of the losses on the output."""
-        names = ("time", "mel", "stft", "spectrum", "adversarial", "features")
+        names = ("time", "mel", "stft", "spectrum", "levels", "adversarial", "features")
         return {name: getattr(self, name) for name in names}
 
     @property
