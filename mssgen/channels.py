@@ -48,6 +48,15 @@ def from_pairs(stems: Tensor, n_channels: int) -> NDArray[np.float32]:
     return np.ascontiguousarray(flat[:, :n_channels].numpy())
 
 
+def keep_mono(stereo: Tensor, is_mono: Tensor) -> Tensor:
+    """Stereo [B, ..., 2, T] with equal channels in the items [B] that are mono."""
+    if not bool(is_mono.any()):
+        return stereo
+    middle = stereo.mean(dim=-2, keepdim=True)
+    chosen = is_mono.to(stereo.device).view(-1, *[1] * (stereo.dim() - 1))
+    return torch.where(chosen, middle, stereo)
+
+
 def to_items(block: NDArray[np.float32], n_channels: int) -> Tensor:
     """Channels [C, T] as items [B, n_channels, T] for a codec of one channel or two.
 

@@ -9,7 +9,12 @@ from mssgen.checkpoints import SCHEME
 from mssgen.formats import EMBEDDED_CODEC
 from mssgen.registry import STAGES, STEMS, Bundle
 
-_HEARD = {"mixture": "the mixture", "separated": "a separated stem", "noisy": "a noisy stem"}
+_HEARD = {
+    "mixture": "the mixture",
+    "separated": "a separated stem",
+    "separated+mixture": "a separated stem and its mixture",
+    "noisy": "a noisy stem",
+}
 _TAGS = {
     "separate": "music-source-separation",
     "enhance": "music-source-separation",

@@ -1,6 +1,7 @@
 """Segments: what is drawn, that it is drawn again, and that input and target belong together."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,7 @@ def numbers_of(data: SegmentDataset, n_items: int = 20) -> set[str]:
     return {data[index].key.split("/")[0] for index in range(n_items)}
 
 
-@pytest.mark.parametrize("kind", ["separated", "mixture", "noisy", "clean"])
+@pytest.mark.parametrize("kind", ["separated", "separated+mixture", "mixture", "noisy", "clean"])
 @pytest.mark.parametrize("is_valid", [False, True])
 def test_item_i_depends_on_the_seed_and_i_only(
     folder: Path, pairs: Path, kind: str, is_valid: bool
@@ -302,6 +303,41 @@ def test_separated_input_and_target_are_altered_alike(folder: Path, pairs: Path)
     assert AUGMENTED not in plain.key
 
 
+def test_the_mixture_beside_a_separated_stem_is_altered_as_the_stem_is(
+    folder: Path, pairs: Path
+) -> None:
+    how: dict[str, Any] = {"input": "separated+mixture", "pairs": pairs}
+    data = dataset(folder, **how, augment=ALIKE)
+    for index in range(8):
+        item = data[index]
+        separated, mixture = item.input[:2], item.input[2:]
+        torch.testing.assert_close(2 * separated, item.target)
+        weights, rest = explained(
+            mixture.numpy(), [parts(folder, item.key, stem) for stem in STEMS]
+        )
+        assert rest < 1e-6
+        own, _ = explained(item.target.numpy(), [parts(folder, item.key, "bass")])
+        for place in range(4):
+            np.testing.assert_allclose(weights[:, 2 * place : 2 * place + 2], own, atol=1e-4)
+    alone = dataset(folder, **how, p_alone=0.5)
+    is_alone = [bool((alone[index].input[2:] == 0).all()) for index in range(40)]
+    assert 8 < sum(is_alone) < 32
+    assert all((alone[index].input[:2] != 0).any() for index in range(40))
+
+
+def test_pairs_that_do_not_fit_are_drawn_again(folder: Path, pairs: Path, tmp_path: Path) -> None:
+    library = open_library(folder)
+    wrong = tmp_path / "pairs"
+    shutil.copytree(pairs, wrong)
+    for track in library.tracks[:3]:
+        write(wrong / track.key / "bass.wav", noise(9))
+    how: dict[str, Any] = {"input": "separated", "pairs": wrong, "n_valid_tracks": 0}
+    everything = {dataset(folder, **how)[index].key[:7] for index in range(60)}
+    assert "track 0" in everything
+    data = dataset(folder, **how, min_sdr_db=3.0, n_tries=60)
+    assert {data[index].key[:7] for index in range(60)} == {"track 3", "track 5"}
+
+
 def test_validation_is_not_augmented(folder: Path) -> None:
     data = dataset(folder, augment=EVERYTHING, is_valid=True)
     for index in range(6):
@@ -365,6 +401,8 @@ def test_both_datasets_at_once(folder: Path) -> None:
         ({"n_valid_tracks": -1}, r"data\.n_valid_tracks"),
         ({"max_tracks": -1}, r"data\.max_tracks"),
         ({"noise_db": 100.0}, r"data\.noise_db is 100"),
+        ({"p_alone": 1.5}, r"data\.p_alone is 1\.5, a probability"),
+        ({"min_sdr_db": 100.0}, r"data\.min_sdr_db is 100"),
         ({"n_channels": 3}, "1 or 2 channels, not 3"),
         ({"seed": -1}, "--seed -1 is negative"),
     ],

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from toys import snr_db
 
 import mssgen
 from mssgen.checkpoints import embedded_dir
 from mssgen.codecs import streaming
+from mssgen.codecs.song_hearing import SongHearingEncoder
 from mssgen.codecs.stem_codec import StemCodec
 from mssgen.codecs.stem_encoder import StemEncoder, StemEncoderOptions
 from mssgen.codecs.stem_encoder_files import load_stem_encoder
@@ -137,3 +139,47 @@ def test_the_stereo_stays(stem: Audio, enhanced: Audio) -> None:
     middle = enhanced.mean(axis=0, keepdims=True)
     narrow = 0.5 * enhanced + 0.5 * middle
     assert width_db(narrow) - width_db(stem) < -5
+
+
+@pytest.fixture(scope="module")
+def in_song(tiny: StemEncoder) -> CodecEnhancer:
+    """An encoder that adds some of the song to what it hears of the stem."""
+    encoder = StemEncoder(tiny.codec, StemEncoderOptions(stem="bass", input="separated+mixture"))
+    torch.manual_seed(0)
+    with torch.no_grad():
+        ear = encoder.encoder
+        assert isinstance(ear, SongHearingEncoder)
+        ear.merge.weight.add_(0.02 * torch.randn_like(ear.merge.weight))
+    return CodecEnhancer(encoder.eval(), name="in song")
+
+
+def of_pieces(enhancer: StemEnhancer, stem: Audio) -> Audio:
+    return mssgen.separate(stem, RATE, separator=enhancer)[enhancer.stem]
+
+
+def test_an_encoder_hears_the_song(in_song: CodecEnhancer, stem: Audio, music: Audio) -> None:
+    song = torch.from_numpy(music[:, : stem.shape[1]])[None]
+
+    def with_song(*blocks: torch.Tensor) -> Audio:
+        return of_pieces(StemEnhancer(in_song, Blend("full"), lambda: blocks), stem)
+
+    whole = with_song(song)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(streaming, "PIECE_SAMPLES", PIECE_SAMPLES)
+        in_pieces = with_song(*song.split(5000, dim=-1))
+    assert snr_db(torch.from_numpy(whole), torch.from_numpy(in_pieces)) > 60
+    without = of_pieces(StemEnhancer(in_song, Blend("full")), stem)
+    silence = with_song(torch.zeros_like(song))
+    assert snr_db(torch.from_numpy(whole), torch.from_numpy(without)) < 40
+    # A silent song is a song that is not there: but for the bound, which it sets.
+    assert np.abs(silence).max() > 0
+
+
+def test_mono_stays_mono_beside_a_song_that_is_not(
+    in_song: CodecEnhancer, stem: Audio, music: Audio
+) -> None:
+    mono = np.repeat(stem.mean(axis=0, keepdims=True), 2, axis=0)
+    song = torch.from_numpy(music[:, : stem.shape[1]])[None]
+    enhanced = of_pieces(StemEnhancer(in_song, Blend("full"), lambda: [song]), mono)
+    np.testing.assert_array_equal(enhanced[0], enhanced[1])
+    assert np.abs(enhanced).max() > 0.01

@@ -326,6 +326,7 @@ def test_the_noam_schedule_is_the_originals() -> None:
         ("translation", ["data.input=clean"], 'data.input is "clean": use "separated"'),
         ("c2f", ["data.input=separated"], "shows no codes of an input"),
         ("c2f", ["model.encoder=somewhere"], "leave --encoder out"),
+        ("translation", ["data.input=separated+mixture"], "need each other"),
         ("lora", [], "add --refiner with its folder"),
         ("c2f", ["model.lora_rank=-1"], "lora_rank is -1"),
         ("c2f", ["model.codec=3"], "codec = 3 must be a string"),

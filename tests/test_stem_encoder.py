@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from toys import tiny_codec
+from toys import tiny_codec, tiny_stem_codec
 
 from mssgen.codecs.heads import DenseHead, TransformerHead, positions, windows
 from mssgen.codecs.loading import save_codec
@@ -118,6 +118,49 @@ def test_segments_and_scales_stay_with_the_codec() -> None:
     scale = codec.scales(noise(2, 2, 2003, seed=1))
     assert torch.equal(encoder(audio).latents, codec.latents(audio))
     assert torch.equal(encoder(audio, scale).latents, codec.latents(audio, scale))
+
+
+def in_song(n_level_codebooks: int = 2) -> StemEncoder:
+    codec = tiny_stem_codec(n_level_codebooks=n_level_codebooks)
+    return StemEncoder(codec, StemEncoderOptions(input="separated+mixture")).eval()
+
+
+@pytest.mark.parametrize("n_level_codebooks", [0, 2])
+def test_a_song_is_heard_once_it_was_learned(n_level_codebooks: int) -> None:
+    encoder = in_song(n_level_codebooks)
+    stem, song = noise(2, 2, 403), noise(2, 2, 403, seed=1)
+    both = torch.cat([stem, song], dim=1)
+    alone = torch.cat([stem, torch.zeros_like(song)], dim=1)
+    # At first it is the codec's own, whatever the song.
+    torch.testing.assert_close(encoder(both).latents, encoder.codec.latents(stem))
+    optimizer = torch.optim.Adam(encoder.parameters(), 1e-2)
+    for _ in range(3):  # the last layer of levels is zero, too, in this codec that never learned
+        optimizer.zero_grad()
+        (encoder(both).latents - encoder.codec.latents(song)).square().mean().backward()
+        optimizer.step()
+    difference = (encoder(both).latents - encoder(alone).latents).abs().amax(dim=(0, 2))
+    # The spectrum hears it, and so do the levels.
+    n_levels = encoder.codec.n_level_dims
+    assert difference[: len(difference) - n_levels].max() > 1e-4
+    assert (difference[len(difference) - n_levels :] > 1e-6).any() == (n_levels > 0)
+    # Silence of the song adds nothing but what the stem itself brings.
+    assert not torch.equal(encoder(alone).latents, encoder.codec.latents(stem))
+
+
+def test_only_the_stem_codec_hears_songs() -> None:
+    with pytest.raises(UsageError, match="tiny is none"):
+        StemEncoder(tiny_codec(), StemEncoderOptions(input="separated+mixture"))
+
+
+@torch.no_grad()
+def test_a_checkpoint_that_hears_songs(tmp_path: Path) -> None:
+    encoder = in_song()
+    for weight in encoder.parameters():
+        weight.add_(0.01 * torch.randn_like(weight))
+    save_stem_encoder(encoder, tmp_path)
+    loaded, audio = load_stem_encoder(tmp_path), noise(1, 4, 777)
+    assert loaded.options.hears_song
+    assert torch.equal(loaded(audio).latents, encoder(audio).latents)
 
 
 def test_codec_on_sub_bands() -> None:

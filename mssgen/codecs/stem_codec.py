@@ -156,11 +156,16 @@ class Analysis(nn.Module):
         self.main, self.n_levels = main, n_levels
         self.levels = LevelNet(n_levels, *of_levels) if n_levels else None
 
-    def forward(self, frames: Tensor) -> Tensor:
-        latents = self.main(frames)
+    def forward(
+        self, frames: Tensor, heard: Tensor | None = None, heard_levels: Tensor | None = None
+    ) -> Tensor:
+        """`heard` [B, width, N] and `heard_levels` [B, level_width, N] are what something else than
+        the frames adds behind the first layers."""
+        hidden = self.main[0](frames)
+        latents = self.main[1:](hidden if heard is None else hidden + heard)
         if self.levels is None:
             return latents
-        levels = self.levels(to_log(frames[:, -self.n_levels :]))
+        levels = self.levels(to_log(frames[:, -self.n_levels :]), heard_levels)
         return torch.cat([latents, levels.to(latents)], dim=1)
 
 
@@ -196,8 +201,11 @@ class LevelNet(nn.Module):
         assert self.output.bias is not None
         nn.init.zeros_(self.output.bias)
 
-    def forward(self, levels: Tensor) -> Tensor:
-        return levels + self.output(self.layers(levels)).to(levels)
+    def forward(self, levels: Tensor, heard: Tensor | None = None) -> Tensor:
+        """`heard` [B, width, N] is added behind the first layer."""
+        hidden = self.layers[0](levels)
+        hidden = self.layers[1:](hidden if heard is None else hidden + heard)
+        return levels + self.output(hidden).to(levels)
 
 
 class Block(nn.Module):

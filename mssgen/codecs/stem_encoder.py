@@ -17,9 +17,11 @@ from torch import Tensor, nn
 
 from mssgen.codecs.base import Codec
 from mssgen.codecs.heads import DenseHead, TransformerHead, Window, windows
+from mssgen.codecs.song_hearing import SongHearingEncoder
+from mssgen.codecs.stem_codec import StemCodec
 from mssgen.errors import UsageError
 
-Input = Literal["separated", "mixture", "noisy"]
+Input = Literal["separated", "separated+mixture", "mixture", "noisy"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,8 @@ class StemEncoderOptions:
     stem: str = "bass"
     """What comes out."""
     input: Input = "separated"
-    """What goes in: the stem as a separator gives it, the mixture, or the stem with noise."""
+    """What goes in: the stem as a separator gives it, that and the mixture (with the stem codec
+    only), the mixture, or the stem with noise."""
     encoder: Literal["frozen", "warm", "random"] = "warm"
     """The codec's own, which stays as it is; one that learns from its weights; or from fresh ones.
     """
@@ -80,6 +83,11 @@ class StemEncoderOptions:
             raise UsageError(f"dropout must be from 0 to less than 1, not {self.dropout:g}")
 
     @property
+    def hears_song(self) -> bool:
+        """Whether it hears the mixture beside the stem: [B, 2 C, T], the stem first."""
+        return self.input == "separated+mixture"
+
+    @property
     def gives_tokens(self) -> bool:
         """Whether the head gives logits."""
         return self.head == "dense" or (self.head == "transformer" and self.head_output == "tokens")
@@ -126,13 +134,22 @@ class StemEncoder(nn.Module):
         for n_codebooks in (options.head_codebooks, options.n_target_codebooks):
             codec.check_n_codebooks(n_codebooks)
         self.encoder = _copy_of_encoder(codec, is_fresh=options.encoder == "random")
+        if options.hears_song:
+            if not isinstance(codec, StemCodec):
+                raise UsageError(
+                    f'input "separated+mixture" needs a codec of the architecture stem, and '
+                    f'{codec.name} is none: use "separated"'
+                )
+            assert isinstance(self.encoder, nn.Sequential)
+            self.encoder = SongHearingEncoder(self.encoder)
         self.encoder.requires_grad_(options.encoder != "frozen")
         self.head = _build_head(codec, options)
         # The copy has the codec's eval mode, in which cuDNN's LSTM cannot go backward.
         self.train()
 
     def forward(self, audio: Tensor, scale: Tensor | None = None) -> Prediction:
-        """Predict from audio [B, C, T]; `scale` as in `Codec.latents`, None takes the audio's."""
+        """Predict from audio [B, C, T], with the song behind it [B, 2 C, T]; `scale` as in
+        `Codec.latents`, None takes the audio's."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.options.encoder != "frozen"):
             latents = self.codec.latents(audio, scale, encoder=self.encoder)
         return self.refine(latents)

@@ -7,6 +7,7 @@ form of a separator.
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from operator import itemgetter
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mssgen.audio import fit_length, resample
+from mssgen.channels import keep_mono
 from mssgen.chunking import align
 from mssgen.enhancers.blend import Blend, blend_stream
 from mssgen.enhancers.codec import CodecEnhancer
@@ -151,7 +153,13 @@ def _blended(
 ) -> Iterator[Tensor]:
     """Blocks [B, 2, T'] of a stem through an enhancer of any rate, and blended."""
     stem, to_enhance = itertools.tee(blocks)
-    both = itertools.tee(_enhanced(enhancer, to_enhance, level, sample_rate))
+    song = None
+    if mixture is not None:
+        # A stem that is mono has no side, whatever the song has there.
+        mixture = map(partial(keep_mono, is_mono=level.is_mono), mixture)
+        if enhancer.hears_song:
+            mixture, song = itertools.tee(mixture)
+    both = itertools.tee(_enhanced(enhancer, to_enhance, level, sample_rate, song))
     enhanced, lowering = (
         map(itemgetter((slice(None), index)), copy) for index, copy in enumerate(both)
     )
@@ -161,13 +169,20 @@ def _blended(
 
 
 def _enhanced(
-    enhancer: CodecEnhancer, blocks: Iterable[Tensor], level: Level, sample_rate: int
+    enhancer: CodecEnhancer,
+    blocks: Iterable[Tensor],
+    level: Level,
+    sample_rate: int,
+    song: Iterable[Tensor] | None,
 ) -> Iterator[Tensor]:
     """Blocks [B, 2, T'] at `sample_rate`, `level.n_samples` in all, to [B, 2, 2, T'] of it; see
     `CodecEnhancer.stream_both`."""
     at_codec = replace(level, n_samples=-(-level.n_samples * enhancer.sample_rate // sample_rate))
-    resampled = _resampled(blocks, sample_rate, enhancer.sample_rate, level)
-    both = enhancer.stream_both(_fitted(resampled, at_codec), at_codec)
+
+    def for_codec(blocks: Iterable[Tensor]) -> Iterator[Tensor]:
+        return _fitted(_resampled(blocks, sample_rate, enhancer.sample_rate, level), at_codec)
+
+    both = enhancer.stream_both(for_codec(blocks), at_codec, song and for_codec(song))
     items = (block.flatten(0, 1) for block in both)
     twice = replace(level, mean=level.mean.repeat(2))
     for block in _fitted(_resampled(items, enhancer.sample_rate, sample_rate, twice), twice):

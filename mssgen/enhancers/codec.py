@@ -9,10 +9,12 @@ stems it takes such a stem and gives a better one.
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from mssgen.channels import keep_mono
 from mssgen.chunking import SlidingReader, align
 from mssgen.codecs.stem_codec import StemCodec
 from mssgen.codecs.stem_encoder import Prediction, StemEncoder
@@ -51,7 +53,7 @@ class CodecEnhancer:
         has_own_noise: bool = False,
     ) -> None:
         self.encoder, self.codec, self.name = encoder, encoder.codec, name
-        self.stem, self.input = encoder.options.stem, encoder.options.input
+        self.stem, self.hears_song = encoder.options.stem, encoder.options.hears_song
         self.sources: tuple[str, ...] = (self.stem,)
         self.sample_rate = self.codec.sample_rate
         self.n_codebooks = self.codec.check_n_codebooks(n_codebooks or encoder.n_codebooks)
@@ -87,22 +89,37 @@ class CodecEnhancer:
         for block in self._stream(blocks, level, is_lowered=False):
             yield block[:, :1]
 
-    def stream_both(self, blocks: Iterable[Tensor], level: Level) -> Iterator[Tensor]:
+    def stream_both(
+        self, blocks: Iterable[Tensor], level: Level, song: Iterable[Tensor] | None = None
+    ) -> Iterator[Tensor]:
         """As `stream`, to blocks [B, 2, 2, T']: what the codec makes of the stem, and what is to be
         added to the stem so that no band is louder than the encoder says. That only takes away,
-        and is nothing where the codec has no levels of bands."""
-        yield from self._stream(blocks, level, is_lowered=self.codec.n_level_dims > 0)
+        and is nothing where the codec has no levels of bands.
+
+        `song`, blocks [B, 2, T'] of the same length, is for an encoder that hears it; None: it is
+        not at hand.
+        """
+        yield from self._stream(blocks, level, song, is_lowered=self.codec.n_level_dims > 0)
 
     def _stream(
-        self, blocks: Iterable[Tensor], level: Level, *, is_lowered: bool
+        self,
+        blocks: Iterable[Tensor],
+        level: Level,
+        song: Iterable[Tensor] | None = None,
+        *,
+        is_lowered: bool,
     ) -> Iterator[Tensor]:
         """Blocks [B, 2, 2, T']; see `stream_both`."""
         if level.is_silent:
             for block in blocks:
                 yield torch.zeros_like(block)[:, None].expand(-1, 2, -1, -1)
             return
+        stream: Iterable[Tensor]
         if self.codec.n_channels == 2:
-            stream = self._stream_items(blocks, level.n_samples, is_lowered=is_lowered)
+            stream = map(
+                partial(keep_mono, is_mono=level.is_mono),
+                self._stream_items(blocks, level.n_samples, song, is_lowered=is_lowered),
+            )
         elif bool(level.is_mono.all()):
             middles = (block.mean(dim=1, keepdim=True) for block in blocks)
             stream = (
@@ -128,7 +145,12 @@ class CodecEnhancer:
             yield torch.stack([middle + side, middle - side], dim=2)
 
     def _stream_items(
-        self, blocks: Iterable[Tensor], n_samples: int, *, is_lowered: bool = False
+        self,
+        blocks: Iterable[Tensor],
+        n_samples: int,
+        song: Iterable[Tensor] | None = None,
+        *,
+        is_lowered: bool = False,
     ) -> Iterator[Tensor]:
         """Blocks [B, C, T'] as the codec wants them to blocks [B, 2, C, T']; see `stream_both`."""
         scales: deque[Tensor] = deque()
@@ -138,6 +160,8 @@ class CodecEnhancer:
             heard, like = itertools.tee(heard)
         if is_lowered:
             heard, stem, again = itertools.tee(heard, 3)
+        if self.hears_song:
+            heard = _with_song(heard, song)
         latents: Iterable[Tensor] = stream_latents(
             self.codec, heard, encoder=self.encoder.encoder, scales=scales
         )
@@ -183,3 +207,13 @@ class CodecEnhancer:
             prediction = self.encoder.refine(reader.read(window.start, window.stop))
             yield prediction.frames(window.first - window.start, window.last - window.start)
             reader.forget(window.start)
+
+
+def _with_song(blocks: Iterable[Tensor], song: Iterable[Tensor] | None) -> Iterator[Tensor]:
+    """Blocks [B, C, T'] of a stem to [B, 2 C, T'], the song behind it; silence stands for none."""
+    if song is None:
+        for block in blocks:
+            yield torch.cat([block, torch.zeros_like(block)], dim=1)
+    else:
+        for stem, mixture in align([blocks, song]):
+            yield torch.cat([stem, mixture.to(stem)], dim=1)

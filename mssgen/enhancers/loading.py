@@ -19,7 +19,12 @@ from mssgen.refiners.masked_transformer import MaskedTransformer
 from mssgen.refiners.refine import Refinement, Refiner
 from mssgen.registry import REGISTRY
 
-_HEARD = {"mixture": "mixtures", "separated": "separated stems", "noisy": "noisy stems"}
+_HEARD = {
+    "mixture": "mixtures",
+    "separated": "separated stems",
+    "separated+mixture": "separated stems and their mixtures",
+    "noisy": "noisy stems",
+}
 _OPTIONS = {"c2f": "--refiner", "coarse": "--coarse-refiner"}
 _log = logging.getLogger(__name__)
 

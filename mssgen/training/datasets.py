@@ -32,7 +32,8 @@ from mssgen.training.pairs import open_pairs, paired
 from mssgen.training.task import Batch
 
 ANY = "any"
-INPUTS = ("separated", "mixture", "noisy", "clean")
+_PAIRED = ("separated", "separated+mixture")
+INPUTS = (*_PAIRED, "mixture", "noisy", "clean")
 _log = logging.getLogger(__name__)
 Audio = NDArray[np.float32]
 
@@ -45,8 +46,14 @@ class DataOptions:
     """The target: a stem of the library; with clean or noisy input also "mixture", or "any": one of
     the track's stems or its mixture, each as often as the others."""
     input: str = "separated"
-    """What the model hears: "separated" (of the pairs folder), "mixture", "noisy" (the target with
-    white noise) or "clean" (the target itself, to train codecs)."""
+    """What the model hears: "separated" (of the pairs folder), "separated+mixture" (that, and the
+    mixture as further channels), "mixture", "noisy" (the target with white noise) or "clean" (the
+    target itself, to train codecs)."""
+    p_alone: float = 0.0
+    """How often "separated+mixture" has silence for the mixture, as where it is not at hand."""
+    min_sdr_db: float = -200.0
+    """Segments whose separated stem has a lower SDR are drawn again, too: the labels of rendered
+    instruments are guesses, so that a pair may be of two different ones."""
     segment_s: float = 16.0
     start_step_s: float = 0.0
     """Segments start at multiples of this, so that they recur and work on them can be kept; 0
@@ -71,7 +78,7 @@ class DataOptions:
             raise UsageError(
                 f"data.input {self.input!r} is unknown; use one of {', '.join(INPUTS)}"
             )
-        if self.stem in (MIXTURE, ANY) and self.input in ("separated", "mixture"):
+        if self.stem in (MIXTURE, ANY) and self.input in (*_PAIRED, "mixture"):
             raise UsageError(f'data.stem "{self.stem}" needs data.input "clean" or "noisy"')
         for name, lowest in (("n_tries", 1), ("n_valid_tracks", 0)):
             if getattr(self, name) < lowest:
@@ -82,6 +89,10 @@ class DataOptions:
             raise UsageError(f"data.segment_s is {self.segment_s:g}; use up to 3600 seconds")
         if not 0 <= self.start_step_s <= 3600:
             raise UsageError(f"data.start_step_s is {self.start_step_s:g}; use 0 to 3600 seconds")
+        if not 0 <= self.p_alone <= 1:
+            raise UsageError(f"data.p_alone is {self.p_alone:g}, a probability; use 0 to 1")
+        if not -200 <= self.min_sdr_db <= 60:
+            raise UsageError(f"data.min_sdr_db is {self.min_sdr_db:g}; use -200 to 60")
         if not -200 <= self.noise_db <= 60:
             raise UsageError(f"data.noise_db is {self.noise_db:g}; use -200 to 60")
         # What was separated from one mixture says nothing of another that was never separated, and
@@ -98,7 +109,7 @@ class Segment:
     """One item."""
 
     input: Tensor
-    """[C, T] float32; the target itself where it is clean."""
+    """[C, T] float32, with the mixture behind it [2 C, T]; the target itself where it is clean."""
     target: Tensor
     """[C, T] float32."""
     key: str
@@ -128,7 +139,7 @@ class SegmentDataset(Dataset[Segment]):
             raise UsageError(f"segments have 1 or 2 channels, not {n_channels}")
         if seed < 0:
             raise UsageError(f"--seed {seed} is negative; use 0 or more")
-        if pairs is not None and options.input == "separated":
+        if pairs is not None and options.input in _PAIRED:
             library = paired(library, pairs)
         training, validation = split_tracks(library, options)
         self.options, self.sample_rate, self.n_channels = options, sample_rate, n_channels
@@ -140,11 +151,11 @@ class SegmentDataset(Dataset[Segment]):
         self._lengths = [track.n_samples(sample_rate) for track in self.tracks]
         self._ends = np.cumsum(self._lengths)
         self._pairs: dict[str, StemFile] = {}
-        if options.input == "separated":
+        if options.input in _PAIRED:
             if pairs is None:
                 raise UsageError(
-                    'data.input "separated" needs separated stems; make them with `mssgen data '
-                    "pairs` and name their folder with --pairs"
+                    f'data.input "{options.input}" needs separated stems; make them with `mssgen '
+                    "data pairs` and name their folder with --pairs"
                 )
             self._pairs = open_pairs(pairs, self.tracks, options.stem)
 
@@ -158,7 +169,8 @@ class SegmentDataset(Dataset[Segment]):
         """Item `index`, which may exceed the length: there is always more."""
         # Places and alterations have generators of their own: one segment can get new noise.
         place = [*self._seed, 0 if self.options.fixed_segment else index]
-        track, stem, start, target = self._draw(np.random.default_rng(place), index)
+        drawn = self._draw(np.random.default_rng(place), index)
+        track, stem, start, target = drawn.track, drawn.stem, drawn.start, drawn.target
         numbers = np.random.default_rng([*self._seed, index, 1])
         others = [other for other in track.files if other != stem]
         is_mixture = self.options.input == "mixture"
@@ -168,9 +180,14 @@ class SegmentDataset(Dataset[Segment]):
         change = draw_change(augment, numbers, self.n_channels)
         altered, is_altered = change(target), change != NO_CHANGE
         heard = altered
-        if self.options.input == "separated":
+        if drawn.separated is not None:
             # Altered as the target is: it is what a separator makes of the real mixture.
-            heard = change(self._read([self._pairs[track.key]], start))
+            heard = change(drawn.separated)
+            if self.options.input == "separated+mixture":
+                mixture = np.zeros_like(heard)
+                if numbers.random() >= self.options.p_alone:
+                    mixture = change(self._read(track.recordings(MIXTURE), start))
+                heard = np.concatenate([heard, mixture])
         elif self.options.input == "noisy":
             heard, is_altered = add_noise(altered, self.options.noise_db, numbers), True
         elif is_mixture:
@@ -189,9 +206,9 @@ class SegmentDataset(Dataset[Segment]):
         clean = torch.from_numpy(altered)
         return Segment(clean if heard is altered else torch.from_numpy(heard), clean, key)
 
-    def _draw(self, numbers: np.random.Generator, index: int) -> tuple[TrackStems, str, int, Audio]:
-        """Track, stem, start and target of a segment in which the stem is heard."""
-        best: tuple[float, TrackStems, str, int, Audio] | None = None
+    def _draw(self, numbers: np.random.Generator, index: int) -> "_Drawn":
+        """A segment in which the stem is heard, and separated well enough."""
+        best: tuple[tuple[bool, float], _Drawn] | None = None
         for _ in range(self.options.n_tries):
             number = int(np.searchsorted(self._ends, numbers.integers(self._ends[-1]), "right"))
             if self.is_valid:
@@ -201,14 +218,19 @@ class SegmentDataset(Dataset[Segment]):
             if stem == ANY:
                 choices = (*sorted(track.files), MIXTURE)
                 stem = choices[int(numbers.integers(len(choices)))]
-            target = self._read(track.recordings(stem), start)
-            found = level_db(target)
+            target, separated = self._read(track.recordings(stem), start), None
+            if self._pairs:
+                separated = self._read([self._pairs[track.key]], start)
+            level, is_close = level_db(target), True
+            if separated is not None:
+                is_close = level - level_db(target - separated) >= self.options.min_sdr_db
+            found = is_close, level
             if best is None or found > best[0]:
-                best = found, track, stem, start, target
-            if found >= self.options.min_level_db:
+                best = found, _Drawn(track, stem, start, target, separated)
+            if is_close and level >= self.options.min_level_db:
                 break
         assert best is not None
-        return best[1:]
+        return best[1]
 
     def _start(self, number: int, numbers: np.random.Generator) -> int:
         """A place in a track where a whole segment fits, if one does."""
@@ -230,6 +252,17 @@ class SegmentDataset(Dataset[Segment]):
             sample_rate=self.sample_rate,
             n_channels=self.n_channels,
         )
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """A place in the library, and what is there."""
+
+    track: TrackStems
+    stem: str
+    start: int
+    target: Audio
+    separated: Audio | None
 
 
 def collate(segments: Sequence[Segment]) -> Batch:

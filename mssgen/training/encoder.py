@@ -152,7 +152,8 @@ class EncoderTask:
             "target_decoded": self.codec.synthesize(targets.quantized, n_samples, targets.scale),
             "output": self.codec.synthesize(quantized, n_samples, targets.scale),
         }
-        sounds = {"input": first.input, "target": first.target, **decoded}
+        heard = first.input[:, : self.n_channels]  # without the song, where that is heard beside it
+        sounds = {"input": heard, "target": first.target, **decoded}
         return {name: sound[0] for name, sound in sounds.items()}
 
     def export(self, folder: Path) -> None:

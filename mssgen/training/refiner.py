@@ -79,6 +79,12 @@ class RefinerTask:
                     f"the {what} to use is for the codec {codec_id} and {codec.name} is "
                     f"{codec.codec_id}: name the codec that it was trained for"
                 )
+        hears_song = encoder is not None and encoder.options.hears_song
+        if hears_song != (input_kind == "separated+mixture"):
+            raise UsageError(
+                'data.input "separated+mixture" and a stem encoder that hears both need each other:'
+                " set both, or neither"
+            )
         self.codec = codec.freeze()
         self._network, self._loss, self._model = network, loss, model
         self._codec_name, self._recipe_name = codec_name, recipe_name
@@ -185,7 +191,7 @@ class RefinerTask:
         noise = FrameNoise(0, [0], [0], rows.shape[-1], rows.device)
         output = sample(self._network, rows, SamplingOptions(), noise)[:, options.n_input :]
         scale, n_samples = self.codec.scales(first.input), first.target.shape[-1]
-        sounds = {"input": first.input, "target": first.target}
+        sounds = {"input": first.input[:, : self.n_channels], "target": first.target}
         for name, codes in (("target", pair.target), ("input", pair.input), ("", output)):
             latents = self.codec.dequantize(codes[:, : options.n_levels])
             sound = self.codec.synthesize(latents, n_samples, scale)

@@ -14,7 +14,8 @@ class Batch:
     """A batch of pairs at the rate and with the channels that the task asks for."""
 
     input: Tensor
-    """[B, C, T], what the model hears; the target itself where there is no other input."""
+    """[B, C, T], what the model hears; the target itself where there is no other input. With a song
+    beside it [B, 2 C, T]."""
     target: Tensor
     """[B, C, T], the clean stem, as long as the input."""
     keys: tuple[str, ...]
