@@ -257,6 +257,19 @@ def test_separate_and_enhance_in_one_pass(
     np.testing.assert_array_equal(read("chain/song/drums.wav"), read("plain/song/drums.wav"))
 
 
+def test_all_stems_of_a_song_hear_it(mssgen: Program, here: Path) -> None:
+    song = read("song.wav")
+    for name, gain in (("bass", 0.5), ("drums", 0.3)):
+        Path("stems").mkdir(exist_ok=True)
+        sf.write(f"stems/{name}.wav", gain * song.T, RATE, subtype="FLOAT")
+    assert mssgen("enhance", "stems", "--mixture", "song.wav", "-o", "with").code == 0
+    assert mssgen("enhance", "stems", "-o", "without").code == 0
+    for name in ("bass", "drums"):
+        with_song, without = read(f"with/{name}.wav"), read(f"without/{name}.wav")
+        assert with_song.shape == without.shape == song.shape
+        assert not np.array_equal(with_song, without)
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

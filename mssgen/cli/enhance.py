@@ -58,7 +58,8 @@ def enhance(
     mixture: Annotated[
         str | None,
         typer.Option(
-            help="The song that the input was separated from: nothing is added that is not in it.",
+            help="The song that the inputs were separated from: encoders hear it, and nothing is "
+            "added that is not in it.",
             metavar="FILE",
         ),
     ] = None,
@@ -143,19 +144,30 @@ def enhance(
             offline=offline,
             progress=not quiet and sys.stderr.isatty(),
         )
-        groups = []
+        enhancers, groups = [], []
         for choice in choices:
             enhancer = StemEnhancer(load(choice.checkpoint, stem=choice.stem), blended)
             of_stem = _of_stem(choice.tracks, enhancer.stem, inputs or [])
+            enhancers.append(enhancer)
             groups.append(Group(of_stem, enhancer, plan_outputs(enhancer.sources)))
         tracks = [track for group in groups for track in group.tracks]
         files.check_stdout(tracks, groups[0].plan)
         if mixture is not None:
-            if len(tracks) != 1 or "-" in (tracks[0].path, mixture):
-                raise UsageError("--mixture is of one input: name one file, and the song's")
-            with open_source(tracks[0].path) as source:
-                song = stack.enter_context(open_source(mixture))
-                enhancer.mixture = mixture_of(source, song, enhancer.sample_rate, downmix=downmix)
+            if "-" in (mixture, *(track.path for track in tracks)):
+                raise UsageError(
+                    "--mixture needs files: it is read beside the inputs, from its start"
+                )
+            song = stack.enter_context(open_source(mixture))
+            for enhancer, group in zip(enhancers, groups, strict=True):
+                if len(group.tracks) > 1:
+                    raise UsageError(
+                        f"--mixture is of one song, and {len(group.tracks)} inputs are its "
+                        f"{enhancer.stem}: name the stems of one song"
+                    )
+                with open_source(group.tracks[0].path) as source:
+                    enhancer.mixture = mixture_of(
+                        source, song, enhancer.sample_rate, downmix=downmix
+                    )
         if explain:
             if files.to_stdout or write.container == "raw":
                 raise UsageError(

@@ -30,6 +30,9 @@ def main() -> None:
     add("--max-seconds", type=float, help="the middle of each song only")
     add("--blend", nargs="+", default=["full", "fill", "auto"], help="modes; raw: none at all")
     add(
+        "--alone", action="store_true", help="rows without the song, as `enhance` without --mixture"
+    )
+    add(
         "--cdpam-seconds",
         type=int,
         default=120,
@@ -76,6 +79,7 @@ def run(
         encoders,
         refiners=refiners,
         modes=arguments.blend,
+        is_alone=arguments.alone,
         cache=output / "rows",
         audio=output / "audio" if arguments.keep_audio else None,
         overwrite=arguments.overwrite,

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import itertools
 import json
 import os
 import time
@@ -103,6 +104,7 @@ class Bench:
         encoders: by stem, checkpoints by what to call them.
         refiners: by stem, folders; each encoder's codes go through one more time.
         modes: of the blend.
+        is_alone: once more as `mssgen enhance` without --mixture gives it.
         cache: folder of results; a row is measured once.
         audio: a folder for the rows' sounds, to hear them; None keeps none.
         overwrite: measure what the cache holds again.
@@ -115,11 +117,13 @@ class Bench:
         *,
         refiners: Mapping[str, str],
         modes: Sequence[str],
+        is_alone: bool,
         cache: Path,
         audio: Path | None = None,
         overwrite: bool = False,
     ) -> None:
         self._codec, self._codec_hash, self._modes = codec, codec_hash(codec), modes
+        self._is_alone = is_alone
         self._cache, self._audio, self._overwrite = cache, audio, overwrite
         self._through: dict[str, CodecEnhancer] = {}
         self._enhancers = {
@@ -156,10 +160,14 @@ class Bench:
             identity = [what, "through", self._codec_hash]
             yield _Row(f"{what} through {name}", "", identity, make)
         for label, enhancer in self._enhancers.get(stem, {}).items():
-            for mode in self._modes:
-                make = partial(_blended, excerpt, enhancer, mode)
+            for mode, has_song in itertools.product(self._modes, (True, False)):
+                if not has_song and (not self._is_alone or mode == RAW):
+                    continue
+                make = partial(_blended, excerpt, enhancer, mode, has_song=has_song)
                 identity = ["enhanced", _weights(enhancer), mode, _sources_of_blending()]
-                yield _Row(f"{label}, {mode}", mode, identity, make)
+                alone = [] if has_song else ["alone"]
+                name = ", ".join([label, mode, *alone])
+                yield _Row(name, mode, [*identity, *alone], make)
 
     def _through_codec(self, stem: str) -> CodecEnhancer:
         """The codec unchanged: an encoder that begins as the codec's own."""
@@ -243,12 +251,12 @@ def _enhanced(enhancer: CodecEnhancer, audio: Audio, sample_rate: int) -> _Sound
     return _timed(lambda: separate()[enhancer.stem])
 
 
-def _blended(excerpt: Excerpt, enhancer: CodecEnhancer, mode: str) -> _Sound:
-    """The stem as `mssgen separate --enhance` gives it."""
+def _blended(excerpt: Excerpt, enhancer: CodecEnhancer, mode: str, *, has_song: bool) -> _Sound:
+    """The stem as `mssgen separate --enhance` gives it, or `mssgen enhance` without the song."""
     if mode == RAW:
         return _enhanced(enhancer, excerpt.separated, excerpt.sample_rate)
     song = torch.from_numpy(excerpt.mixture)[None]
-    separator = StemEnhancer(enhancer, Blend(mode), lambda: [song])
+    separator = StemEnhancer(enhancer, Blend(mode), (lambda: [song]) if has_song else None)
     separate = partial(mssgen.separate, excerpt.separated, excerpt.sample_rate, separator=separator)
     return _timed(lambda: separate()[enhancer.stem])
 
