@@ -12,7 +12,8 @@ from toys import snr_db, tiny_codec, tiny_stem_codec
 from mssgen.codecs import streaming
 from mssgen.codecs.base import Codec
 from mssgen.codecs.dac import DacCodec
-from mssgen.codecs.streaming import decode_stream, encode_stream, stream_lowered
+from mssgen.codecs.stem_encoder import StemEncoder, StemEncoderOptions
+from mssgen.codecs.streaming import decode_stream, encode_stream, stream_latents, stream_lowered
 
 SEGMENTED = {"n_channels": 2, "causal": False, "norm": "time_group_norm", "normalize": True}
 KINDS: dict[str, dict[str, object]] = {
@@ -107,6 +108,25 @@ def test_a_sound_is_lowered_in_pieces_as_in_one(monkeypatch: pytest.MonkeyPatch)
     power_db = 10 * (softer.square().mean() / audio.square().mean()).log10()
     assert float(power_db) == pytest.approx(-10, abs=1)
     assert snr_db(softer, lowered(-10, 9000)) > 90
+
+
+@torch.no_grad()
+def test_an_encoder_that_hears_the_song_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streaming, "PIECE_SAMPLES", 2400)
+    codec = tiny_stem_codec(n_level_codebooks=2)
+    encoder = StemEncoder(codec, StemEncoderOptions(input="separated+mixture")).eval()
+    for weight in encoder.parameters():
+        weight.add_(0.1 * torch.randn_like(weight))
+    audio = noise(codec, 20011).repeat(1, 2, 1)
+    pieces = stream_latents(codec, blocks(audio, 1000), encoder=encoder.encoder)
+    streamed = torch.cat(list(pieces), dim=-1)
+    whole = encoder(audio).latents
+    assert streamed.shape == whole.shape
+    assert snr_db(whole, streamed) > 90
+    # Its parts lie side by side, so that no piece looks farther around than the widest does.
+    assert streaming._context(encoder.encoder, 1) < 60 * codec.hop_length * 2
+    levels = encoder(audio, levels_alone=True).latents
+    torch.testing.assert_close(levels, whole[:, -codec.n_level_dims :])
 
 
 def test_no_piece_is_longer_than_some_seconds(codec: Codec) -> None:

@@ -325,6 +325,22 @@ def test_the_mixture_beside_a_separated_stem_is_altered_as_the_stem_is(
     assert all((alone[index].input[:2] != 0).any() for index in range(40))
 
 
+def test_more_of_the_rest_leaks_into_separated_stems(folder: Path, pairs: Path) -> None:
+    how: dict[str, Any] = {"input": "separated+mixture", "pairs": pairs, "max_leak_db": -6.0}
+    data, leaks = dataset(folder, **how, augment=ALIKE), []
+    for index in range(40):
+        item = data[index]
+        added = item.input[:2] - item.target / 2  # what a separator gave is half of the target
+        rest = item.input[2:] - item.target
+        share = float((added * rest).sum() / rest.square().sum())
+        torch.testing.assert_close(added, share * rest, atol=1e-5, rtol=1e-3)
+        leaks.append(share)
+    assert max(leaks) < 10 ** (-6 / 20)
+    assert 10 < sum(leak > 5e-4 for leak in leaks) < 30
+    valid = dataset(folder, **how, is_valid=True)[0]
+    torch.testing.assert_close(valid.input[:2], valid.target / 2)
+
+
 def test_pairs_that_do_not_fit_are_drawn_again(folder: Path, pairs: Path, tmp_path: Path) -> None:
     library = open_library(folder)
     wrong = tmp_path / "pairs"
@@ -403,6 +419,7 @@ def test_both_datasets_at_once(folder: Path) -> None:
         ({"noise_db": 100.0}, r"data\.noise_db is 100"),
         ({"p_alone": 1.5}, r"data\.p_alone is 1\.5, a probability"),
         ({"min_sdr_db": 100.0}, r"data\.min_sdr_db is 100"),
+        ({"max_leak_db": 3.0}, r"data\.max_leak_db is 3; use -60"),
         ({"n_channels": 3}, "1 or 2 channels, not 3"),
         ({"seed": -1}, "--seed -1 is negative"),
     ],

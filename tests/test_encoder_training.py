@@ -94,11 +94,13 @@ def check_recipe(recipe: Recipe, codec: Codec, n_samples: int) -> None:
         assert scalars["loss"] == pytest.approx(total, rel=1e-4)
         assert {t for t in terms if weights.get(t)} == {t for t in terms if f"loss/{t}" in scalars}
     is_frozen = recipe.model["encoder"] == "frozen"
+    is_of_levels = "start" in recipe.model
     for module, network in task.modules.items():
         moved = [
             not torch.equal(weight, learning[f"{module}.{name}"])
             for name, weight in network.named_parameters()
             if not (is_frozen and name.startswith("encoder."))
+            and ("levels" in name or not is_of_levels)
         ]
         # The units of so small a discriminator may all be off at first, but for its last bias.
         assert sum(moved) > (0.9 * len(moved) if module == "encoder" else 0)
@@ -158,6 +160,46 @@ def test_recipes_run_on_the_architecture_of_encodec(name: str, encodec: SeanetCo
 @pytest.mark.parametrize("name", OF_ANY_CODEC)
 def test_every_recipe_runs_on_the_architecture_of_encodec(name: str, encodec: SeanetCodec) -> None:
     check_recipe(load_recipe(name, kind="encoder"), encodec, 24_000)
+
+
+def in_song(*settings: str) -> Recipe:
+    return load_recipe("shipped_levels", ["model.codec=tiny", *settings], kind="encoder")
+
+
+def test_levels_alone_learn_nothing_else(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    codec = tiny_stem_codec(n_level_codebooks=2)
+    first = EncoderTask.from_recipe(in_song("loss.mse=1.0", "loss.levels=0.0"), codec)
+    batch = a_batch(2, 1600, 2)
+    batch = replace(batch, input=torch.cat([batch.input, batch.input], dim=1))
+    step(first, batch)
+    first.export(tmp_path / "first")
+    task = EncoderTask.from_recipe(in_song(f"model.start={tmp_path / 'first'}"), codec)
+    before = {k: v.clone() for k, v in task.modules["encoder"].state_dict().items()}
+    assert all(torch.equal(v, before[k]) for k, v in first.modules["encoder"].state_dict().items())
+    losses = [step(task, batch, index) for index in range(30)]
+    assert set(losses[0]) == {"loss", "loss/levels"}
+    assert losses[-1]["loss"] < 0.9 * losses[0]["loss"]
+    moved = {
+        name.split(".")[1] + "." + name.split(".")[2]
+        for name, weight in task.modules["encoder"].state_dict().items()
+        if not torch.equal(weight, before[name])
+    }
+    assert moved == {"analysis.levels", "levels.layers", "levels.output"}
+    # As the whole encoder would be taught by the same loss.
+    whole = float(task.validate(batch)["loss"])
+    latents = task.modules["encoder"](batch.input).latents
+    target = codec.latents(batch.target)
+    n_levels = codec.n_level_dims
+    distance = (latents - target)[:, -n_levels:].abs().mean()
+    assert whole == pytest.approx(distance.item(), rel=1e-4)
+
+
+def test_a_start_must_fit(tmp_path: Path) -> None:
+    codec = tiny_stem_codec(n_level_codebooks=2)
+    EncoderTask.from_recipe(in_song("data.stem=drums"), codec).export(tmp_path)
+    with pytest.raises(UsageError, match="other options than the recipe"):
+        EncoderTask.from_recipe(in_song(f"model.start={tmp_path}"), codec)
 
 
 def test_the_thesis_experiments_are_all_there() -> None:

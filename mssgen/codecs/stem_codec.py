@@ -130,6 +130,13 @@ class StemCodec(Codec):
     def dequantize(self, codes: Tensor) -> Tensor:
         return self.quantizer.decode(codes)
 
+    def level_latents(self, audio: Tensor) -> Tensor:
+        """The last `n_level_dims` of the latents of audio [B, 2, T] alone, which take a small part
+        of the time of all."""
+        spectrum, analysis = self.encoder
+        assert isinstance(analysis, Analysis)
+        return analysis.level_latents(spectrum(self.pad(audio)))
+
     def forward(self, audio: Tensor, n_codebooks: int | None = None) -> Reconstruction:
         latents = self.encoder(self.pad(audio))
         with full_precision(latents):
@@ -156,17 +163,18 @@ class Analysis(nn.Module):
         self.main, self.n_levels = main, n_levels
         self.levels = LevelNet(n_levels, *of_levels) if n_levels else None
 
-    def forward(
-        self, frames: Tensor, heard: Tensor | None = None, heard_levels: Tensor | None = None
-    ) -> Tensor:
-        """`heard` [B, width, N] and `heard_levels` [B, level_width, N] are what something else than
-        the frames adds behind the first layers."""
+    def forward(self, frames: Tensor, heard: Tensor | None = None) -> Tensor:
+        """`heard` [B, width, N] is what something else adds behind the first layer."""
         hidden = self.main[0](frames)
         latents = self.main[1:](hidden if heard is None else hidden + heard)
+        return torch.cat([latents, self.level_latents(frames).to(latents)], dim=1)
+
+    def level_latents(self, frames: Tensor) -> Tensor:
+        """The last of the latents alone, [B, n_levels, N]."""
         if self.levels is None:
-            return latents
-        levels = self.levels(to_log(frames[:, -self.n_levels :]), heard_levels)
-        return torch.cat([latents, levels.to(latents)], dim=1)
+            return frames[:, :0]
+        levels: Tensor = self.levels(to_log(frames[:, -self.n_levels :]))
+        return levels
 
 
 class Synthesis(nn.Module):
@@ -201,20 +209,22 @@ class LevelNet(nn.Module):
         assert self.output.bias is not None
         nn.init.zeros_(self.output.bias)
 
-    def forward(self, levels: Tensor, heard: Tensor | None = None) -> Tensor:
-        """`heard` [B, width, N] is added behind the first layer."""
-        hidden = self.layers[0](levels)
-        hidden = self.layers[1:](hidden if heard is None else hidden + heard)
-        return levels + self.output(hidden).to(levels)
+    def forward(self, levels: Tensor) -> Tensor:
+        return levels + self.output(self.layers(levels)).to(levels)
 
 
 class Block(nn.Module):
     """A ConvNeXt block on frames [B, D, N]: depthwise convolution, norm, and a layer of neurons."""
 
-    def __init__(self, width: int, expansion: int, kernel_size: int) -> None:
+    def __init__(self, width: int, expansion: int, kernel_size: int, dilation: int = 1) -> None:
         super().__init__()
         self.depthwise = nn.Conv1d(
-            width, width, kernel_size, padding=kernel_size // 2, groups=width
+            width,
+            width,
+            kernel_size,
+            padding=kernel_size // 2 * dilation,
+            dilation=dilation,
+            groups=width,
         )
         self.norm = nn.LayerNorm(width)
         self.layers = nn.Sequential(

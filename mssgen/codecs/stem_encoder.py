@@ -98,7 +98,7 @@ class Prediction:
     """What a stem encoder gives."""
 
     latents: Tensor
-    """[B, D, N]: of the head that gives latents, else of the encoder."""
+    """[B, D, N]: of the head that gives latents, else of the encoder. Levels alone: [B, D', N]."""
     logits: Tensor | None
     """[B, K, N, V] of the first K levels; None without a head that gives tokens."""
 
@@ -147,9 +147,20 @@ class StemEncoder(nn.Module):
         # The copy has the codec's eval mode, in which cuDNN's LSTM cannot go backward.
         self.train()
 
-    def forward(self, audio: Tensor, scale: Tensor | None = None) -> Prediction:
-        """Predict from audio [B, C, T], with the song behind it [B, 2 C, T]; `scale` as in
-        `Codec.latents`, None takes the audio's."""
+    def forward(
+        self, audio: Tensor, scale: Tensor | None = None, *, levels_alone: bool = False
+    ) -> Prediction:
+        """Predict from audio [B, C, T], with the song behind it [B, 2 C, T].
+
+        Args:
+            audio: at the codec's rate.
+            scale: as in `Codec.latents`; None takes the audio's.
+            levels_alone: the levels of bands only, of an encoder that hears the song; that is ten
+                times as fast.
+        """
+        if levels_alone:
+            assert isinstance(self.encoder, SongHearingEncoder)
+            return Prediction(self.encoder.level_latents(self.codec.pad(audio)), None)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.options.encoder != "frozen"):
             latents = self.codec.latents(audio, scale, encoder=self.encoder)
         return self.refine(latents)

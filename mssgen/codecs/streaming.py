@@ -76,7 +76,7 @@ def stream_latents(
     Args:
         codec: says how the audio is cut and padded.
         blocks: at the codec's rate, on its device.
-        encoder: used instead of the codec's own.
+        encoder: used instead of the codec's own; it may take more channels.
         scales: takes the gain [B] of each segment, in order, of codecs that have them.
     """
     encoder = encoder or codec.encoder
@@ -291,8 +291,14 @@ def _convolutions(module: nn.Module) -> Iterator[tuple[int, int, int, bool]]:
 def _context(module: nn.Module, multiple: int) -> int:
     """How far a network looks to either side at most, in units of its input, rounded up.
 
-    Convolutions of parallel branches are counted as if they came one after the other.
+    Convolutions of parallel branches are counted as if they came one after the other, but for a
+    module that tells its `ways`.
     """
+    ways = getattr(module, "ways", None) or [module]
+    return _multiple(max(map(_looks_around, ways)), multiple)
+
+
+def _looks_around(module: nn.Module) -> float:
     context, rate = 0.0, 1.0  # samples of the present layer per sample of the input
     for kernel_size, stride, dilation, is_transposed in _convolutions(module):
         if is_transposed:
@@ -301,7 +307,7 @@ def _context(module: nn.Module, multiple: int) -> int:
         else:
             context += (kernel_size - 1) * dilation / rate
             rate /= stride
-    return _multiple(context, multiple)
+    return context
 
 
 def _upsampling(module: nn.Module) -> int:

@@ -33,6 +33,7 @@ from mssgen.training.task import Batch
 
 ANY = "any"
 _PAIRED = ("separated", "separated+mixture")
+_LEAST_LEAK_DB = -60.0
 INPUTS = (*_PAIRED, "mixture", "noisy", "clean")
 _log = logging.getLogger(__name__)
 Audio = NDArray[np.float32]
@@ -51,6 +52,9 @@ class DataOptions:
     target itself, to train codecs)."""
     p_alone: float = 0.0
     """How often "separated+mixture" has silence for the mixture, as where it is not at hand."""
+    max_leak_db: float = -60.0
+    """How much of the rest of the song is added to the separated stem of "separated+mixture", half
+    of the time, from -60 dB up to this: more leaks from released songs than from rendered ones."""
     min_sdr_db: float = -200.0
     """Segments whose separated stem has a lower SDR are drawn again, too: the labels of rendered
     instruments are guesses, so that a pair may be of two different ones."""
@@ -91,6 +95,10 @@ class DataOptions:
             raise UsageError(f"data.start_step_s is {self.start_step_s:g}; use 0 to 3600 seconds")
         if not 0 <= self.p_alone <= 1:
             raise UsageError(f"data.p_alone is {self.p_alone:g}, a probability; use 0 to 1")
+        if not _LEAST_LEAK_DB <= self.max_leak_db <= 0:
+            raise UsageError(
+                f"data.max_leak_db is {self.max_leak_db:g}; use {_LEAST_LEAK_DB:g} (none) to 0"
+            )
         if not -200 <= self.min_sdr_db <= 60:
             raise UsageError(f"data.min_sdr_db is {self.min_sdr_db:g}; use -200 to 60")
         if not -200 <= self.noise_db <= 60:
@@ -184,10 +192,11 @@ class SegmentDataset(Dataset[Segment]):
             # Altered as the target is: it is what a separator makes of the real mixture.
             heard = change(drawn.separated)
             if self.options.input == "separated+mixture":
-                mixture = np.zeros_like(heard)
-                if numbers.random() >= self.options.p_alone:
-                    mixture = change(self._read(track.recordings(MIXTURE), start))
-                heard = np.concatenate([heard, mixture])
+                mixture = change(self._read(track.recordings(MIXTURE), start))
+                is_alone = numbers.random() < self.options.p_alone
+                if not is_fixed and self.options.max_leak_db > _LEAST_LEAK_DB:
+                    heard = heard + self._leak(numbers) * (mixture - altered)
+                heard = np.concatenate([heard, np.zeros_like(mixture) if is_alone else mixture])
         elif self.options.input == "noisy":
             heard, is_altered = add_noise(altered, self.options.noise_db, numbers), True
         elif is_mixture:
@@ -205,6 +214,11 @@ class SegmentDataset(Dataset[Segment]):
             key += AUGMENTED + "-".join(str(number) for number in (*self._seed, index))
         clean = torch.from_numpy(altered)
         return Segment(clean if heard is altered else torch.from_numpy(heard), clean, key)
+
+    def _leak(self, numbers: np.random.Generator) -> np.float32:
+        """How much more of the rest of a song leaks into a stem: none, half of the time."""
+        leaks, leak_db = numbers.random(), numbers.uniform(_LEAST_LEAK_DB, self.options.max_leak_db)
+        return np.float32(10 ** (leak_db / 20) if leaks < 0.5 else 0.0)
 
     def _draw(self, numbers: np.random.Generator, index: int) -> "_Drawn":
         """A segment in which the stem is heard, and separated well enough."""

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from mssgen.codecs.base import Codec
 from mssgen.codecs.loading import load_codec
+from mssgen.codecs.stem_codec import StemCodec
 from mssgen.codecs.stem_encoder import Prediction, StemEncoder, StemEncoderOptions
-from mssgen.codecs.stem_encoder_files import save_stem_encoder
+from mssgen.codecs.stem_encoder_files import load_stem_encoder, save_stem_encoder
 from mssgen.errors import UsageError
 from mssgen.registry import REGISTRY
 from mssgen.training import encoder_losses as losses
@@ -58,6 +59,7 @@ class EncoderTask:
             loss = replace(loss, levels=0.0)
         self.codec = codec.freeze()
         self.options, self._loss = model, loss
+        self._learns_levels_alone = model.hears_song and loss.is_of_levels
         self._codec_name, self._recipe_name = codec_name, recipe_name
         self.sample_rate, self.n_channels = codec.sample_rate, codec.n_channels
         self._model = StemEncoder(codec, model)
@@ -86,10 +88,11 @@ class EncoderTask:
         """From [model], [loss] and, for stem and input, [data] of a recipe.
 
         `codec` is used instead of the recipe's `model.codec` (a name or a folder), which is loaded
-        by default. Raises UsageError for what does not fit, CheckpointError for the codec's files.
+        by default. `model.start` is the folder of a stem encoder to go on from. Raises UsageError
+        for what does not fit, CheckpointError for files.
         """
         section = dict(recipe.model)
-        name = section.pop("codec", "")
+        name, start = section.pop("codec", ""), section.pop("start", "")
         if codec is None and not (isinstance(name, str) and name):
             raise UsageError(
                 f"recipe {recipe.name} names no codec: add --codec with a name or a folder"
@@ -107,7 +110,7 @@ class EncoderTask:
         loss.check_with(model)
         codec_name = name if codec is None and name in REGISTRY else ""
         codec = load_codec(name, offline=offline) if codec is None else codec
-        return cls(
+        task = cls(
             codec,
             model,
             loss,
@@ -115,11 +118,28 @@ class EncoderTask:
             target_cache=target_cache,
             recipe_name=recipe.name,
         )
+        if start:
+            task._start_from(Path(start), offline=offline)
+        return task
+
+    def _start_from(self, folder: Path, *, offline: bool) -> None:
+        """Take the weights of a trained stem encoder."""
+        trained = load_stem_encoder(folder, offline=offline)
+        if trained.codec.codec_id != self.codec.codec_id or trained.options != self.options:
+            raise UsageError(
+                f"model.start {folder} has another codec or other options than the recipe: give "
+                "one that was trained by the same [model]"
+            )
+        self._model.load_state_dict(trained.state_dict())
 
     def accumulate(
         self, batch: Batch, backward: Callable[[Tensor], None], step: int
     ) -> dict[str, Tensor]:
         """One batch forward and back; logs "loss", "loss/<name>", "accuracy/<level>"."""
+        if self._learns_levels_alone:
+            scalars = self._levels(batch)
+            backward(scalars["loss"])
+            return {name: value.detach() for name, value in scalars.items()}
         targets = self._targets(batch)
         prediction: Prediction = self.modules["encoder"](batch.input, targets.scale)
         scalars = self._losses(prediction, targets, batch.target)
@@ -135,6 +155,8 @@ class EncoderTask:
     @torch.no_grad()
     def validate(self, batch: Batch) -> dict[str, Tensor]:
         """The same scalars, without learning."""
+        if self._learns_levels_alone:
+            return self._levels(batch)
         targets = self._targets(batch)
         prediction: Prediction = self.modules["encoder"](batch.input, targets.scale)
         scalars = self._losses(prediction, targets, batch.target)
@@ -215,6 +237,15 @@ class EncoderTask:
             found["adversarial"] = losses.adversarial_loss(logits)
         total = torch.stack([getattr(options, name) * loss for name, loss in found.items()]).sum()
         return {"loss": total, **{f"loss/{name}": loss for name, loss in found.items()}}
+
+    def _levels(self, batch: Batch) -> dict[str, Tensor]:
+        """The loss on levels where nothing else is learned, and all else need not be computed."""
+        assert isinstance(self.codec, StemCodec)
+        with torch.no_grad():
+            target = self.codec.to(batch.target.device).level_latents(batch.target)
+        prediction: Prediction = self.modules["encoder"](batch.input, levels_alone=True)
+        distance = losses.level_distance(prediction.latents, target)
+        return {"loss": self._loss.levels * distance, "loss/levels": distance}
 
     def _decoded(
         self, prediction: Prediction, targets: Targets, n_samples: int

@@ -60,6 +60,12 @@ class LossOptions:
             raise UsageError(f"loss.temperature must be more than 0, not {self.temperature:g}")
 
     @property
+    def is_of_levels(self) -> bool:
+        """Whether the levels of bands are all that is learned."""
+        others = (self.mse, self.cross_entropy, self.residual, self.adversarial)
+        return self.levels > 0 and max(others) == 0 and not self.needs_sound
+
+    @property
     def needs_sound(self) -> bool:
         """Whether a loss listens to what is decoded."""
         return any(getattr(self, name) > 0 for name in _OF_SOUND)
