@@ -147,6 +147,7 @@ def test_codecs_and_training_run_as_told(
     excerpt(Path("stem.wav"))
     for stem in ("drums", "bass", "other", "vocals"):
         excerpt(Path(f"Stems/song/{stem}.wav"))
+        excerpt(Path(f"separated/song/{stem}.wav"))
         for track in ("one", "two"):
             excerpt(Path(f"Tracks/{track}/{stem}.wav"))
     save_codec(tiny_codec(), tmp_path / "tiny")
