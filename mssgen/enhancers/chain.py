@@ -159,10 +159,15 @@ def _blended(
         mixture = map(partial(keep_mono, is_mono=level.is_mono), mixture)
         if enhancer.hears_song:
             mixture, song = itertools.tee(mixture)
-    both = itertools.tee(_enhanced(enhancer, to_enhance, level, sample_rate, song))
-    enhanced, lowering = (
-        map(itemgetter((slice(None), index)), copy) for index, copy in enumerate(both)
-    )
+    both = _enhanced(enhancer, to_enhance, level, sample_rate, song)
+    enhanced: Iterable[Tensor]
+    if mixture is None and enhancer.hears_song and blend.mode != "full":
+        # What was lost is in the song: without it nothing is added, only taken away.
+        stem, enhanced = itertools.tee(stem)
+    else:
+        both, copy = itertools.tee(both)
+        enhanced = map(itemgetter((slice(None), 0)), copy)
+    lowering = map(itemgetter((slice(None), 1)), both)
     return blend_stream(
         stem, enhanced, blend, sample_rate=sample_rate, mixture=mixture, lowering=lowering
     )
