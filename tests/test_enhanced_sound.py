@@ -175,6 +175,17 @@ def test_an_encoder_hears_the_song(in_song: CodecEnhancer, stem: Audio, music: A
     assert np.abs(silence).max() > 0
 
 
+@pytest.mark.parametrize("mode", ["auto", "fill"])
+def test_without_the_song_nothing_is_added(
+    in_song: CodecEnhancer, stem: Audio, music: Audio, mode: str
+) -> None:
+    alone = of_pieces(StemEnhancer(in_song, Blend(mode)), stem)
+    np.testing.assert_allclose(alone, stem, atol=1e-4)  # this codec knows no levels to lower
+    song = torch.from_numpy(music[:, : stem.shape[1]])[None]
+    with_song = of_pieces(StemEnhancer(in_song, Blend(mode), lambda: [song]), stem)
+    assert np.abs(with_song - stem).max() > 1e-3
+
+
 def test_mono_stays_mono_beside_a_song_that_is_not(
     in_song: CodecEnhancer, stem: Audio, music: Audio
 ) -> None:
