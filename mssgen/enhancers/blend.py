@@ -39,10 +39,10 @@ is 2.8 dB better than Wiener's. What is allowed is lowered by the share of the t
 energies on which X and Y agree: a codec that gets wrong what is known has nothing to teach.
 
 Lowering is limited in `auto`, too, though more freely, since it goes along the error wherever the
-encoder is right: X - X' has at most -18 dB of the stem's energy or W / 16 in a second, and every
-band of a third of an octave the same share of that. So what is soft, where little energy is much to
-hear, may go wholly. On separated drums of three songs that moved SI-SDR by +0.21, +0.07 and -0.13
-dB, and loudness by half a dB at most; without a limit SI-SDR by +1.0, +1.0 and -2.6 dB.
+encoder is right: X - X' has at most -18 dB of the stem's energy in a second, with the mixture at
+hand kept between W / 16 and W / 8, and every band of a third of an octave the same share of that.
+So what is soft, where little energy is much to hear, may go wholly. A stem that was separated to 22
+dB lost 0.41 dB of SI-SDR, and 0.69 without W / 8; others lose next to nothing or gain.
 """
 
 import math
@@ -61,6 +61,7 @@ from mssgen.errors import UsageError
 MODES = ("auto", "fill", "full")
 _LIMITS = {"auto": 10**-3.6, "fill": 1.0, "full": 4.0}
 _OF_ERROR = 1 / 16
+_OF_ERROR_AT_MOST = 1 / 8
 _LOWERED = 10**-1.8
 _SURE = 2
 _WINDOW_S = 0.046
@@ -177,7 +178,7 @@ class _Blender:
                 if mixture is not None:
                     error = self._error(x, mixture)
                     allowed = torch.maximum(allowed, _OF_ERROR * error)
-                    most = torch.maximum(most, _OF_ERROR * error)
+                    most = most.clamp(_OF_ERROR * error, _OF_ERROR_AT_MOST * error)
                 allowed = allowed * self._agreement(trust, there, given)
                 lowered = x + self._limited_in_bands(lowered - x, most)
             filling = _filled(lowered, y * self.bands.at_bins(lacks).sqrt()) - lowered
