@@ -155,8 +155,8 @@ class StemEncoder(nn.Module):
         Args:
             audio: at the codec's rate.
             scale: as in `Codec.latents`; None takes the audio's.
-            levels_alone: the levels of bands only, of an encoder that hears the song; that is ten
-                times as fast.
+            levels_alone: the levels of bands only, of an encoder that hears the song, and nothing
+                of the rest, which is nearly all of the work.
         """
         if levels_alone:
             assert isinstance(self.encoder, SongHearingEncoder)
