@@ -25,6 +25,8 @@ from conftest import EXCERPT, write_tiny_model
 from mssgen import hub
 from mssgen.cli import app
 from mssgen.cli.console import run
+from mssgen.cli.reporters import reporter
+from mssgen.events import Done, Failed
 from mssgen.tracks import find_tracks
 
 RATE = 44_100
@@ -487,3 +489,11 @@ def test_a_run_that_waits_for_its_input_can_be_stopped(
         process.kill()
         process.communicate()
     assert not files()
+
+
+def test_a_track_that_failed_twice_is_named_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with reporter(as_json=False, quiet=False, verbose=False) as hook:
+        hook(Failed("song", "sdr could not be measured"))
+        hook(Failed("song", "sir could not be measured"))
+        hook(Done(n_done=1, n_skipped=0, n_failed=1, elapsed_s=1.0))
+    assert "1 done, 0 skipped, 1 failed: song (1.0 s)" in capsys.readouterr().err

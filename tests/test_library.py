@@ -1,7 +1,10 @@
 """Tracks on disk: every layout is found, and any part of a stem reads like the whole."""
 
+import importlib.util
 import json
+import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -121,12 +124,17 @@ def test_damaged_moisesdb(tmp_path: Path) -> None:
         open_library(tmp_path)
 
 
+def needs_ffmpeg() -> None:
+    """Skip without it: stempeg cannot even be imported then."""
+    if shutil.which("ffmpeg") is None or shutil.which("ffprobe") is None:
+        pytest.skip(".stem.mp4 needs ffmpeg, which is not installed")
+
+
 @pytest.fixture(scope="module")
 def stem_mp4(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file as MUSDB18 has them: tones whose level tells the stream."""
+    needs_ffmpeg()
     stempeg = pytest.importorskip("stempeg", reason="reads and writes .stem.mp4")
-    if shutil.which("ffmpeg") is None or shutil.which("ffprobe") is None:
-        pytest.skip("writing .stem.mp4 needs ffmpeg")
     path = tmp_path_factory.mktemp("musdb18") / "train" / "A - B.stem.mp4"
     path.parent.mkdir()
     rate = 44_100
@@ -165,7 +173,19 @@ def test_stem_mp4_needs_stempeg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         open_library(tmp_path)
 
 
+def test_stem_mp4_needs_ffmpeg(tmp_path: Path) -> None:
+    if importlib.util.find_spec("stempeg") is None:
+        pytest.skip("reads .stem.mp4 by the package stempeg, which is not installed")
+    (tmp_path / "A.stem.mp4").write_bytes(b"x")
+    # In a new process, as it looks for ffmpeg once, when it is imported.
+    call = [sys.executable, "-m", "mssgen", "data", "check", str(tmp_path)]
+    done = subprocess.run(call, env={**os.environ, "PATH": ""}, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert "A.stem.mp4 needs ffmpeg and ffprobe: install them" in done.stderr
+
+
 def test_a_damaged_stem_mp4(tmp_path: Path) -> None:
+    needs_ffmpeg()
     pytest.importorskip("stempeg", reason="reads .stem.mp4")
     (tmp_path / "A.stem.mp4").write_bytes(b"not a film")
     (track,) = open_library(tmp_path).tracks

@@ -2,6 +2,7 @@
 
 import gc
 import math
+import shutil
 import time
 import weakref
 
@@ -17,7 +18,9 @@ from mssgen.evaluation.metrics import METRICS, choose_metrics, groups
 from mssgen.evaluation.signals import per_song
 
 RATE = 8000
-OFFLINE = groups()["all"]
+HAS_FFMPEG = bool(shutil.which("ffmpeg") and shutil.which("ffprobe"))
+# museval cannot be imported without ffmpeg.
+OFFLINE = [name for name in groups()["all"] if HAS_FFMPEG or METRICS[name].group != "bsseval"]
 Audio = NDArray[np.float32]
 
 
@@ -322,7 +325,8 @@ class TestChoice:
             "bleed",
         }
 
-    def test_names_and_groups_mix_and_keep_the_order(self) -> None:
+    def test_names_and_groups_mix_and_keep_the_order(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(shutil, "which", lambda name: name)
         chosen = [metric.name for metric in choose_metrics(["sdr", "waveform", "usdr"])]
         assert chosen == ["usdr", "si_sdr", "si_sir", "si_sar", "sdr"]
 
@@ -338,6 +342,12 @@ class TestChoice:
             importlib.util, "find_spec", lambda name: None if name == "museval" else found(name)
         )
         with pytest.raises(UsageError, match=r"museval is not installed.*mssgen\[evaluate\]"):
+            choose_metrics(["sdr"])
+        assert choose_metrics(["usdr"])
+
+    def test_a_missing_program_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(shutil, "which", lambda name: None if name == "ffprobe" else name)
+        with pytest.raises(UsageError, match=r"sdr needs the program ffprobe.*install ffmpeg"):
             choose_metrics(["sdr"])
         assert choose_metrics(["usdr"])
 

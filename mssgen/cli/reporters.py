@@ -119,7 +119,7 @@ def _common(event: Event, failures: list[str]) -> str | None:
             _problems(event)
         case Done():
             if event.n_done + event.n_skipped + event.n_failed > 1:
-                failed = f": {', '.join(failures)}" if failures else ""
+                failed = f": {', '.join(dict.fromkeys(failures))}" if failures else ""
                 return (
                     f"{event.n_done} done, {event.n_skipped} skipped, {event.n_failed} failed"
                     f"{failed} ({event.elapsed_s:.1f} s)"

@@ -1,6 +1,7 @@
 """The table of all metrics, and the choice of some by name or group."""
 
 import importlib.util
+import shutil
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
@@ -43,6 +44,8 @@ _PACKAGES = {
     "proxies": ("librosa",),
     "embedding": ("librosa",),
 }
+_PROGRAMS = {"bsseval": ("ffmpeg", "ffprobe")}
+"""museval imports stempeg, which refuses to be imported where these are not."""
 
 
 def groups() -> dict[str, tuple[str, ...]]:
@@ -81,5 +84,11 @@ def _check_packages(metric: Metric) -> None:
     for package in _PACKAGES.get(metric.group, ()):
         if importlib.util.find_spec(package) is None:
             raise absent(package)
+    for program in _PROGRAMS.get(metric.group, ()):
+        if shutil.which(program) is None:
+            raise UsageError(
+                f"the metric {metric.name} needs the program {program}, which is not installed: "
+                "install ffmpeg, or leave this metric out"
+            )
     if metric.group == "embedding":
         EMBEDDINGS[metric.name.split("_", 1)[1]].check()

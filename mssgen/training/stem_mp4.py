@@ -85,6 +85,8 @@ def _stempeg(path: Path) -> Any:
         raise UsageError(
             f"{path} needs the stempeg package: pip install 'mssgen[train]'"
         ) from error
+    except RuntimeError as error:  # it looks for them as it is imported
+        raise UsageError(f"{path} needs ffmpeg and ffprobe: install them") from error
     return stempeg
 
 
