@@ -9,7 +9,7 @@ resumes, with any number of workers or devices, goes on with the very data it wo
 import hashlib
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -192,11 +192,13 @@ class SegmentDataset(Dataset[Segment]):
             # Altered as the target is: it is what a separator makes of the real mixture.
             heard = change(drawn.separated)
             if self.options.input == "separated+mixture":
-                mixture = change(self._read(track.recordings(MIXTURE), start))
                 is_alone = numbers.random() < self.options.p_alone
-                if not is_fixed and self.options.max_leak_db > _LEAST_LEAK_DB:
-                    heard = heard + self._leak(numbers) * (mixture - altered)
-                heard = np.concatenate([heard, np.zeros_like(mixture) if is_alone else mixture])
+                leak = np.float32(0) if is_fixed else self._leak(numbers)
+                mixture = np.zeros_like(heard)
+                if leak or not is_alone:
+                    mixture = change(self._read(track.recordings(MIXTURE), start))
+                    heard = heard + leak * (mixture - altered)
+                heard = np.concatenate([heard, np.zeros_like(heard) if is_alone else mixture])
         elif self.options.input == "noisy":
             heard, is_altered = add_noise(altered, self.options.noise_db, numbers), True
         elif is_mixture:
@@ -217,6 +219,8 @@ class SegmentDataset(Dataset[Segment]):
 
     def _leak(self, numbers: np.random.Generator) -> np.float32:
         """How much more of the rest of a song leaks into a stem: none, half of the time."""
+        if self.options.max_leak_db <= _LEAST_LEAK_DB:
+            return np.float32(0)
         leaks, leak_db = numbers.random(), numbers.uniform(_LEAST_LEAK_DB, self.options.max_leak_db)
         return np.float32(10 ** (leak_db / 20) if leaks < 0.5 else 0.0)
 
@@ -233,18 +237,21 @@ class SegmentDataset(Dataset[Segment]):
                 choices = (*sorted(track.files), MIXTURE)
                 stem = choices[int(numbers.integers(len(choices)))]
             target, separated = self._read(track.recordings(stem), start), None
-            if self._pairs:
-                separated = self._read([self._pairs[track.key]], start)
-            level, is_close = level_db(target), True
-            if separated is not None:
-                is_close = level - level_db(target - separated) >= self.options.min_sdr_db
-            found = is_close, level
+            level = level_db(target)
+            is_fit = level >= self.options.min_level_db
+            if self._pairs and is_fit:
+                separated = self._separated(track, start)
+                is_fit = level - level_db(target - separated) >= self.options.min_sdr_db
+            found = is_fit, level
             if best is None or found > best[0]:
                 best = found, _Drawn(track, stem, start, target, separated)
-            if is_close and level >= self.options.min_level_db:
+            if is_fit:
                 break
         assert best is not None
-        return best[1]
+        drawn = best[1]
+        if self._pairs and drawn.separated is None:
+            drawn = replace(drawn, separated=self._separated(drawn.track, drawn.start))
+        return drawn
 
     def _start(self, number: int, numbers: np.random.Generator) -> int:
         """A place in a track where a whole segment fits, if one does."""
@@ -257,6 +264,9 @@ class SegmentDataset(Dataset[Segment]):
         choices = [number for number, track in enumerate(self.tracks) if track.has(stem)]
         number = choices[int(numbers.integers(len(choices)))]
         return self.tracks[number], self._start(number, numbers)
+
+    def _separated(self, track: TrackStems, start: int) -> Audio:
+        return self._read([self._pairs[track.key]], start)
 
     def _read(self, files: Sequence[StemFile], start: int) -> Audio:
         return read_sum(
