@@ -204,6 +204,10 @@ def test_a_start_must_fit(tmp_path: Path) -> None:
     EncoderTask.from_recipe(in_song("data.stem=drums"), codec).export(tmp_path)
     with pytest.raises(UsageError, match="other options than the recipe"):
         EncoderTask.from_recipe(in_song(f"model.start={tmp_path}"), codec)
+    with pytest.raises(UsageError, match=r"start = 3 must be a string"):
+        EncoderTask.from_recipe(in_song("model.start=3"), codec)
+    with pytest.raises(UsageError, match="warm_basss"):
+        EncoderTask.from_recipe(in_song("model.start=warm_basss"), codec)
 
 
 def test_the_thesis_experiments_are_all_there() -> None:

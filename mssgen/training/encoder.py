@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mssgen.checkpoints import resolve
 from mssgen.codecs.base import Codec
 from mssgen.codecs.loading import load_codec
 from mssgen.codecs.stem_codec import StemCodec
@@ -88,8 +89,8 @@ class EncoderTask:
         """From [model], [loss] and, for stem and input, [data] of a recipe.
 
         `codec` is used instead of the recipe's `model.codec` (a name or a folder), which is loaded
-        by default. `model.start` is the folder of a stem encoder to go on from. Raises UsageError
-        for what does not fit, CheckpointError for files.
+        by default. `model.start` is a stem encoder to go on from: a name, a folder or an address.
+        Raises UsageError for what does not fit, CheckpointError for files.
         """
         section = dict(recipe.model)
         name, start = section.pop("codec", ""), section.pop("start", "")
@@ -118,16 +119,19 @@ class EncoderTask:
             target_cache=target_cache,
             recipe_name=recipe.name,
         )
+        if not isinstance(start, str):
+            raise UsageError(f"recipe section [model]: start = {start!r:.60} must be a string")
         if start:
-            task._start_from(Path(start), offline=offline)
+            task._start_from(start, offline=offline)
         return task
 
-    def _start_from(self, folder: Path, *, offline: bool) -> None:
+    def _start_from(self, name: str, *, offline: bool) -> None:
         """Take the weights of a trained stem encoder."""
-        trained = load_stem_encoder(folder, offline=offline)
+        found = resolve(name, offline=offline, stage="enhance")
+        trained = load_stem_encoder(found.paths[0], offline=offline)
         if trained.codec.codec_id != self.codec.codec_id or trained.options != self.options:
             raise UsageError(
-                f"model.start {folder} has another codec or other options than the recipe: give "
+                f"model.start {name} has another codec or other options than the recipe: give "
                 "one that was trained by the same [model]"
             )
         self._model.load_state_dict(trained.state_dict())
