@@ -45,7 +45,10 @@ SMALL = [
 
 
 def recipe(name: str, *settings: str) -> Recipe:
-    return load_recipe(name, [*SMALL, *settings], kind="refiner")
+    """Small, and with four codebooks where the shipped one has twelve, as the codec has eight."""
+    whole = load_recipe(name, kind="refiner").model
+    few = [f"model.{key}=4" for key in ("n_kept", "n_codebooks") if whole.get(key) == 12]
+    return load_recipe(name, [*SMALL, *few, *settings], kind="refiner")
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +93,15 @@ def test_every_recipe_is_whole(name: str) -> None:
     shows_input = loss.shows_input or loaded.model.get("n_input", 0) != 0
     assert shows_input == (data.input == "separated")
     assert loaded.train.schedule == "noam"
+
+
+def test_recipes_keep_more_than_the_levels_of_the_codec_that_ships() -> None:
+    codec = load_codec("stem_codec", offline=True)
+    c2f, coarse = (load_recipe(name, kind="refiner").model for name in ("c2f", "coarse"))
+    assert c2f["codec"] == coarse["codec"] == "stem_codec"
+    assert coarse["n_codebooks"] == c2f["n_kept"]
+    n_levels = codec.options["n_level_codebooks"]
+    assert n_levels < c2f["n_kept"] < codec.n_codebooks
 
 
 @pytest.mark.parametrize(
