@@ -261,6 +261,14 @@ def test_bands_come_out_as_loud_as_their_levels_say(change_db: float) -> None:
     assert _treble_db(silent) < _treble_db(sound) - 60
 
 
+def test_levels_alone_are_those_of_the_spectrum() -> None:
+    spectrum = Spectrum(512, 256, 0.6, 16)
+    sound = _hats(256 * 40, 3)[None]
+    sound[..., : 256 * 10] = 0
+    levels = spectrum(sound)[:, spectrum.n_values :]
+    torch.testing.assert_close(spectrum.levels_alone(sound), levels, atol=1e-4, rtol=1e-5)
+
+
 def test_what_the_waveform_lacks_makes_no_level_softer() -> None:
     spectrum, inverse = Spectrum(512, 256, 0.6, 16), InverseSpectrum(512, 256, 0.6, 16)
     frames = spectrum(_hats(256 * 40, 3)[None])

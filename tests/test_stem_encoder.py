@@ -147,6 +147,23 @@ def test_a_song_is_heard_once_it_was_learned(n_level_codebooks: int) -> None:
     assert not torch.equal(encoder(alone).latents, encoder.codec.latents(stem))
 
 
+@torch.no_grad()
+def test_levels_are_told_by_the_phase_between_stem_and_rest() -> None:
+    """As loud a stem in as loud a song: what is a share of the song, or was taken from it, or has
+    nothing to do with it, leaves rests of other levels."""
+    encoder = in_song()
+    for weight in encoder.parameters():
+        weight.add_(0.01 * torch.randn_like(weight))
+    stem, song = noise(2, 2, 403), noise(2, 2, 403, seed=1)
+    told = [encoder(torch.cat([sign * stem, song], dim=1)).latents for sign in (1, -1)]
+    n_levels = encoder.codec.n_level_dims
+    assert (told[0] - told[1])[:, -n_levels:].abs().max() > 1e-3
+    mirrored = encoder(torch.cat([-stem, -song], dim=1)).latents
+    torch.testing.assert_close(mirrored[:, -n_levels:], told[0][:, -n_levels:])
+    alone = encoder(torch.cat([stem, song], dim=1), levels_alone=True).latents
+    torch.testing.assert_close(alone, told[0][:, -n_levels:], atol=1e-4, rtol=1e-4)
+
+
 def test_only_the_stem_codec_hears_songs() -> None:
     with pytest.raises(UsageError, match="tiny is none"):
         StemEncoder(tiny_codec(), StemEncoderOptions(input="separated+mixture"))

@@ -2,7 +2,10 @@
 
 How loud the song is where the stem sounds tells what leaked into the stem: what is as loud in both
 is the stem's own, and what is far softer in the stem than in the song is more likely a rest of
-something else. What the separator lost is still in the song, too.
+something else. How loud the song is without the stem tells more: a stem that is separated well has
+no phase in common with the rest, so that their energies add up to the song's, and one that keeps a
+share of the rest, or leaves a share of its own there, has. What the separator lost is still in the
+song, too.
 """
 
 import copy
@@ -50,34 +53,39 @@ class SongHearingEncoder(nn.Module):
         networks = (self.analysis.main, self.analysis.levels, self.levels)
         return [nn.Sequential(self.spectrum, each) for each in networks if each is not None]
 
+    def keep_levels(self) -> None:
+        """Let what the codec says of the stem's levels be: the ear alone learns to change it.
+
+        A network that hears the stem alone, taught beside it, learns what rendered stems have.
+        """
+        if self.analysis.levels is not None:
+            self.analysis.levels.requires_grad_(False)
+
     def forward(self, audio: Tensor) -> Tensor:
-        stem, song = self._frames(audio)
-        levels = self._both_levels(stem, song)
-        latents = self.analysis(stem, self.merge(torch.cat([self.song(song), levels], dim=1)))
+        stem, song = audio[:, :2], audio[:, 2:]
+        frames, of_song = self.spectrum(stem), self.spectrum(song)
+        n_values, n_levels = self.spectrum.n_values, self.spectrum.n_levels
+        levels = to_log(torch.cat([of_song[:, n_values:], frames[:, n_values:]], dim=1))
+        heard = self.merge(torch.cat([self.song(of_song), levels], dim=1))
+        latents: Tensor = self.analysis(frames, heard)
         if self.levels is None:
             return latents
-        n_levels = self.analysis.n_levels
-        changed = latents[:, -n_levels:] + self.levels(levels).to(latents)
-        return torch.cat([latents[:, :-n_levels], changed], dim=1)
+        of_rest = to_log(self.spectrum.levels_alone(song - stem))
+        change = self.levels(torch.cat([levels, of_rest], dim=1)).to(latents)
+        return torch.cat([latents[:, :-n_levels], latents[:, -n_levels:] + change], dim=1)
 
     def level_latents(self, audio: Tensor) -> Tensor:
-        """The last of the latents alone, [B, n_levels, N]."""
-        stem, song = self._frames(audio)
-        levels = self.analysis.level_latents(stem)
-        return (
-            levels if self.levels is None else levels + self.levels(self._both_levels(stem, song))
-        )
-
-    def _frames(self, audio: Tensor) -> tuple[Tensor, Tensor]:
-        return self.spectrum(audio[:, :2]), self.spectrum(audio[:, 2:])
-
-    def _both_levels(self, stem: Tensor, song: Tensor) -> Tensor:
-        n_values = self.spectrum.n_values
-        return torch.cat([to_log(each[:, n_values:]) for each in (song, stem)], dim=1)
+        """The last of the latents alone, [B, n_levels, N], in a small part of the time of all."""
+        stem, song = audio[:, :2], audio[:, 2:]
+        levels = [self.spectrum.levels_alone(each) for each in (song, stem, song - stem)]
+        latents = self.analysis.level_latents(levels[1])
+        if self.levels is None:
+            return latents
+        return latents + self.levels(to_log(torch.cat(levels, dim=1)))
 
 
 class LevelEar(nn.Module):
-    """Levels of song and stem [B, 2 n_levels, N] to what the stem's should be changed by.
+    """Levels of song, stem and rest [B, 3 n_levels, N] to what the stem's should be changed by.
 
     It looks a second to either side: whether a band is the stem's own shows in what it did before
     and does next.
@@ -86,7 +94,7 @@ class LevelEar(nn.Module):
     def __init__(self, n_levels: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Conv1d(2 * n_levels, _WIDTH, 1),
+            nn.Conv1d(3 * n_levels, _WIDTH, 1),
             *(Block(_WIDTH, _EXPANSION, _KERNEL_SIZE, dilation) for dilation in _DILATIONS),
         )
         self.output = _zeros(nn.Conv1d(_WIDTH, n_levels, 1))

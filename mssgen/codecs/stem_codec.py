@@ -135,7 +135,8 @@ class StemCodec(Codec):
         of the time of all."""
         spectrum, analysis = self.encoder
         assert isinstance(analysis, Analysis)
-        return analysis.level_latents(spectrum(self.pad(audio)))
+        assert isinstance(spectrum, Spectrum)
+        return analysis.level_latents(spectrum.levels_alone(self.pad(audio)))
 
     def forward(self, audio: Tensor, n_codebooks: int | None = None) -> Reconstruction:
         latents = self.encoder(self.pad(audio))
@@ -170,7 +171,7 @@ class Analysis(nn.Module):
         return torch.cat([latents, self.level_latents(frames).to(latents)], dim=1)
 
     def level_latents(self, frames: Tensor) -> Tensor:
-        """The last of the latents alone, [B, n_levels, N]."""
+        """The last of the latents alone, [B, n_levels, N], of frames or of their levels."""
         if self.levels is None:
             return frames[:, :0]
         levels: Tensor = self.levels(to_log(frames[:, -self.n_levels :]))

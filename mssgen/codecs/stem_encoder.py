@@ -143,6 +143,8 @@ class StemEncoder(nn.Module):
             assert isinstance(self.encoder, nn.Sequential)
             self.encoder = SongHearingEncoder(self.encoder)
         self.encoder.requires_grad_(options.encoder != "frozen")
+        if isinstance(self.encoder, SongHearingEncoder):
+            self.encoder.keep_levels()
         self.head = _build_head(codec, options)
         # The copy has the codec's eval mode, in which cuDNN's LSTM cannot go backward.
         self.train()
