@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -91,6 +92,17 @@ def hub_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubS
         monkeypatch.setattr(hub.constants, "ENDPOINT", running.url)
         running.token = "hf_mine"
         yield running
+
+
+def has_ffmpeg() -> bool:
+    """Whether .stem.mp4 can be read, and stempeg and museval be imported."""
+    return shutil.which("ffmpeg") is not None and shutil.which("ffprobe") is not None
+
+
+def needs_ffmpeg() -> None:
+    """Skip the test without it."""
+    if not has_ffmpeg():
+        pytest.skip("needs ffmpeg, which is not installed")
 
 
 def shared(*parts: str) -> Path:

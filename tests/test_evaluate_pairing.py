@@ -1,11 +1,11 @@
 """Which files belong together, in every layout, and how they are made to fit."""
 
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile as sf
+from conftest import needs_ffmpeg
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -66,8 +66,7 @@ def test_two_files_are_a_pair_whatever_their_names(tmp_path: Path) -> None:
 
 
 def test_musdb18_streams_are_stems(tmp_path: Path) -> None:
-    if shutil.which("ffmpeg") is None or shutil.which("ffprobe") is None:
-        pytest.skip(".stem.mp4 needs ffmpeg, which is not installed")
+    needs_ffmpeg()
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "song.stem.mp4").write_bytes(b"not opened yet")
     assert list(find_recordings(tmp_path)["train/song"]) == list(STREAMS)

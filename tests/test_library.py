@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile as sf
+from conftest import needs_ffmpeg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -122,12 +123,6 @@ def test_damaged_moisesdb(tmp_path: Path) -> None:
     (tmp_path / "uuid" / "data.json").write_text("{")
     with pytest.raises(AudioError, match=r"data\.json is damaged"):
         open_library(tmp_path)
-
-
-def needs_ffmpeg() -> None:
-    """Skip without it: stempeg cannot even be imported then."""
-    if shutil.which("ffmpeg") is None or shutil.which("ffprobe") is None:
-        pytest.skip(".stem.mp4 needs ffmpeg, which is not installed")
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import weakref
 
 import numpy as np
 import pytest
+from conftest import has_ffmpeg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -17,9 +18,8 @@ from mssgen.evaluation.metrics import METRICS, choose_metrics, groups
 from mssgen.evaluation.signals import per_song
 
 RATE = 8000
-HAS_FFMPEG = bool(shutil.which("ffmpeg") and shutil.which("ffprobe"))
 # museval cannot be imported without ffmpeg.
-OFFLINE = [name for name in groups()["all"] if HAS_FFMPEG or METRICS[name].group != "bsseval"]
+OFFLINE = [name for name in groups()["all"] if has_ffmpeg() or METRICS[name].group != "bsseval"]
 Audio = NDArray[np.float32]
 
 

@@ -1,13 +1,12 @@
 """BSS Eval v4: museval's own numbers, and what is done where museval stops."""
 
-import shutil
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile as sf
-from conftest import shared
+from conftest import has_ffmpeg, shared
 from numpy.typing import NDArray
 
 from mssgen.evaluation.base import Score, Song
@@ -16,7 +15,7 @@ from mssgen.evaluation.metrics import METRICS
 
 NAMES = ("sdr", "isr", "sir", "sar")
 Audio = NDArray[np.float32]
-if shutil.which("ffmpeg") is None or shutil.which("ffprobe") is None:
+if not has_ffmpeg():
     pytest.skip("museval needs ffmpeg, which is not installed", allow_module_level=True)
 museval = pytest.importorskip("museval")
 

@@ -194,11 +194,12 @@ class SegmentDataset(Dataset[Segment]):
             if self.options.input == "separated+mixture":
                 is_alone = numbers.random() < self.options.p_alone
                 leak = np.float32(0) if is_fixed else self._leak(numbers)
-                mixture = np.zeros_like(heard)
+                song = np.zeros_like(heard)
                 if leak or not is_alone:
                     mixture = change(self._read(track.recordings(MIXTURE), start))
-                    heard = heard + leak * (mixture - altered)
-                heard = np.concatenate([heard, np.zeros_like(heard) if is_alone else mixture])
+                    heard = heard + leak * (mixture - altered) if leak else heard
+                    song = song if is_alone else mixture
+                heard = np.concatenate([heard, song])
         elif self.options.input == "noisy":
             heard, is_altered = add_noise(altered, self.options.noise_db, numbers), True
         elif is_mixture:

@@ -98,6 +98,8 @@ class EncoderTask:
             raise UsageError(
                 f"recipe {recipe.name} names no codec: add --codec with a name or a folder"
             )
+        if not isinstance(start, str):
+            raise UsageError(f"recipe section [model]: start = {start!r:.60} must be a string")
         if recipe.data.get("input") == "clean":
             raise UsageError(
                 f'recipe {recipe.name} has data.input "clean", from which there is nothing to '
@@ -119,8 +121,6 @@ class EncoderTask:
             target_cache=target_cache,
             recipe_name=recipe.name,
         )
-        if not isinstance(start, str):
-            raise UsageError(f"recipe section [model]: start = {start!r:.60} must be a string")
         if start:
             task._start_from(start, offline=offline)
         return task
