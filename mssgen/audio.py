@@ -30,9 +30,9 @@ from mssgen.encoding import CONTAINERS as CONTAINERS
 from mssgen.encoding import Encoding as Encoding
 from mssgen.encoding import choose_encoding as choose_encoding
 from mssgen.errors import AudioError, UsageError
+from mssgen.files import safe_target as safe_target
 from mssgen.stem_writer import StemWriter as StemWriter
 from mssgen.stem_writer import copy_to_stdout as copy_to_stdout
-from mssgen.targets import safe_target as safe_target
 
 MIN_RATE, MAX_RATE = 8_000, 192_000
 # A damaged header can claim a thousand channels; no music has more than this.

@@ -24,6 +24,7 @@ from mssgen.audio import (
 from mssgen.channels import n_mixed
 from mssgen.errors import AudioError, MssgenError, UsageError
 from mssgen.events import Done, Failed, Hook, Skipped, Start, Warned, Written, ignore
+from mssgen.files import is_there
 from mssgen.outputs import OutputPlan
 from mssgen.pipeline import Measured, Source, measure, out_samples, stream_outputs
 from mssgen.separators.base import Separator
@@ -191,7 +192,7 @@ def _plan_jobs(groups: Sequence[Group], output_dir: Path, options: WriteOptions)
                 )
             writers[target] = track.label
         if options.existing == "skip":
-            targets = {name: path for name, path in targets.items() if not path.exists()}
+            targets = {name: path for name, path in targets.items() if not is_there(path)}
         jobs.append(_Job(track, group.separator, group.plan, targets))
     return jobs
 

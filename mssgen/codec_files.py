@@ -3,7 +3,6 @@
 import logging
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -28,6 +27,8 @@ from mssgen.coding import decode_coded, encode_source
 from mssgen.encoding import CONTAINERS
 from mssgen.errors import AudioError, MssgenError, UsageError
 from mssgen.events import Done, Failed, Hook, Progress, Skipped, Start, Warned, Written, ignore
+from mssgen.files import is_there
+from mssgen.leftovers import scratch_folder
 from mssgen.pipeline import out_samples
 from mssgen.registry import REGISTRY
 from mssgen.tracks import STDIN, Track
@@ -155,8 +156,7 @@ def decode_files(
             hook(Start(track.label, duration_s, rate, coded.n_channels, device, "fp32"))
             path = target
             if path is None:  # a temporary file, because header and gain come last
-                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="mssgen-"))
-                path = Path(folder) / "sound"
+                path = stack.enter_context(scratch_folder()) / "sound"
             _write_sound(coded, loaded, path, encoding, rate, clip, track.label, hook)
             if target is None:
                 copy_to_stdout(path, sys.stdout.buffer)
@@ -220,7 +220,7 @@ def _run(
     started = time.monotonic()
     n_done = n_skipped = n_failed = 0
     for track, target in zip(tracks, output.targets(tracks, suffix), strict=True):
-        if target is not None and target.exists() and output.existing == "skip":
+        if target is not None and is_there(target) and output.existing == "skip":
             n_skipped += 1
             hook(Skipped(track.label))
             continue
@@ -249,7 +249,7 @@ def _local(stack: ExitStack, path: str) -> Path:
     """The file itself; standard input and pipes become a temporary file."""
     if path != STDIN and not Path(path).is_fifo():
         return Path(path)
-    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mssgen-")))
+    folder = stack.enter_context(scratch_folder())
     if path == STDIN:
         if sys.stdin.isatty():
             raise UsageError("standard input is a terminal; pipe a .codes file into mssgen")

@@ -1,14 +1,14 @@
 """Checkpoint folders of ours: which files are theirs, and how one appears whole or not at all."""
 
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from mssgen.errors import CheckpointError
+from mssgen.files import recover, reported, whole_folder
 from mssgen.formats import CONFIG, EMBEDDED_CODEC, WEIGHTS, read_json
+from mssgen.leftovers import holds_nothing, is_leftover
 
 TRAINING = "training.json"
 CARD = "README.md"
@@ -22,10 +22,15 @@ def checkpoint_files(folder: Path) -> list[str]:
 
 
 def other_files(folder: Path) -> list[str]:
-    """What else lies in `folder`, sorted: files of any kind, and folders as a whole."""
+    """What else lies in `folder`, sorted: files of any kind, and folders as a whole.
+
+    Drafts of ours that a killed process left do not count.
+    """
     inner = folder / EMBEDDED_CODEC
     places = [*folder.iterdir(), *(inner.iterdir() if inner.is_dir() else ())]
-    names = {place.relative_to(folder).as_posix() for place in places}
+    names = {
+        place.relative_to(folder).as_posix() for place in places if not is_leftover(place.name)
+    }
     return sorted(names - {*_FILES, EMBEDDED_CODEC.rstrip("/")})
 
 
@@ -37,25 +42,16 @@ def new_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
     Raises CheckpointError for such a folder, for a checkpoint without `overwrite`, and where the
     disk cannot be written.
     """
-    _check_replaceable(target, overwrite=overwrite)
     place = Path(os.path.realpath(target))  # through a link, which stays
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
-        try:
-            yield draft
-            for entry in (draft, *draft.rglob("*")):  # mkdtemp gives the owner's rights only
-                entry.chmod(0o755 if entry.is_dir() else 0o644)
-            swap(draft, place)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
-    except OSError as error:
-        raise CheckpointError(f"{target} cannot be written: {error.strerror or error}") from None
+    recover(place)
+    _check_replaceable(target, overwrite=overwrite)
+    with reported(target, CheckpointError), whole_folder(place) as draft:
+        yield draft
 
 
 def _check_replaceable(target: Path, *, overwrite: bool) -> None:
     try:
-        if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        if not target.exists() or (target.is_dir() and holds_nothing(target)):
             return
         if not target.is_dir():
             found = "is a file"
@@ -80,18 +76,3 @@ def _is_ours(config: Path) -> bool:
         return "format_version" in read_json(config)
     except CheckpointError:
         return False
-
-
-def swap(draft: Path, target: Path) -> None:
-    """Put `draft` in the place of `target`; the old one goes last, and comes back on failure."""
-    if not target.exists():
-        os.replace(draft, target)
-        return
-    old = draft.with_name(f"{draft.name}-old")
-    os.replace(target, old)
-    try:
-        os.replace(draft, target)
-    except OSError:
-        os.replace(old, target)
-        raise
-    shutil.rmtree(old)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mssgen.errors import CheckpointError
+from mssgen.files import sha256_of
 from mssgen.pickles import ARCHITECTURES, is_codec, read_package
 from mssgen.registry import LAYOUTS, STAGES
 
@@ -151,12 +152,6 @@ def fingerprint(shapes: Mapping[str, tuple[int, ...]]) -> str:
     """Sixteen hex digits that stand for the names and shapes of a state."""
     lines = "\n".join(f"{key} {list(shapes[key])}" for key in sorted(shapes))
     return hashlib.sha256(lines.encode()).hexdigest()[:16]
-
-
-def sha256_of(path: Path) -> str:
-    """Hex sha256 of a file; raises OSError."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, "torch.Tensor"]]:

@@ -34,7 +34,8 @@ from huggingface_hub.utils.tqdm import (
 )
 
 from mssgen.errors import CheckpointError
-from mssgen.formats import CONFIG, WEIGHTS, sha256_of
+from mssgen.files import sha256_of
+from mssgen.formats import CONFIG, WEIGHTS
 from mssgen.registry import Bundle, RemoteFile
 
 # The HTTP library is the hub library's choice and has changed before: its base class by descent.

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mssgen.errors import CheckpointError
+from mssgen.files import sha256_of, whole_file
 from mssgen.folders import new_folder
 from mssgen.formats import (
     CONFIG,
@@ -18,9 +19,9 @@ from mssgen.formats import (
     WEIGHTS,
     fractions_to_json,
     read_checkpoint,
-    sha256_of,
 )
 from mssgen.registry import Bundle
+from mssgen.tensor_files import save_tensors
 
 if TYPE_CHECKING:
     import torch
@@ -111,9 +112,11 @@ def store_smaller(folder: Path, storage: Storage) -> None:
     Lossless where the weights were rounded by `round_to` before they were saved. The folder must be
     a draft: the two files do not change at once.
     """
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load_file
 
-    save_file(_stored(load_file(folder / WEIGHTS), storage), folder / WEIGHTS, {"format": "pt"})
+    stored = _stored(load_file(folder / WEIGHTS), storage)
+    with whole_file(folder / WEIGHTS) as draft:  # not in place: `stored` may be a map of that file
+        save_tensors(stored, draft, {"format": "pt"})
     config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     config["sha256"] = sha256_of(folder / WEIGHTS)
     text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
@@ -149,13 +152,11 @@ def quantize_checkpoint(
     dB of every tensor that became int8. Raises CheckpointError when the source cannot be read, and
     when the target exists: without `overwrite`, or because it is more than a checkpoint.
     """
-    from safetensors.torch import save_file
-
     with new_folder(target, overwrite=overwrite) as draft:
         checkpoint = read_checkpoint(source, config=config)
         weights = source / WEIGHTS if source.is_dir() else source
         stored = quantize_state(checkpoint.state)
-        save_file(stored, draft / WEIGHTS, metadata={"format": "pt"})
+        save_tensors(stored, draft / WEIGHTS, {"format": "pt"})
         description: dict[str, Any] = {
             "format_version": FORMAT_VERSION,
             "architecture": checkpoint.architecture,

@@ -4,9 +4,7 @@ A stem is written to a hidden file beside its target and renamed when it is done
 block, whatever the length.
 """
 
-import errno
 import os
-import secrets
 import shutil
 import tempfile
 import zlib
@@ -22,6 +20,7 @@ from numpy.typing import NDArray
 
 from mssgen.encoding import CONTAINERS, Encoding
 from mssgen.errors import AudioError, UsageError
+from mssgen.files import Draft, unwritable
 from mssgen.tags import Tags, write_tags
 
 CLIP_MODES = ("rescale", "clamp", "none")
@@ -56,17 +55,17 @@ class StemWriter:
         self._target, self._encoding, self._clip = target, encoding, clip
         self._n_channels, self._n_samples, self._n_written = n_channels, n_samples, 0
         self._peak = 0.0
-        self._part = target.parent / f".mssgen-{secrets.token_hex(6)}.part"
+        self._draft: Draft | None = None
         self._spool: BinaryIO | None = None
         self._encoder: _Encoder | None = None
         format_names = encoding.sndfile_format(n_samples, n_channels)
         with self._reported():
-            target.parent.mkdir(parents=True, exist_ok=True)
+            self._draft = Draft(target)
             if clip == "rescale" and not encoding.is_float:
                 self._spool = tempfile.TemporaryFile(dir=target.parent)  # noqa: SIM115
             seed = zlib.crc32(os.fsencode(target.name))
             self._encoder = _Encoder(
-                self._part, sample_rate, n_channels, encoding, format_names, seed
+                self._draft.path, sample_rate, n_channels, encoding, format_names, seed
             )
 
     @property
@@ -111,10 +110,11 @@ class StemWriter:
                     self._encode(block * np.float32(gain))
                 self._spool.close()
             assert self._encoder is not None
+            assert self._draft is not None
             self._encoder.close()
             if tags is not None:
-                write_tags(self._part, tags, stem=stem, container=self._encoding.container)
-            os.replace(self._part, self._target)
+                write_tags(self._draft.path, tags, stem=stem, container=self._encoding.container)
+            self._draft.finish()
         return self._target
 
     def discard(self) -> None:
@@ -124,8 +124,8 @@ class StemWriter:
                 self._spool.close()
         if self._encoder is not None:
             self._encoder.abandon()
-        with suppress(OSError):
-            self._part.unlink()
+        if self._draft is not None:
+            self._draft.discard()
 
     def __enter__(self) -> "StemWriter":
         return self
@@ -151,7 +151,7 @@ class StemWriter:
             yield
         except OSError as error:
             self.discard()
-            raise AudioError(_write_failure(self._target, error)) from error
+            raise AudioError(unwritable(self._target, error)) from error
         except BaseException:
             self.discard()
             raise
@@ -184,7 +184,6 @@ class _Encoder:
             )
         except sf.SoundFileError as error:
             self._file.close()
-            path.unlink(missing_ok=True)
             raise self._file.error or OSError(None, "the encoder refused to start") from error
 
     def write(self, block: NDArray[np.float32]) -> None:
@@ -227,11 +226,10 @@ class _Encoder:
 
 
 class _NotingFile:
-    """A new file for libsndfile's callbacks that notes the error which those would swallow."""
+    """An empty file for libsndfile's callbacks that notes the error which those would swallow."""
 
     def __init__(self, path: Path) -> None:
-        # O_EXCL through "x": never into a file, or a link, that someone else put there.
-        self._file = open(path, "x+b", buffering=2**18)  # noqa: SIM115
+        self._file = open(path, "r+b", buffering=2**18)  # noqa: SIM115
         self.error: OSError | None = None
 
     def write(self, data: bytes) -> int:
@@ -258,27 +256,6 @@ class _NotingFile:
             self.error = self.error or error
 
 
-_WRITE_FAILURES = {
-    errno.ENOSPC: "the disk is full; free some space, or choose another --output",
-    errno.EDQUOT: "your disk quota is used up; free some space, or choose another --output",
-    errno.EFBIG: "the file would be too large here; choose another --output or --format flac",
-    errno.EACCES: "there is no permission to write there; choose another --output",
-    errno.EPERM: "there is no permission to write there; choose another --output",
-    errno.EROFS: "the disk is read-only; choose another --output",
-    errno.EISDIR: "a folder has that name; choose another --output or --template",
-    errno.ENOTDIR: "a part of the path is a file, not a folder; choose another --output",
-    errno.EEXIST: "a file stands where a folder should; choose another --output",
-    errno.ENAMETOOLONG: "the name is too long; choose a shorter --output or --template",
-}
-
-
-def _write_failure(target: Path | str, error: OSError) -> str:
-    reason = _WRITE_FAILURES.get(error.errno or 0)
-    return f"{target} cannot be written: " + (
-        reason or f"{error.strerror or error}; choose another --output"
-    )
-
-
 def copy_to_stdout(path: Path, stream: BinaryIO) -> None:
     """Copy a finished file into `stream` in blocks.
 
@@ -291,4 +268,4 @@ def copy_to_stdout(path: Path, stream: BinaryIO) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise AudioError(_write_failure("standard output", error)) from error
+        raise AudioError(unwritable("standard output", error)) from error

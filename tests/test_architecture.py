@@ -34,8 +34,9 @@ ROWS = [
         "mssgen.channels",
         "mssgen.chunking",
     ],
-    ["mssgen.audio", "mssgen.stem_writer", "mssgen.encoding", "mssgen.targets", "mssgen.tags"],
-    ["mssgen.ffmpeg", "mssgen.events"],
+    ["mssgen.audio", "mssgen.stem_writer", "mssgen.encoding", "mssgen.tags"],
+    ["mssgen.files", "mssgen.tensor_files"],
+    ["mssgen.ffmpeg", "mssgen.events", "mssgen.leftovers", "mssgen.commits"],
     ["mssgen.errors"],
 ]
 # Each of these libraries appears in its own adapters only.
@@ -113,6 +114,28 @@ def test_each_library_stays_in_its_adapter(library: str) -> None:
         if any(name.split(".")[0] == library for name in imported(path))
     }
     assert users == OWNERS[library]
+
+
+def renames(tree: ast.AST) -> Iterator[int]:
+    """Lines that may give a file a name: os.replace, Path.rename, shutil.move and their kin."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module in ("os", "shutil"):
+            names = {alias.name for alias in node.names}
+            yield from [node.lineno] * bool(names & {"replace", "rename", "renames", "move"})
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+            continue
+        name, owner = node.func.attr, node.func.value
+        is_os = isinstance(owner, ast.Name) and owner.id in ("os", "shutil")
+        # str.replace has two arguments, dataclasses.replace and datetime.replace have keywords.
+        is_path = name == "replace" and len(node.args) == 1 and not node.keywords
+        if name in ("rename", "renames") or is_path or (is_os and name in ("replace", "move")):
+            yield node.lineno
+
+
+def test_one_module_gives_files_their_names() -> None:
+    for module, path in MODULES.items():
+        lines = list(renames(ast.parse(path.read_text(encoding="utf-8"))))
+        assert bool(lines) == (module == "mssgen.files"), f"{path}:{lines}: use mssgen.files"
 
 
 def test_only_the_command_line_draws() -> None:

@@ -242,7 +242,7 @@ def test_evaluation_json_says_what_was_compared(folder: Path) -> None:
 
 
 def test_checkpoints_are_noted_by_their_hash(folder: Path, tiny_model: Path) -> None:
-    from mssgen.formats import sha256_of
+    from mssgen.files import sha256_of
 
     run("A", "B", checkpoints={"B": str(tiny_model)})
     systems = json.loads((folder / "out" / "evaluation.json").read_text())["systems"]

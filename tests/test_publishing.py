@@ -18,8 +18,8 @@ from mssgen.codecs.loading import save_codec
 from mssgen.codecs.stem_encoder import StemEncoder, StemEncoderOptions
 from mssgen.codecs.stem_encoder_files import load_stem_encoder, save_stem_encoder
 from mssgen.errors import CheckpointError, MssgenError, UsageError
+from mssgen.files import sha256_of
 from mssgen.folders import checkpoint_files, new_folder
-from mssgen.formats import sha256_of
 from mssgen.publishing import prepare_release, push
 from mssgen.training.export import export_run
 from mssgen.training.recipes import Recipe, TrainOptions

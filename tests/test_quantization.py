@@ -13,7 +13,8 @@ from mssgen.codecs.stem_codec import StemCodec
 from mssgen.codecs.stem_encoder import StemEncoder, StemEncoderOptions
 from mssgen.codecs.stem_encoder_files import load_stem_encoder, save_stem_encoder
 from mssgen.errors import CheckpointError
-from mssgen.formats import WEIGHTS, fractions_to_json, read_checkpoint, sha256_of
+from mssgen.files import sha256_of
+from mssgen.formats import WEIGHTS, fractions_to_json, read_checkpoint
 from mssgen.quantization import (
     MIN_VALUES,
     SCALE,

@@ -1,10 +1,8 @@
 """An analysis as files: tables, plots and sounds, and one HTML page that shows them."""
 
 import base64
-import os
 import shutil
 import statistics
-import tempfile
 from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
@@ -14,7 +12,8 @@ from mssgen.analysis.codec import Analysis
 from mssgen.analysis.plots import draw
 from mssgen.analysis.tables import write_tables
 from mssgen.audio import Encoding, StemWriter
-from mssgen.errors import MssgenError
+from mssgen.files import reported, whole_file
+from mssgen.leftovers import scratch_folder
 
 PAGE = "index.html"
 _SOUNDS = "most_frequent"
@@ -58,27 +57,17 @@ def write_report(analysis: Analysis, folder: Path) -> Path:
     folder cannot be written.
     """
     figures = draw(analysis)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=".mssgen-", dir=folder))
-        try:
-            write_tables(analysis, draft)
-            for name, figure in figures.items():
-                figure.savefig(draft / f"{name}.png")
-            sounds = _write_sounds(analysis, draft / _SOUNDS)
-            page = _page(analysis, {name: draft / f"{name}.png" for name in figures}, sounds)
-            (draft / PAGE).write_text(page, encoding="utf-8", errors="backslashreplace")
-            (folder / _SOUNDS).mkdir(exist_ok=True)
-            files = sorted(path for path in draft.rglob("*") if path.is_file())
-            for path in sorted(files, key=lambda path: path.name == PAGE):
-                os.replace(path, folder / path.relative_to(draft))
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
-    except OSError as error:
-        raise MssgenError(
-            f"{error.filename or folder} cannot be written ({error.strerror or error}): choose "
-            "another --output"
-        ) from None
+    with reported(folder), scratch_folder() as draft:
+        write_tables(analysis, draft)
+        for name, figure in figures.items():
+            figure.savefig(draft / f"{name}.png")
+        sounds = _write_sounds(analysis, draft / _SOUNDS)
+        page = _page(analysis, {name: draft / f"{name}.png" for name in figures}, sounds)
+        (draft / PAGE).write_text(page, encoding="utf-8", errors="backslashreplace")
+        files = sorted(path for path in draft.rglob("*") if path.is_file())
+        for path in sorted(files, key=lambda path: path.name == PAGE):
+            with whole_file(folder / path.relative_to(draft)) as target:
+                shutil.copyfile(path, target)
     return folder / PAGE
 
 

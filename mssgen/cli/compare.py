@@ -61,7 +61,7 @@ def compare(
             _print(comparison, spectrograms)
         for target in targets:
             if target.suffix == ".json":
-                from mssgen.evaluation.records import write_text
+                from mssgen.files import write_text
 
                 write_text(target, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
             else:

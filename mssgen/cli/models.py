@@ -318,7 +318,8 @@ def _size_bytes(bundle: Bundle) -> int | None:
 def _verify(bundle: Bundle, is_asked: bool) -> list[dict[str, Any]]:
     """One row for each local file; missing ones count if the user asked for this model."""
     from mssgen import hub
-    from mssgen.formats import WEIGHTS, sha256_of
+    from mssgen.files import sha256_of
+    from mssgen.formats import WEIGHTS
 
     rows: list[dict[str, Any]] = []
 

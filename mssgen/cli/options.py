@@ -1,7 +1,6 @@
 """Options that several commands share: their words, their help, and what they mean for files."""
 
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -293,8 +292,9 @@ class Files:
 
         # A temporary file, because its header and gain come last.
         from mssgen.audio import copy_to_stdout
+        from mssgen.leftovers import scratch_folder
 
-        with tempfile.TemporaryDirectory(prefix="mssgen-") as folder:
+        with scratch_folder() as folder:
             write = replace(write, template="{stem}.{ext}", existing="overwrite")
             written: list[Path] = []
 

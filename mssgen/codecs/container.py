@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from mssgen.codecs.base import Codes
 from mssgen.errors import AudioError
-from mssgen.targets import whole_file
+from mssgen.files import reported, whole_file
+from mssgen.tensor_files import pack_tensors
 
 FORMAT = "mssgen-codes"
 FORMAT_VERSION = "1"
@@ -48,9 +48,9 @@ class CodedAudio:
 def pack(coded: CodedAudio) -> bytes:
     """The bytes of a `.codes` file."""
     codes = coded.codes
-    tensors = {"codes": codes.codes.cpu().numpy().astype(np.uint16)}
+    tensors = {"codes": codes.codes.to(torch.uint16)}
     if codes.scale is not None:
-        tensors["scale"] = codes.scale.float().cpu().numpy()
+        tensors["scale"] = codes.scale.float()
     metadata = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -63,18 +63,13 @@ def pack(coded: CodedAudio) -> bytes:
         "n_items": str(coded.n_items),
         "silent": " ".join(map(str, coded.silent)),
     }
-    return save(tensors, metadata=metadata)
+    return pack_tensors(tensors, metadata)
 
 
 def write_codes(path: Path, coded: CodedAudio) -> None:
     """Write a `.codes` file, complete or not at all; AudioError says why it cannot be."""
-    try:
-        with whole_file(path) as draft:
-            draft.write_bytes(pack(coded))
-    except OSError as error:
-        raise AudioError(
-            f"{path} cannot be written ({error.strerror or error}): choose another --output"
-        ) from error
+    with reported(path, AudioError), whole_file(path) as draft:
+        draft.write_bytes(pack(coded))
 
 
 def read_codes(path: Path, *, name: str | None = None) -> CodedAudio:

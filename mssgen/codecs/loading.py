@@ -8,15 +8,11 @@ config.json beside it, or from the published codec of just these shapes.
 
 import inspect
 import json
-import os
-import shutil
-import tempfile
 import warnings
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from mssgen.checkpoints import resolve
@@ -27,6 +23,7 @@ from mssgen.codecs.seanet import ENCODEC_24KHZ, ENCODEC_48KHZ, SeanetCodec
 from mssgen.codecs.stem_codec import StemCodec
 from mssgen.devices import choose_device
 from mssgen.errors import CheckpointError, MssgenError
+from mssgen.files import reported, sha256_of, whole_file, whole_folder
 from mssgen.formats import (
     CONFIG,
     FORMAT_VERSION,
@@ -36,10 +33,10 @@ from mssgen.formats import (
     read_config,
     read_json,
     read_safetensors,
-    sha256_of,
     wrong_stage,
 )
 from mssgen.pickles import read_pickle
+from mssgen.tensor_files import save_tensors
 
 _CLASSES: dict[str, type[Codec]] = {"seanet": SeanetCodec, "dac": DacCodec, "stem": StemCodec}
 # Options that the constructors' defaults do not have already.
@@ -156,25 +153,20 @@ def save_codec(codec: Codec, folder: Path | str) -> None:
         "codec_id": codec.codec_id,
         "sample_rate": codec.sample_rate,
     }
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-        try:
-            save_file(state, draft / WEIGHTS, metadata={"format": "pt"})
-            description["sha256"] = sha256_of(draft / WEIGHTS)
-            text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
-            (draft / CONFIG).write_text(text, encoding="utf-8")
-            for entry in (draft, *draft.iterdir()):  # mkdtemp gives the owner's rights only
-                entry.chmod(0o755 if entry.is_dir() else 0o644)
-            if folder.exists():
-                for file in (WEIGHTS, CONFIG):
-                    os.replace(draft / file, folder / file)
-            else:
-                os.replace(draft, folder)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
-    except OSError as error:
-        raise CheckpointError(f"{folder} cannot be written: {error.strerror or error}") from None
+
+    def write(weights: Path, config: Path) -> None:
+        save_tensors(state, weights, {"format": "pt"})
+        description["sha256"] = sha256_of(weights)
+        text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
+        config.write_text(text, encoding="utf-8")
+
+    with reported(folder, CheckpointError):
+        if folder.exists():
+            with whole_file(folder / CONFIG) as config, whole_file(folder / WEIGHTS) as weights:
+                write(weights, config)
+        else:
+            with whole_folder(folder) as draft:
+                write(draft / WEIGHTS, draft / CONFIG)
 
 
 def _from_safetensors(path: Path) -> dict[str, Tensor]:

@@ -9,11 +9,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 
 from mssgen.codecs.loading import load_codec, save_codec
 from mssgen.codecs.stem_encoder import StemEncoder, StemEncoderOptions
 from mssgen.errors import CheckpointError, MssgenError
+from mssgen.files import reported, sha256_of, whole_file
 from mssgen.formats import (
     CONFIG,
     EMBEDDED_CODEC,
@@ -22,9 +22,8 @@ from mssgen.formats import (
     checked_tensors,
     read_config,
     read_safetensors,
-    sha256_of,
 )
-from mssgen.targets import whole_file
+from mssgen.tensor_files import save_tensors
 
 ARCHITECTURE = "stem_encoder"
 _IDENTITY = ("stem", "input")
@@ -54,18 +53,16 @@ def save_stem_encoder(encoder: StemEncoder, folder: Path, *, codec_name: str = "
     weights = {
         key: value.detach().cpu().contiguous() for key, value in encoder.state_dict().items()
     }
-    try:
+    with reported(folder, CheckpointError):
         folder.mkdir(parents=True, exist_ok=True)
         if not codec_name:
             save_codec(codec, folder / EMBEDDED_CODEC)
         with whole_file(folder / WEIGHTS) as draft:
-            save_file(weights, draft, metadata={"format": "pt"})
+            save_tensors(weights, draft, {"format": "pt"})
         config["sha256"] = sha256_of(folder / WEIGHTS)
         text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
         with whole_file(folder / CONFIG) as draft:
             draft.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise CheckpointError(f"{folder} cannot be written: {error.strerror or error}") from None
 
 
 def load_stem_encoder(

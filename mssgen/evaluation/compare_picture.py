@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from mssgen.errors import AudioError, UsageError
 from mssgen.evaluation.spectrograms import SpectrogramPair, mel_ticks
-from mssgen.targets import whole_file
+from mssgen.files import reported, whole_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -128,13 +128,8 @@ def new_picture(path: Path, *, height_in: float) -> Iterator["Figure"]:
     with matplotlib.rc_context({"font.size": 9.5, "text.parse_math": False}):
         figure = Figure(figsize=(9.6, height_in), dpi=120, layout="constrained")
         yield figure
-        try:
-            with whole_file(path) as draft:
-                figure.savefig(draft, format="png")
-        except OSError as error:
-            raise AudioError(
-                f"{path} cannot be written ({error.strerror or error}): choose another --output"
-            ) from error
+        with reported(path, AudioError), whole_file(path) as draft:
+            figure.savefig(draft, format="png")
 
 
 def _shortened(title: str, n_letters: int = 90) -> str:

@@ -7,7 +7,6 @@ import base64
 import html
 import json
 import re
-import tempfile
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -15,8 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from mssgen.evaluation.listening_trials import Trial
-from mssgen.evaluation.records import write_text
 from mssgen.evaluation.report.audio_files import write_sound
+from mssgen.files import write_text
+from mssgen.leftovers import scratch_folder
 
 
 def write_trial(trial: Trial, output: Path) -> dict[str, object]:
@@ -29,8 +29,8 @@ def write_trial(trial: Trial, output: Path) -> dict[str, object]:
     folder = f"audio/{trial.id.partition('.')[0]}"
     files = [f"{folder}/{number}.js" for number in numbers]
     for file, audio in zip(files, sounds, strict=True):
-        with tempfile.TemporaryDirectory(prefix="mssgen-") as place:
-            target = Path(place) / "sound.flac"
+        with scratch_folder() as place:
+            target = place / "sound.flac"
             write_sound(audio, trial.sample_rate, target, "flac")
             sound = base64.b64encode(target.read_bytes()).decode()
         write_text(output / file, f"mssgenSound({json.dumps(file)}, '{sound}');\n")

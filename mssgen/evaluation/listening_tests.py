@@ -25,10 +25,10 @@ from mssgen.evaluation.listening_trials import (
     ListeningOptions,
     Trial,
 )
-from mssgen.evaluation.records import write_text
 from mssgen.evaluation.report.audio_files import amplified, match, read_excerpt
 from mssgen.evaluation.report.results import Results, StemFiles, read_results
 from mssgen.events import Hook, Warned, Written, ignore
+from mssgen.files import write_text
 
 PAGE = "index.html"
 

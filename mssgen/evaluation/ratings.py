@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from mssgen.errors import MssgenError, UsageError
-from mssgen.evaluation.records import write_text
 from mssgen.evaluation.statistics import bootstrap
+from mssgen.files import write_text
 
 FORMAT = "mssgen-ratings"
 REFERENCE, LOW_ANCHOR, MID_ANCHOR = "reference", "anchor35", "anchor70"

@@ -1,10 +1,7 @@
 """The files of an evaluation: scores.jsonl, a line a number, and evaluation.json, what it is of."""
 
 import json
-import os
 import platform
-import subprocess
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -12,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from mssgen import __version__
+from mssgen.commits import own_commit
 from mssgen.errors import MssgenError
 from mssgen.evaluation.base import Metric, Score
 from mssgen.evaluation.pairing import Note, Pairing
+from mssgen.files import write_text
 
 FORMAT_VERSION = 1
 SCORES, EVALUATION = "scores.jsonl", "evaluation.json"
@@ -91,7 +90,7 @@ def evaluation_of(
         "metrics": [described(metric) for metric in metrics],
         "options": dict(options),
         "versions": versions(),
-        "commit": commit_of(Path.cwd()),
+        "commit": own_commit(),
         "notes": [asdict(note) for note in notes],
         "tracks": list(tracks.values()),
     }
@@ -118,50 +117,3 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
-
-
-def commit_of(folder: Path) -> str | None:
-    """The commit of the git repository around `folder`, "-dirty" added where files differ.
-
-    None outside of a repository and without git.
-    """
-
-    def git(*words: str) -> str:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *words],
-            capture_output=True,
-            check=True,
-            timeout=20,
-            encoding="utf-8",
-            errors="replace",
-        )
-        return done.stdout.strip()
-
-    try:
-        commit = git("rev-parse", "--verify", "HEAD")
-        changed = git("status", "--porcelain", "--untracked-files=no")
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return f"{commit}-dirty" if changed else commit
-
-
-def write_text(path: Path, text: str) -> Path:
-    """Write UTF-8 text to a file that is complete or absent; raises MssgenError."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Names of files need not be text.
-        with tempfile.NamedTemporaryFile(
-            "w", dir=path.parent, delete=False, encoding="utf-8", errors="backslashreplace"
-        ) as draft:
-            draft.write(text)
-        try:
-            os.chmod(draft.name, 0o644)  # NamedTemporaryFile gives the owner's rights only
-            os.replace(draft.name, path)
-        except OSError:
-            os.unlink(draft.name)
-            raise
-    except OSError as error:
-        raise MssgenError(
-            f"{path} cannot be written ({error.strerror or error}); choose another --output"
-        ) from error
-    return path

@@ -24,7 +24,6 @@ from mssgen.evaluation.records import (
     evaluation_of,
     write_evaluation,
     write_scores,
-    write_text,
 )
 from mssgen.evaluation.scoring import Scored, score
 from mssgen.evaluation.set_distances import SetDistance, set_distances, set_distances_csv
@@ -32,7 +31,8 @@ from mssgen.evaluation.summary import Row, Summary
 from mssgen.evaluation.tables import comparisons_csv, summary_csv, summary_md
 from mssgen.evaluation.thesis_tables import FORMS, TABLES, thesis_table
 from mssgen.events import Done, Event, Failed, Hook, Written, ignore
-from mssgen.formats import WEIGHTS, sha256_of
+from mssgen.files import sha256_of, write_text
+from mssgen.formats import WEIGHTS
 
 CACHE = "cache"
 

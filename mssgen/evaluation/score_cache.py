@@ -11,7 +11,7 @@ from typing import Any
 from mssgen import __version__
 from mssgen.evaluation.base import Metric, Score
 from mssgen.evaluation.recordings import Recording
-from mssgen.evaluation.records import write_text
+from mssgen.files import write_text
 
 _FORMAT = 1
 

@@ -4,8 +4,6 @@ import csv
 import hashlib
 import io
 import logging
-import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +19,7 @@ from mssgen.evaluation.metric_table import CodecSource, shared_codec
 from mssgen.evaluation.pairing import Pairing
 from mssgen.evaluation.recordings import Recording, at_rate
 from mssgen.events import Failed, Hook, ignore
+from mssgen.files import whole_file
 
 _PREFIX = "fad_"
 
@@ -141,10 +140,8 @@ class _Frames:
 
     @staticmethod
     def _keep(path: Path, frames: Frames) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as draft:
-            np.save(draft, frames)
-        os.replace(draft.name, path)
+        with whole_file(path) as draft, open(draft, "wb") as file:
+            np.save(file, frames)
 
 
 def _embeddings(

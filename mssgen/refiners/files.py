@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from mssgen.checkpoints import SCHEME, parse_address
@@ -23,6 +22,7 @@ from mssgen.codecs.base import Codec
 from mssgen.codecs.loading import save_codec
 from mssgen.devices import DTYPES, choose_device, choose_precision
 from mssgen.errors import CheckpointError, MssgenError
+from mssgen.files import sha256_of
 from mssgen.folders import new_folder
 from mssgen.formats import (
     CONFIG,
@@ -32,7 +32,6 @@ from mssgen.formats import (
     checked_tensors,
     read_config,
     read_safetensors,
-    sha256_of,
 )
 from mssgen.pickles import read_pickle
 from mssgen.refiners.layouts import LICENCE, infer_options, is_vampnet, merged, to_native
@@ -41,6 +40,7 @@ from mssgen.refiners.masked_transformer import (
     MaskedTransformerOptions,
     codebook_vectors,
 )
+from mssgen.tensor_files import save_tensors
 
 ARCHITECTURE = "masked_transformer"
 _VAMPNET_DECODER = "mrf"  # that of no other codec
@@ -117,7 +117,7 @@ def save_refiner(
     with new_folder(Path(folder), overwrite=overwrite) as draft:
         if isinstance(codec, Codec):
             save_codec(codec, draft / EMBEDDED_CODEC)
-        save_file(state, draft / WEIGHTS, metadata={"format": "pt"})
+        save_tensors(state, draft / WEIGHTS, {"format": "pt"})
         config["sha256"] = sha256_of(draft / WEIGHTS)
         text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
         (draft / CONFIG).write_text(text, encoding="utf-8")

@@ -3,12 +3,12 @@
 import random
 import re
 import sys
-import tempfile
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 from mssgen.errors import MssgenError
+from mssgen.leftovers import scratch_folder
 from mssgen.rendering.fetch import Package, find_tool, run_tool
 from mssgen.rendering.midi import MidiFile, read_midi
 
@@ -128,12 +128,12 @@ def generate(package: Package, style: StyleFile, seed: int) -> MidiFile:
         raise MssgenError(f"the package {package.name} holds no program mma; fetch it again")
     # mma is a script of its own with no need for this environment's packages.
     python = sys.executable or find_tool("python3", "to run mma")
-    with tempfile.TemporaryDirectory(prefix="mssgen-") as folder:
-        (Path(folder) / "song.mma").write_text(write_song(style, seed), encoding="utf-8")
-        home = {"MMA_HOME": str(package.folder / "usr/share/mma"), "HOME": folder}
+    with scratch_folder() as folder:
+        (folder / "song.mma").write_text(write_song(style, seed), encoding="utf-8")
+        home = {"MMA_HOME": str(package.folder / "usr/share/mma"), "HOME": str(folder)}
         command = [python, str(program), "song.mma", "-f", "song.mid"]
-        run_tool(command, f"on the style {style.name}", folder=Path(folder), environment=home)
-        return read_midi((Path(folder) / "song.mid").read_bytes(), "song.mid")
+        run_tool(command, f"on the style {style.name}", folder=folder, environment=home)
+        return read_midi((folder / "song.mid").read_bytes(), "song.mid")
 
 
 def _chord(degree: str, key: int, has_seventh: bool) -> Chord:

@@ -5,13 +5,13 @@ import os
 import re
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mssgen.errors import MssgenError, UsageError
-from mssgen.formats import sha256_of
+from mssgen.files import sha256_of, whole_folder
+from mssgen.leftovers import scratch_folder
 
 _RECORD = "package.json"
 _FILES = "files"
@@ -63,12 +63,11 @@ def fetch(name: str, cache: Path) -> Package:
     for tool in ("apt-get", "dpkg-deb"):
         find_tool(tool, f"to get the package {name}")
     try:
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache, prefix=".mssgen-") as part:
-            _unpack(name, Path(part), folder)
+        with whole_folder(folder) as draft, scratch_folder() as part:
+            _unpack(name, part, draft)
     except OSError as error:
         raise UsageError(
-            f"{cache} cannot be written ({error.strerror or error}); choose another --packages"
+            f"{cache} cannot be written: {error.strerror or error}; choose another --packages"
         ) from error
     return _open(folder)
 
@@ -112,7 +111,7 @@ def run_tool(
 
 
 def _unpack(name: str, part: Path, folder: Path) -> None:
-    """Download into `part`, unpack there, and move the whole to `folder`."""
+    """Download into `part`, and unpack into `folder`."""
     # The download runs as another user where root asks for it: let that one write here.
     part.chmod(0o755)
     download = ["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", name]
@@ -125,15 +124,13 @@ def _unpack(name: str, part: Path, folder: Path) -> None:
         ) from error
     archive = next(part.glob("*.deb"))
     version = run_tool(["dpkg-deb", "-f", archive.name, "Version"], f"on {name}", folder=part)
-    files = part / "unpacked" / _FILES
-    files.mkdir(parents=True)
-    run_tool(["dpkg-deb", "-x", archive.name, f"unpacked/{_FILES}"], f"on {name}", folder=part)
+    files = folder / _FILES
+    files.mkdir()
+    run_tool(["dpkg-deb", "-x", archive.name, str(files)], f"on {name}", folder=part)
     found = Package(name, version.strip(), sha256_of(archive), (), files)
     record = {**asdict(found), "licences": _licences(found.copyright)}
     del record["folder"]
-    (part / "unpacked" / _RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)  # what an interrupted run of old left
-    os.replace(part / "unpacked", folder)
+    (folder / _RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
 
 
 def _open(folder: Path) -> Package:

@@ -12,9 +12,10 @@ from typing import Any
 
 from mssgen import __version__
 from mssgen.errors import UsageError
+from mssgen.files import is_there, reported, whole_file
+from mssgen.leftovers import holds_nothing
 from mssgen.rendering.planning import Plan, SourceFile
 from mssgen.rendering.recipe import RenderRecipe
-from mssgen.targets import whole_file
 from mssgen.training.library import SPLITS
 
 FORMAT_VERSION = 1
@@ -41,7 +42,7 @@ def begin(output: Path, recipe: RenderRecipe, plan: Plan) -> None:
     """Claim a folder for a recipe; UsageError where other things are in it."""
     identity = json.loads(json.dumps(recipe.identity()))
     found = read(output)
-    if found is None and output.exists() and (not output.is_dir() or any(output.iterdir())):
+    if found is None and output.exists() and (not output.is_dir() or not holds_nothing(output)):
         raise UsageError(f"{output} holds other files than rendered data; choose another --output")
     known = {} if found is None else found.get("identity", {})
     # A newer mssgen may know more sections than the one that began: those it adds changed nothing.
@@ -50,16 +51,15 @@ def begin(output: Path, recipe: RenderRecipe, plan: Plan) -> None:
             f"{output} was rendered by another recipe; choose another "
             "--output, or give that recipe (only numbers of songs and versions may grow)"
         )
-    try:
+    update(output, recipe)  # first: it is what says whose folder this is
+    with reported(output, UsageError):
         folder = output / "licences"
         folder.mkdir(parents=True, exist_ok=True)
         for package in plan.packages:
             target = folder / f"{package.name}.txt"
-            if package.copyright is not None and not target.exists():
-                shutil.copyfile(package.copyright, target)
-    except OSError as error:
-        raise _unwritable(output, error) from error
-    update(output, recipe)
+            if package.copyright is not None and not is_there(target):
+                with whole_file(target) as draft:
+                    shutil.copyfile(package.copyright, draft)
 
 
 def read(output: Path) -> dict[str, Any] | None:
@@ -87,7 +87,7 @@ def update(output: Path, recipe: RenderRecipe) -> dict[str, Any]:
         "tracks": {
             f"{split}/{path.parent.name}": json.loads(path.read_bytes())
             for split in SPLITS
-            for path in sorted((output / split).glob(f"*/{TRACK_RECORD}"))
+            for path in sorted((output / split).glob(f"[!.]*/{TRACK_RECORD}"))
         },
         "rejected": {
             path.relative_to(output / REJECTED).with_suffix("").as_posix(): json.loads(
@@ -102,14 +102,5 @@ def update(output: Path, recipe: RenderRecipe) -> dict[str, Any]:
 
 def write_json(path: Path, record: Any) -> None:
     """A file, complete or absent."""
-    try:
-        with whole_file(path) as draft:
-            draft.write_text(json.dumps(record, indent=1), encoding="utf-8")
-    except OSError as error:
-        raise _unwritable(path.parent, error) from error
-
-
-def _unwritable(folder: Path, error: OSError) -> UsageError:
-    return UsageError(
-        f"{folder} cannot be written ({error.strerror or error}); choose another --output"
-    )
+    with reported(path.parent, UsageError), whole_file(path) as draft:
+        draft.write_text(json.dumps(record, indent=1), encoding="utf-8")

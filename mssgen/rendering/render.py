@@ -1,8 +1,5 @@
 """Training data rendered from a recipe: every track complete in its folder, or absent."""
 
-import os
-import secrets
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -15,6 +12,7 @@ from mssgen import __version__
 from mssgen.audio import Encoding, StemWriter
 from mssgen.errors import MssgenError, UsageError
 from mssgen.events import Done, Event, Failed, Hook, Warned, Written, ignore
+from mssgen.files import is_there, reported, whole_folder
 from mssgen.rendering import manifest
 from mssgen.rendering.planning import Plan, Song, Sounds, plan_songs
 from mssgen.rendering.recipe import RenderRecipe
@@ -99,7 +97,7 @@ class _Outcome:
 
 def _is_done(song: Song, output: Path) -> bool:
     rejected = output / manifest.REJECTED / f"{song.key}.json"
-    return (output / song.key / manifest.TRACK_RECORD).is_file() or rejected.is_file()
+    return is_there(output / song.key / manifest.TRACK_RECORD) or is_there(rejected)
 
 
 def _outcomes(
@@ -146,8 +144,7 @@ def _make(song: Song, recipe: RenderRecipe, sounds: Sounds | None, output: Path)
 
 def _write(song: Song, rendered: Rendered, output: Path) -> None:
     """The stems and the record of a track in a hidden folder, which is renamed when complete."""
-    part = output / f".mssgen-{secrets.token_hex(6)}.part"
-    try:
+    with reported(output, UsageError), whole_folder(output / song.key) as part:
         for name, stem in rendered.stems.items():
             writer = StemWriter(
                 part / f"{name}.{_ENCODING.extension}",
@@ -172,12 +169,3 @@ def _write(song: Song, rendered: Rendered, output: Path) -> None:
             **rendered.facts,
         }
         manifest.write_json(part / manifest.TRACK_RECORD, record)
-        target = output / song.key
-        target.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(part, target)
-    except OSError as error:
-        raise UsageError(
-            f"{output} cannot be written ({error.strerror or error}); choose another --output"
-        ) from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)

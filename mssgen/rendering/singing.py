@@ -1,10 +1,8 @@
 """A singing voice: a melody at random that fits the chords, sung by the synthesiser pysinsy."""
 
 import random
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
@@ -13,6 +11,7 @@ from numpy.typing import NDArray
 
 from mssgen.audio import resample
 from mssgen.errors import MssgenError, UsageError
+from mssgen.leftovers import scratch_folder
 from mssgen.rendering.accompaniments import Chord, Draft
 
 SAMPLE_RATE = 44100
@@ -118,8 +117,8 @@ def sing(draft: Draft, seed: int, voice: Voice) -> NDArray[np.float32]:
     # sing faster and higher first.
     factor = 2 ** (voice.semitones / 12)
     score = music_xml(write_melody(draft, seed), draft.tempo / factor, -voice.semitones)
-    with tempfile.TemporaryDirectory(prefix="mssgen-") as folder:
-        path = Path(folder) / "song.xml"
+    with scratch_folder() as folder:
+        path = folder / "song.xml"
         path.write_text(score, encoding="utf-8")
         singer = pysinsy.sinsy.Sinsy()
         singer.setLanguages("j", pysinsy.get_default_dic_dir())

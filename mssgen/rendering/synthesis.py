@@ -1,7 +1,6 @@
 """Stems from the groups of a MIDI file, by fluidsynth with a soundfont or a drum kit's samples."""
 
 import re
-import tempfile
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mssgen.audio import open_source
+from mssgen.leftovers import scratch_folder
 from mssgen.rendering.drumkits import DrumKit
 from mssgen.rendering.fetch import find_tool, run_tool
 from mssgen.rendering.midi import MidiFile, count_notes, drum_hits
@@ -40,8 +40,8 @@ def synthesise(song: MidiFile, font: Path, *, reverb: bool = False) -> NDArray[n
     """
     program = find_tool("fluidsynth", "to play MIDI files")
     switch = "1" if reverb else "0"
-    with tempfile.TemporaryDirectory(prefix="mssgen-") as folder:
-        source, target = Path(folder) / "song.mid", Path(folder) / "song.wav"
+    with scratch_folder() as folder:
+        source, target = folder / "song.mid", folder / "song.wav"
         song.save(source)
         # No settings but these: a file in the home directory would change the sound.
         settings = [

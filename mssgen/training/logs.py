@@ -12,8 +12,8 @@ from torch import Tensor
 
 from mssgen.encoding import Encoding
 from mssgen.errors import MssgenError
+from mssgen.files import whole_file
 from mssgen.stem_writer import StemWriter
-from mssgen.targets import whole_file
 
 METRICS = "metrics.jsonl"
 _N_FFT = 1024

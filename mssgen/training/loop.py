@@ -11,7 +11,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -104,14 +104,13 @@ def train(
     run.check(record, resume=resume)
     fabric.barrier()
     tell = hook if fabric.is_global_zero else ignore
-    if fabric.is_global_zero:
-        if resume and run.latest() is None:
-            tell(Warned(str(output), f"{output} holds no checkpoint yet: this run begins anew"))
-        run.open(record)
-    fabric.barrier()
-    loop = _Loop(task, options, run, fabric, tell)
     try:
-        with stop_requests() as stop:
+        if fabric.is_global_zero:
+            if resume and run.latest() is None:
+                tell(Warned(str(output), f"{output} holds no checkpoint yet: this run begins anew"))
+            run.open(record)
+        fabric.barrier()
+        with closing(_Loop(task, options, run, fabric, tell)) as loop, stop_requests() as stop:
             return loop.run(train_data, valid_data, collate, stop)
     except torch.OutOfMemoryError as error:
         raise OutOfMemoryError(
@@ -119,7 +118,7 @@ def train(
             "train.accumulate to keep the size of a step"
         ) from error
     finally:
-        loop.close()
+        run.close()
 
 
 class _Loop:

@@ -9,7 +9,6 @@ PAIRS/pairs.json says which model made them from which tracks.
 """
 
 import json
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,11 +22,12 @@ from mssgen.batch import WriteOptions, separate_files
 from mssgen.checkpoints import ResolvedModel, resolve
 from mssgen.errors import MssgenError, UsageError
 from mssgen.events import Done, Event, Failed, Hook, ignore
-from mssgen.formats import WEIGHTS, sha256_of
+from mssgen.files import is_there, reported, safe_target, sha256_of, whole_file
+from mssgen.formats import WEIGHTS
+from mssgen.leftovers import holds_nothing, scratch_folder
 from mssgen.outputs import OutputPlan, plan_outputs
 from mssgen.pipeline import load_separator
 from mssgen.separators.base import Separator
-from mssgen.targets import safe_target, whole_file
 from mssgen.tracks import Track
 from mssgen.training.excerpts import Excerpt, excerpts
 from mssgen.training.library import (
@@ -140,7 +140,7 @@ def open_pairs(folder: Path, tracks: Sequence[TrackStems], stem: str) -> dict[st
                 f"{folder} was made from another library: its {track.key} is not the same; run "
                 "`mssgen data pairs` again"
             )
-        if track.key not in manifest["tracks"] or not path.is_file():
+        if track.key not in manifest["tracks"] or not is_there(path):
             raise UsageError(
                 f"{folder} has no separated {stem} of {track.key}; run `mssgen data pairs` again, "
                 f"with --stem {stem}"
@@ -162,7 +162,7 @@ def _separate(
             hook(replace(event, track=track.key))
 
     targets = [_target(output, track.key, stem) for stem in plan.names]
-    is_complete = options.existing == "skip" and all(target.exists() for target in targets)
+    is_complete = options.existing == "skip" and all(map(is_there, targets))
     # A complete track needs no mixture: the path stands for nothing.
     with _mixture(track, needed=not is_complete) as path:
         song = Track(str(path), track.key)
@@ -179,9 +179,9 @@ def _mixture(track: TrackStems, *, needed: bool) -> Iterator[Path]:
         yield track.recordings(MIXTURE)[0].path
         return
     rate, n_samples = track.sample_rate, track.n_samples(track.sample_rate)
-    with tempfile.TemporaryDirectory(prefix="mssgen-") as folder:
+    with scratch_folder() as folder:
         writer = StemWriter(
-            Path(folder) / "mixture.wav",
+            folder / "mixture.wav",
             sample_rate=rate,
             n_channels=2,
             n_samples=n_samples,
@@ -202,7 +202,7 @@ def _begin(
     files = [path / WEIGHTS if path.is_dir() else path for path in resolved.paths]
     hashes = [sha256_of(file) for file in files]
     manifest = _read(output)
-    if manifest is None and output.exists() and (not output.is_dir() or any(output.iterdir())):
+    if manifest is None and output.exists() and (not output.is_dir() or not holds_nothing(output)):
         # Stale stems are deleted: nothing else may stand there, least of all the library.
         raise UsageError(f"{output} holds other files than pairs; choose another --output")
     is_same = manifest is not None and manifest.get("sha256") == hashes
@@ -233,16 +233,12 @@ def _remember(manifest: dict[str, Any], output: Path, track: TrackStems) -> None
     if manifest["tracks"].get(track.key) == track.fingerprint:
         return
     manifest["tracks"][track.key] = track.fingerprint
-    try:
+    with reported(output, UsageError):
         # What an earlier state of the track gave would be taken for complete.
         for path in _target(output, track.key, MIXTURE).parent.glob("*.wav"):
             path.unlink()
         with whole_file(output / PAIRS_MANIFEST) as draft:
             draft.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-    except OSError as error:
-        raise UsageError(
-            f"{output} cannot be written ({error.strerror or error}); choose another --output"
-        ) from error
 
 
 def _read(folder: Path) -> dict[str, Any] | None:

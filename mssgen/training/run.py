@@ -9,14 +9,10 @@
 task, whose `export` then writes what can be used.
 """
 
-import errno
 import json
-import os
 import platform
-import secrets
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,8 +24,10 @@ from torch.optim import Optimizer
 
 from mssgen import __version__
 from mssgen.errors import CheckpointError, UsageError
+from mssgen.files import remove_folder, reported, whole_file, whole_folder
+from mssgen.leftovers import Lock, holds_nothing, is_leftover
 from mssgen.pickles import read_pickle
-from mssgen.targets import whole_file
+from mssgen.tensor_files import save_pickle, save_tensors
 from mssgen.training.task import Task
 
 RUN = "run.json"
@@ -70,6 +68,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._checkpoints = path / "checkpoints"
+        self._lock: Lock | None = None
 
     def check_place(self, *, resume: bool) -> None:
         """Raise UsageError unless a run may start, or go on, in this folder."""
@@ -77,7 +76,7 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise UsageError(f"{self.path} is a file; choose another --output")
         if not has_run:
-            if self.path.is_dir() and any(self.path.iterdir()):
+            if self.path.is_dir() and not self._is_new():
                 raise UsageError(
                     f"{self.path} is not empty and no run of mssgen; choose another --output"
                 )
@@ -103,10 +102,19 @@ class RunFolder:
             )
 
     def open(self, record: Mapping[str, Any]) -> None:
-        """Write run.json, or add to it that the run goes on; remove what a kill left behind."""
+        """Write run.json, or add to it that the run goes on; remove what a kill left behind.
+
+        Until `close` no other process can open it. Raises UsageError where another one has.
+        """
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        with writing(self.path):
-            self._checkpoints.mkdir(parents=True, exist_ok=True)
+        with reported(self.path, CheckpointError):
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = Lock(self.path)
+            if not self._lock.take(where_unknown=True):
+                raise UsageError(
+                    f"{self.path} is in use by another training; wait until that ends, or choose "
+                    "another --output"
+                )
             for path in self._checkpoints.glob(".*"):
                 shutil.rmtree(path)
             whole: dict[str, Any]
@@ -124,7 +132,13 @@ class RunFolder:
             else:
                 head = {"format_version": FORMAT_VERSION, "began": now, "versions": _versions()}
                 whole = {**head, **_plain(record), "resumed": []}
-            _write_json(self.path / RUN, whole)
+            _write_json(self.path / RUN, whole)  # first: it is what says whose folder this is
+            self._checkpoints.mkdir(exist_ok=True)
+
+    def close(self) -> None:
+        """Let other processes train here; may be called again."""
+        if self._lock is not None:
+            self._lock.release()
 
     @property
     def record(self) -> dict[str, Any]:
@@ -150,39 +164,34 @@ class RunFolder:
 
         Raises CheckpointError where it cannot be written.
         """
-        from safetensors.torch import save_file
-
         target = self._checkpoints / f"step-{state.step:08d}"
         if target.exists():
             return target
-        part = self._checkpoints / f".{target.name}-{secrets.token_hex(4)}"
-        with writing(part):
-            part.mkdir()
+        with reported(target, CheckpointError), whole_folder(target) as part:
             for name, module in task.modules.items():
-                # Clones, because safetensors refuses weights that share memory.
-                weights = {
-                    key: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-                    for key, tensor in module.state_dict().items()
-                }
-                save_file(weights, part / f"{name}.safetensors")
+                save_tensors(module.state_dict(), part / f"{name}.safetensors")
             states = {name: each.state_dict() for name, each in task.optimizers.items()}
-            torch.save(states, part / OPTIMIZERS)
+            save_pickle(states, part / OPTIMIZERS)
             _write_json(part / STATE, vars(state))
             record = {key: self.record.get(key) for key in ("task", "recipe")}
             config = {"format_version": FORMAT_VERSION, "step": state.step, **record}
             _write_json(part / CONFIG, config)
-            os.replace(part, target)
+        with reported(self._checkpoints, CheckpointError):
             self._prune(keep)
         return target
+
+    def _is_new(self) -> bool:
+        """Whether nothing is here but what a run leaves that is killed before run.json."""
+        others = [entry for entry in self.path.iterdir() if not is_leftover(entry.name)]
+        if others == [self._checkpoints] and self._checkpoints.is_dir():
+            return holds_nothing(self._checkpoints)
+        return not others
 
     def _prune(self, keep: int) -> None:
         kept = {*self.checkpoints()[-keep:], self.best()}
         for path in self.checkpoints():
             if path not in kept:
-                # Renamed first: half a checkpoint must never look like one.
-                removed = path.with_name(f".removed-{path.name}")
-                os.replace(path, removed)
-                shutil.rmtree(removed)
+                remove_folder(path)
 
     def _changed(self, record: Mapping[str, Any]) -> list[str]:
         """Dotted names of what differs from run.json."""
@@ -240,19 +249,6 @@ def load_optimizers(optimizers: Mapping[str, Optimizer], checkpoint: Path) -> No
             optimizer.load_state_dict(states[name])
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(_damage(path, str(error))) from error
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn the system's errors into a sentence."""
-    try:
-        yield
-    except OSError as error:
-        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        cure = "free some space" if is_full else "choose another --output"
-        raise CheckpointError(
-            f"{path} cannot be written ({error.strerror or error}); {cure}"
-        ) from error
 
 
 def _found(checkpoint: Path | None, run: Path) -> Path:

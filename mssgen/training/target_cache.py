@@ -1,14 +1,15 @@
 """Frozen targets, kept as files: what a codec's own encoder gives for a segment never changes."""
 
 import hashlib
-import os
-import tempfile
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
+
+from mssgen.files import whole_file
+from mssgen.tensor_files import save_tensors
 
 
 class TargetCache:
@@ -50,14 +51,8 @@ class TargetCache:
         n_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
         if self._n_bytes + n_bytes > self._max_bytes:
             return
-        path = self._path(key, scale)
-        with tempfile.NamedTemporaryFile(dir=self._folder, suffix=".part", delete=False) as part:
-            draft = Path(part.name)
-        try:
-            save_file(tensors, draft)
-            os.replace(draft, path)
-        finally:
-            draft.unlink(missing_ok=True)
+        with whole_file(self._path(key, scale)) as draft:
+            save_tensors(tensors, draft)
         self._n_bytes += n_bytes
 
     @staticmethod

@@ -2,8 +2,6 @@
 
 import json
 import re
-import secrets
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -22,7 +20,8 @@ from mssgen.evaluation.report import audio_files, pictures
 from mssgen.evaluation.report.results import Results, TrackFiles
 from mssgen.evaluation.statistics import Aggregate, aggregate
 from mssgen.events import Done, Failed, Hook, Progress, Start, Written, ignore
-from mssgen.folders import swap
+from mssgen.files import recover, reported, whole_folder
+from mssgen.leftovers import holds_nothing, is_leftover
 
 PAGE = "index.html"
 FORMATS = ("ogg", "wav", "flac", "opus", "mp3")
@@ -122,8 +121,10 @@ def _sound_s(track: TrackFiles, options: ReportOptions) -> float:
 @contextmanager
 def _new_report(folder: Path, *, overwrite: bool) -> Iterator[Path]:
     """An empty folder that becomes `folder` if nothing is raised."""
-    try:
-        if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+    place = folder.resolve()
+    with reported(folder):
+        recover(place)
+        if folder.exists() and not (folder.is_dir() and holds_nothing(folder)):
             if not _is_report(folder):
                 raise MssgenError(
                     f"{folder} is no older report, and nothing else is ever replaced; choose "
@@ -133,24 +134,15 @@ def _new_report(folder: Path, *, overwrite: bool) -> Iterator[Path]:
                 raise MssgenError(
                     f"{folder} exists: choose another --output, or add --overwrite to replace it"
                 )
-        place = folder.resolve()
-        place.parent.mkdir(parents=True, exist_ok=True)
-        draft = place.with_name(f".mssgen-{secrets.token_hex(6)}")
-        try:
-            draft.mkdir()
+        with whole_folder(place) as draft:
             yield draft
-            swap(draft, place)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
-    except OSError as error:
-        raise MssgenError(
-            f"{folder} cannot be written ({error.strerror or error}): choose another --output"
-        ) from None
 
 
 def _is_report(folder: Path) -> bool:
     """Whether the folder holds a report of ours and nothing else."""
-    if not folder.is_dir() or {entry.name for entry in folder.iterdir()} - _ENTRIES:
+    if not folder.is_dir():
+        return False
+    if {entry.name for entry in folder.iterdir() if not is_leftover(entry.name)} - _ENTRIES:
         return False
     page = folder / PAGE
     return page.is_file() and _GENERATOR in page.read_text("utf-8", "replace")[:1000]
