@@ -6,10 +6,14 @@ retries a failed look-up by itself for half a minute, or for as long as the serv
 says, so each round here first asks once, without its retries, and only a server that answered is
 asked for the file. During a file's transfer its own resuming (five times in a row without
 progress) stays on.
+
+A server need not be the hub: HF_ENDPOINT names mirrors. Of its answers, headers, sizes and pace are
+checked (see `transfers`) before the library sees them.
 """
 
 import contextlib
 import errno
+import importlib
 import os
 import re
 import time
@@ -17,6 +21,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from logging import ERROR
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 from huggingface_hub import constants
@@ -26,7 +31,7 @@ from huggingface_hub.errors import (
     HfHubHTTPError,
     LocalEntryNotFoundError,
 )
-from huggingface_hub.utils import logging
+from huggingface_hub.utils import _http, logging
 from huggingface_hub.utils.tqdm import (
     are_progress_bars_disabled,
     disable_progress_bars,
@@ -37,9 +42,11 @@ from mssgen.errors import CheckpointError
 from mssgen.files import sha256_of
 from mssgen.formats import CONFIG, WEIGHTS
 from mssgen.registry import Bundle, RemoteFile
+from mssgen.transfers import Transfer
 
 # The HTTP library is the hub library's choice and has changed before: its base class by descent.
 _HTTPError: type[Exception] = HfHubHTTPError.__bases__[0]
+_http_library = importlib.import_module(_HTTPError.__module__.partition(".")[0])
 _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 _DISK = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}
@@ -56,10 +63,12 @@ class HubSettings:
     n_attempts: int = 4
     backoff_s: float = 1.0  # before the second attempt; doubles each time
     longest_wait_s: float = 60.0  # a Retry-After beyond this gives up at once
+    patience_s: float = 30.0  # in which at least `min_bytes` must come
+    min_bytes: int = 30_000
 
     @property
     def shown_endpoint(self) -> str:
-        return (self.endpoint or constants.ENDPOINT).rstrip("/")
+        return _masked((self.endpoint or constants.ENDPOINT).rstrip("/"))
 
     @property
     def shown_cache(self) -> str:
@@ -67,6 +76,11 @@ class HubSettings:
 
 
 DEFAULTS = HubSettings()
+# The library would tell the hub about this machine, and asks it for a list of any size.
+constants.HF_HUB_DISABLE_TELEMETRY = True
+_MAX_CONFIG_BYTES = 2**20
+_MAX_BYTES = 50 * 10**9
+"""What the library downloads at most by plain HTTP."""
 _LOGIN = "run `hf auth login` or set HF_TOKEN"
 
 
@@ -166,11 +180,17 @@ def _download(
         bundle.repo, file.name, revision=revision, endpoint=settings.endpoint
     )
     for attempt in range(1, settings.n_attempts + 1):
+        transfer = _transfer(bundle, file, settings)
         try:
             with _quiet(progress):
-                huggingface_hub.get_hf_file_metadata(
-                    url, token=huggingface_hub.get_token(), endpoint=settings.endpoint
-                )
+                with _watched(transfer, waits=True):
+                    found = huggingface_hub.get_hf_file_metadata(
+                        url, token=huggingface_hub.get_token(), endpoint=settings.endpoint
+                    )
+                if found.etag is None or found.commit_hash is None:
+                    raise FileMetadataError(f"{url} has no hash or no commit")
+                transfer.limit(found.size)
+            with _quiet(progress), _watched(transfer, waits=False):
                 path = huggingface_hub.hf_hub_download(
                     bundle.repo,
                     file.name,
@@ -184,9 +204,73 @@ def _download(
             cause = _root(error)
             wait_s = _wait_s(cause, attempt, settings)
             if wait_s is None or attempt == settings.n_attempts:
-                raise CheckpointError(_sentence(bundle, file, cause, settings)) from error
+                raise CheckpointError(_masked(_sentence(bundle, file, cause, settings))) from error
         time.sleep(wait_s)
     raise AssertionError("the last attempt returns or raises")
+
+
+def _transfer(bundle: Bundle, file: RemoteFile, settings: HubSettings) -> Transfer:
+    most = _MAX_CONFIG_BYTES if file.name == CONFIG else _MAX_BYTES
+    return Transfer(
+        what=f"{bundle.name} could not be downloaded: {file.name}",
+        max_bytes=most if file.size_bytes is None else file.size_bytes,
+        longest_wait_s=settings.longest_wait_s,
+        patience_s=settings.patience_s,
+        min_bytes=settings.min_bytes,
+    )
+
+
+class _Watched(_http_library.SyncByteStream):  # type: ignore[misc, name-defined]
+    """The body of an answer, which ends with an error where it breaks the rules of a transfer."""
+
+    def __init__(self, response: Any, transfer: Transfer) -> None:
+        self._stream, self._status = response.stream, response.status_code
+        self._transfer = transfer
+
+    def __iter__(self) -> Iterator[bytes]:
+        n_total = 0
+        for chunk in self._stream:
+            n_total += len(chunk)
+            self._transfer.count(len(chunk), n_total, self._status)
+            yield chunk
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+@contextlib.contextmanager
+def _watched(transfer: Transfer, *, waits: bool) -> Iterator[None]:
+    """Check all that the library receives; `waits`: it sees for how long it is asked to wait."""
+    make_client = _http._GLOBAL_CLIENT_FACTORY  # a user's own, for a company's certificates
+
+    def ask(request: Any) -> None:
+        request.headers["Accept-Encoding"] = "identity"
+
+    def check(response: Any) -> None:
+        transfer.check_headers(response.headers, response.status_code, waits=waits)
+        response.stream = _Watched(response, transfer)
+
+    def make_checked() -> Any:
+        client = make_client()
+        hooks = client.event_hooks
+        client.event_hooks = {
+            "request": [*hooks["request"], ask],
+            "response": [*hooks["response"], check],
+        }
+        return client
+
+    has_no_xet, constants.HF_HUB_DISABLE_XET = constants.HF_HUB_DISABLE_XET, True  # not seen here
+    huggingface_hub.set_client_factory(make_checked)
+    try:
+        yield
+    finally:
+        huggingface_hub.set_client_factory(make_client)
+        constants.HF_HUB_DISABLE_XET = has_no_xet
+
+
+def _masked(text: str) -> str:
+    """Without the user and password of an address."""
+    return re.sub(r"(\w://)[^/\s]*@", r"\1", text)
 
 
 @contextlib.contextmanager
@@ -319,7 +403,7 @@ def push_files(
             ]
             commit = api.create_commit(repo, operations, commit_message=message)
     except (_HTTPError, OSError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{what}: {_refusal(repo, error, settings)}") from error
+        raise CheckpointError(_masked(f"{what}: {_refusal(repo, error, settings)}")) from error
     return commit.oid
 
 

@@ -5,6 +5,7 @@ import hashlib
 import json
 import struct
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ class Fault:
     headers: dict[str, str] = field(default_factory=dict)
     cut_after: int | None = None  # bytes of the body, then the connection ends
     reset: bool = False  # ... with a reset instead of an orderly end
+    endless: bool = False  # the body goes on for ever, and no length is said
+    drip_s: float = 0.0  # between single bytes of the body
 
 
 @dataclass
@@ -55,6 +58,7 @@ class HubServer:
         self.token: str | None = None  # None: every token may push
         self.before_request: Callable[[str, str], None] = lambda method, path: None
         self.faults: dict[str, deque[Fault]] = {"HEAD": deque(), "GET": deque(), "POST": deque()}
+        self.n_endless_bytes = 0
         self.requests: list[tuple[str, str, dict[str, str]]] = []
         hub = self
 
@@ -115,6 +119,7 @@ class HubServer:
         if self.is_hub:
             headers["ETag"] = f'"{hashlib.sha256(body).hexdigest()}"'
             headers["X-Repo-Commit"] = commit
+        headers |= fault.headers
         status, start = 200, 0
         if request.headers.get("Range", "").startswith("bytes="):
             start = int(request.headers["Range"][6:].split("-")[0])
@@ -125,6 +130,9 @@ class HubServer:
         if fault.cut_after is not None:
             sent = sent[: fault.cut_after]
             request.close_connection = True
+        if fault.endless or fault.drip_s:
+            self._send_slowly(request, headers, sent, fault)
+            return
         self._send(request, status, headers, sent, length)
         if fault.reset:
             request.connection.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
@@ -204,6 +212,24 @@ class HubServer:
     def _json(self, request: BaseHTTPRequestHandler, value: Any, status: int = 200) -> None:
         body = json.dumps(value).encode()
         self._send(request, status, {"Content-Type": "application/json"}, body, len(body))
+
+    def _send_slowly(
+        self, request: BaseHTTPRequestHandler, headers: dict[str, str], body: bytes, fault: Fault
+    ) -> None:
+        request.close_connection = True
+        request.send_response(200)
+        for key, value in headers.items():
+            request.send_header(key, value)
+        request.end_headers()
+        try:
+            while fault.endless:
+                request.wfile.write(bytes(2**16))
+                self.n_endless_bytes += 2**16
+            for value in body:
+                request.wfile.write(bytes([value]))
+                time.sleep(fault.drip_s)
+        except OSError:
+            pass  # the other side has had enough
 
     @staticmethod
     def _send(

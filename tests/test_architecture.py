@@ -36,7 +36,7 @@ ROWS = [
     ],
     ["mssgen.audio", "mssgen.stem_writer", "mssgen.encoding", "mssgen.tags"],
     ["mssgen.files", "mssgen.tensor_files"],
-    ["mssgen.ffmpeg", "mssgen.events", "mssgen.leftovers", "mssgen.commits"],
+    ["mssgen.ffmpeg", "mssgen.events", "mssgen.leftovers", "mssgen.commits", "mssgen.transfers"],
     ["mssgen.errors"],
 ]
 # Each of these libraries appears in its own adapters only.

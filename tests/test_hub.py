@@ -3,6 +3,8 @@
 import dataclasses
 import hashlib
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -243,3 +245,105 @@ def test_a_file_that_another_tool_fetched_from_the_default_branch(
         BUNDLE.repo, FILE.name, endpoint=server.url, cache_dir=settings.cache_dir
     )
     assert _fetch(settings, offline=True) == Path(path)
+
+
+@pytest.mark.parametrize("name", ["ETag", "X-Linked-Etag"])
+@pytest.mark.parametrize("is_second", [False, True])
+def test_headers_write_no_files(
+    server: HubServer, settings: hub.HubSettings, tmp_path: Path, name: str, is_second: bool
+) -> None:
+    """Neither outside of the cache nor over a file that is there, whichever answer lies."""
+    victim = tmp_path / "victim.txt"
+    victim.write_text("mine")
+    up = "../" * 40
+    for path in (f"{up}{victim}", str(victim), f"{up}{tmp_path}/new.pth", "x" * 64):
+        lies = [Fault(headers={name: f'"{path}"'})] * 2
+        server.faults["HEAD"].extend([Fault(), *lies] if is_second else lies)
+        with pytest.raises(CheckpointError, match="does not answer like a hub"):
+            _fetch(settings)
+        server.faults["HEAD"].clear()
+    assert victim.read_text() == "mine"
+    assert not (tmp_path / "new.pth").exists()
+    assert server.count("GET") == 0
+
+
+def test_a_commit_is_no_path(server: HubServer, settings: hub.HubSettings) -> None:
+    server.faults["HEAD"].append(Fault(headers={"X-Repo-Commit": "../../../x"}))
+    with pytest.raises(CheckpointError, match="does not answer like a hub"):
+        _fetch(settings)
+    assert server.count("GET") == 0
+
+
+def test_a_file_of_another_size_is_not_begun(server: HubServer, settings: hub.HubSettings) -> None:
+    server.files[FILE.name] = BODY + b"x"
+    with pytest.raises(CheckpointError, match=f"{len(BODY) + 1} bytes instead of {len(BODY)}"):
+        _fetch(settings)
+    assert server.count("GET") == 0
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_an_endless_body_is_cut(server: HubServer, settings: hub.HubSettings, name: str) -> None:
+    bundle = dataclasses.replace(BUNDLE, files=(RemoteFile(name),))
+    server.files[name] = b"x" * 100
+    server.faults["GET"].append(Fault(endless=True))
+    with pytest.raises(CheckpointError, match="more instead of 100 bytes"):
+        _fetch(settings, bundle)
+    assert server.n_endless_bytes < 2**26  # what buffers between the two hold
+    assert not list((settings.cache_dir or Path()).rglob("*.incomplete"))
+
+
+def test_a_config_is_small(server: HubServer, settings: hub.HubSettings) -> None:
+    bundle = dataclasses.replace(BUNDLE, files=(RemoteFile("config.json"),))
+    server.files["config.json"] = bytes(2**20 + 1)
+    with pytest.raises(CheckpointError, match="instead of 1048576 bytes at most"):
+        _fetch(settings, bundle)
+    assert server.count("GET") == 0
+
+
+def test_a_trickle_ends(server: HubServer, settings: hub.HubSettings) -> None:
+    server.faults["GET"].append(Fault(drip_s=0.02))
+    impatient = dataclasses.replace(settings, patience_s=0.5, min_bytes=1000)
+    started = time.monotonic()
+    with pytest.raises(CheckpointError, match=r"only \d+ bytes came in"):
+        _fetch(impatient)
+    assert time.monotonic() - started < 10
+
+
+def test_no_wait_of_a_day(server: HubServer, settings: hub.HubSettings) -> None:
+    """The library obeys these headers, so it must not see them."""
+    waits = {"Retry-After": "86400", "RateLimit": '"api";r=0;t=86400'}
+    server.faults["GET"].append(Fault(429, waits))
+    assert _fetch(settings).read_bytes() == BODY
+    server.faults["HEAD"].extend([Fault(), Fault(503, waits)])
+    other = dataclasses.replace(settings, cache_dir=settings.cache_dir / "other")
+    assert _fetch(other).read_bytes() == BODY
+
+
+def test_a_compressed_body_is_refused(server: HubServer, settings: hub.HubSettings) -> None:
+    server.faults["GET"].append(Fault(headers={"Content-Encoding": "gzip"}))
+    with pytest.raises(CheckpointError, match="compressed"):
+        _fetch(settings)
+    assert all(headers["accept-encoding"] == "identity" for headers in server.headers_of("GET"))
+
+
+def test_a_password_in_the_endpoint_is_not_shown(
+    server: HubServer, settings: hub.HubSettings
+) -> None:
+    secret = server.url.replace("://", "://me:secret@")
+    server.faults["HEAD"].append(Fault(404))
+    with pytest.raises(CheckpointError) as caught:
+        _fetch(dataclasses.replace(settings, endpoint=secret))
+    assert "secret" not in str(caught.value)
+    assert server.url in str(caught.value)
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        gone = f"http://me:secret@127.0.0.1:{unused.getsockname()[1]}"
+        with pytest.raises(CheckpointError) as caught:
+            _fetch(dataclasses.replace(settings, endpoint=gone))
+    assert "secret" not in str(caught.value)
+
+
+def test_nothing_is_told_about_this_machine() -> None:
+    code = "import mssgen.hub; from huggingface_hub import constants as c; "
+    code += "assert c.HF_HUB_DISABLE_TELEMETRY"
+    subprocess.run([sys.executable, "-c", code], check=True)
