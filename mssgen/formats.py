@@ -157,13 +157,14 @@ def fingerprint(shapes: Mapping[str, tuple[int, ...]]) -> str:
 def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, "torch.Tensor"]]:
     """(metadata, tensors) of a safetensors file, unchecked but for int8 ones, which become fp32.
 
-    Raises CheckpointError if it is damaged.
+    Raises CheckpointError if it is damaged, or not the file that its config.json was written for.
     """
     import torch
     from safetensors import SafetensorError, safe_open
 
     from mssgen.quantization import dequantize_state
 
+    check_stated_hash(path)
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = dict(file.metadata() or {})
@@ -288,6 +289,20 @@ def checked_tensors(path: Path, state: Mapping[Any, Any]) -> dict[str, "torch.Te
         keeps = value.dtype in (torch.float16, torch.float32)
         tensors[key] = value.detach() if keeps else value.detach().float()
     return tensors
+
+
+def check_stated_hash(path: Path) -> None:
+    """Our config.json says which model.safetensors it was written for."""
+    config = path.parent / CONFIG
+    if path.name != WEIGHTS or not config.is_file() or not path.is_file():
+        return
+    about = read_json(config)
+    stated = about.get("sha256") if "format_version" in about else None
+    if stated is not None and (got := sha256_of(path)) != stated:
+        raise CheckpointError(
+            f"{path} is damaged: {CONFIG} beside it states sha256 {stated!s:.12}… but it is "
+            f"{got[:12]}…: get the folder again"
+        )
 
 
 def check_promised_hash(path: Path) -> None:

@@ -65,6 +65,11 @@ class Bundle:
         sizes = [file.size_bytes for file in self.files]
         return None if None in sizes else sum(size for size in sizes if size is not None)
 
+    @property
+    def is_verified(self) -> bool:
+        """Whether a download is checked against a hash that is known here."""
+        return all(file.sha256 is not None for file in self.files)
+
     def members(self, wanted_stems: frozenset[str] | None) -> tuple[int, ...]:
         """Indices of the files needed for `wanted_stems` (None: all stems)."""
         if self.member_stems is None or wanted_stems is None:

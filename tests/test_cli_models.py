@@ -87,6 +87,7 @@ def test_info_says_what_is_not_known(models: Callable[..., Result]) -> None:
     _, out, _ = models("info", "hdemucs_mmi")
     assert "downloads are not checked" in out
     assert "not pinned" in out
+    assert "unverified" in out
     facts = json.loads(models("info", "hdemucs_mmi", "--json")[1])
     assert (facts["revision"], facts["files"][0]["sha256"]) == (None, None)
 

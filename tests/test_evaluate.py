@@ -14,7 +14,7 @@ from program import Program
 
 from mssgen.errors import MssgenError, UsageError
 from mssgen.evaluation.base import Metric
-from mssgen.evaluation.records import Record, commit_of, read_scores, write_scores
+from mssgen.evaluation.records import Record, read_scores, write_scores
 from mssgen.evaluation.run import EvaluationOptions, evaluate_systems
 from mssgen.evaluation.score_cache import identity
 from mssgen.evaluation.summary import Row, Summary
@@ -249,21 +249,6 @@ def test_checkpoints_are_noted_by_their_hash(folder: Path, tiny_model: Path) -> 
     assert "checkpoint_hash" not in systems[0]
     assert systems[1]["checkpoint_hash"] == sha256_of(tiny_model / "model.safetensors")
     assert systems[1]["checkpoint_hash"] in (folder / "out" / "summary.md").read_text()
-
-
-def test_the_commit_is_that_of_the_repository(tmp_path: Path) -> None:
-    import subprocess
-
-    assert commit_of(tmp_path / "absent") is None
-    words = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(tmp_path)]
-    (tmp_path / "file").write_text("1")
-    for command in (["init", "-q"], ["add", "file"], ["commit", "-q", "-m", "x"]):
-        subprocess.run([*words, *command], check=True)
-    commit = commit_of(tmp_path)
-    assert commit is not None
-    assert len(commit) == 40
-    (tmp_path / "file").write_text("2")
-    assert commit_of(tmp_path) == f"{commit}-dirty"
 
 
 def test_scores_survive_a_round_trip(tmp_path: Path) -> None:

@@ -229,3 +229,18 @@ def test_a_stem_encoder_is_stored_in_int8_as_it_was_rounded(tmp_path: Path) -> N
     for key, value in encoder.state_dict().items():
         assert torch.equal(loaded[key], value), key
         assert torch.equal(exact[key], value) or snr_db(exact[key], value) > 35, key
+
+
+@pytest.mark.parametrize("at", [0.3, 0.9])
+def test_weights_of_another_hash_are_not_loaded(source: Path, tmp_path: Path, at: float) -> None:
+    """A changed byte among the weights is as valid as the one before, but for the hash."""
+    quantize_checkpoint(source, tmp_path / "int8")
+    path = tmp_path / "int8" / "model.safetensors"
+    read_checkpoint(tmp_path / "int8")
+    data = bytearray(path.read_bytes())
+    start = 8 + int.from_bytes(data[:8], "little")
+    data[start + int(at * (len(data) - start))] ^= 1
+    path.write_bytes(data)
+    for place in (tmp_path / "int8", path):
+        with pytest.raises(CheckpointError, match=r"damaged: config\.json beside it states"):
+            read_checkpoint(place)

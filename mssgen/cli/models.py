@@ -32,6 +32,7 @@ def list_models(as_json: Json = False) -> None:
             "size_bytes": _size_bytes(bundle),
             "licence": bundle.licence,
             "where": _where(bundle),
+            "verified": bundle.is_verified,
         }
         for bundle in REGISTRY.values()
     ]
@@ -45,7 +46,7 @@ def list_models(as_json: Json = False) -> None:
                 row["stage"],
                 " ".join(row["stems"]),
                 _megabytes(row["size_bytes"]),
-                row["where"],
+                row["where"] if row["verified"] else f"{row['where']}, unverified",
                 row["licence"],
             )
             for row in rows
@@ -90,7 +91,7 @@ def info(name: Name, as_json: Json = False) -> None:
     for key, value in facts.items():
         if key == "files":
             for file in value:
-                digest = file["sha256"] or "not known: downloads are not checked"
+                digest = file["sha256"] or "not known: downloads are not checked (unverified)"
                 size = _megabytes(file["size_bytes"])
                 about = "; ".join([size, *([" ".join(file["stems"])] if file["stems"] else [])])
                 lines.append(("file", f"{file['name']} ({about}), sha256 {digest}"))
@@ -98,7 +99,7 @@ def info(name: Name, as_json: Json = False) -> None:
             if value:
                 lines.append((key, f"{value['path']}, sha256 {value['sha256']}"))
         elif key == "revision" and bundle.repo:
-            lines.append((key, value or "not pinned: the default branch"))
+            lines.append((key, value or "not pinned (unverified): the default branch"))
         elif value not in (None, []):
             text = " ".join(value) if isinstance(value, list) else str(value)
             lines.append((key, f"{text} Hz" if key == "sample_rate" else text))
@@ -149,6 +150,8 @@ def pull(
                     else [hub.fetch(bundle, file, progress=progress) for file in bundle.files]
                 )
                 result["paths"] = [str(file) for file in files]
+                if not bundle.is_verified:
+                    result["status"] = "ready, unverified"
         except MssgenError as error:
             result |= {"status": "failed", "error": str(error)}
             failures.append(str(error))

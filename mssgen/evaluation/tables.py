@@ -230,7 +230,7 @@ def _made_by(evaluation: Mapping[str, Any], summary: Summary) -> str:
     given = {key: value for key, value in options if value not in (None, False, {}, [])}
     lines = [
         f"- versions: {', '.join(f'{k} {v}' for k, v in evaluation['versions'].items())}",
-        f"- commit: {evaluation['commit'] or 'not in a repository'}",
+        f"- commit of mssgen: {evaluation['commit'] or 'not known (installed as a package)'}",
         f"- intervals: percentile bootstrap over tracks, {summary.n_resamples} resamples, seed "
         f"{summary.seed}",
         f"- options: {', '.join(f'{k} {_listed(v)}' for k, v in given.items())}",
