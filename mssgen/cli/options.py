@@ -30,7 +30,12 @@ Inputs = Annotated[
 ]
 ListFile = Annotated[
     str | None,
-    typer.Option("--list", help="Read more inputs from FILE, one a line.", metavar="FILE"),
+    typer.Option(
+        "--list",
+        help="Read more inputs from FILE (- for standard input): a path per line, a playlist, or "
+        "what find -print0 writes.",
+        metavar="FILE",
+    ),
 ]
 Output = Annotated[
     str, typer.Option("--output", "-o", help="Folder to write to, or - for standard output.")
@@ -245,12 +250,20 @@ class Files:
     def to_stdout(self) -> bool:
         return self.output == "-"
 
-    def tracks(self) -> list["Track"]:
-        """The songs; UsageError or AudioError where there are none or the options contradict."""
+    def tracks(self, *, skip_outputs: bool = True) -> list["Track"]:
+        """The songs; UsageError or AudioError where there are none or the options contradict.
+
+        `skip_outputs` leaves out earlier outputs of mssgen in the folders that are named.
+        """
         from mssgen.tracks import find_tracks
 
         folder = None if self.to_stdout else Path(self.output)
-        tracks = find_tracks(self.inputs or [], list_file=self.list_file, output_dir=folder)
+        tracks = find_tracks(
+            self.inputs or [],
+            list_file=self.list_file,
+            output_dir=folder,
+            skip_outputs=skip_outputs,
+        )
         if self.raw and self.container not in (None, "raw"):
             raise UsageError(f"--raw and --format {self.container} contradict each other; use one")
         if not self.output:
