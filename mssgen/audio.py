@@ -175,6 +175,8 @@ def open_source(path: Path | str, *, stdin: BinaryIO | None = None) -> Iterator[
     name = "standard input" if str(path) == "-" else str(path)
     with ExitStack() as stack:
         if name != str(path):
+            if stdin is None and sys.stdin is None:
+                raise UsageError("standard input is closed; pipe a sound file into mssgen")
             stream = sys.stdin.buffer if stdin is None else stdin
             if stream.isatty():
                 raise UsageError("standard input is a terminal; pipe a sound file into mssgen")

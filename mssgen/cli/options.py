@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mssgen.cli.reporters import reporter
+from mssgen.cli.streams import is_stdout_open
 from mssgen.errors import MssgenError, UsageError
 from mssgen.events import Failed, Written
 
@@ -293,6 +294,8 @@ class Files:
                 f"-o - takes one input and one output, not {len(tracks)} and {len(plan.outputs)} "
                 f"({', '.join(plan.names)}); name one --stem, or a folder"
             )
+        if not is_stdout_open():
+            raise UsageError("-o - writes to standard output, which is closed; name a folder")
         if sys.stdout.isatty():
             raise UsageError("-o - would fill the terminal with samples; pipe it, or name a folder")
 
