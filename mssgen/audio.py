@@ -175,6 +175,8 @@ def open_source(path: Path | str, *, stdin: BinaryIO | None = None) -> Iterator[
     name = "standard input" if str(path) == "-" else str(path)
     with ExitStack() as stack:
         if name != str(path):
+            if stdin is None and sys.stdin is None:
+                raise UsageError("standard input is closed; pipe a sound file into mssgen")
             stream = sys.stdin.buffer if stdin is None else stdin
             if stream.isatty():
                 raise UsageError("standard input is a terminal; pipe a sound file into mssgen")
@@ -190,6 +192,8 @@ def open_source(path: Path | str, *, stdin: BinaryIO | None = None) -> Iterator[
 def _identify(stack: ExitStack, file: Path, name: str) -> AudioSource:
     """The source behind `file`, by libsndfile or else by ffmpeg."""
     if file.is_dir():
+        with _reading(name):
+            os.scandir(file).close()  # a folder that cannot be read is told as such
         raise AudioError(f"{name} is a folder, not a sound file; name a file in it")
     with _reading(name), open(file, "rb") as opened:
         head = opened.read(4096)

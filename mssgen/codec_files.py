@@ -251,6 +251,8 @@ def _local(stack: ExitStack, path: str) -> Path:
         return Path(path)
     folder = stack.enter_context(scratch_folder())
     if path == STDIN:
+        if sys.stdin is None:
+            raise UsageError("standard input is closed; pipe a .codes file into mssgen")
         if sys.stdin.isatty():
             raise UsageError("standard input is a terminal; pipe a .codes file into mssgen")
         data = sys.stdin.buffer.read()

@@ -9,6 +9,7 @@ from pathlib import Path
 from mssgen.errors import AudioError
 
 _log = logging.getLogger(__name__)
+_PROBE_TIMEOUT_S = 20.0
 
 # First bytes of what only ffmpeg reads: (offset, bytes, what it is).
 _FFMPEG_KINDS = (
@@ -62,3 +63,22 @@ def decode(file: Path, folder: Path, name: str, head: bytes) -> Path:
             f"{name} is damaged or not a sound file, says ffmpeg; get a new copy of it"
         )
     return decoded
+
+
+def is_silent_film(file: Path) -> bool:
+    """Whether ffmpeg finds no sound track in a file that it can read; False where it is unsure."""
+    if (program := shutil.which("ffmpeg")) is None:
+        return False
+    source = ["-protocol_whitelist", "file", "-i", f"file:{file.absolute()}"]
+    target = ["-map", "0:a:0", "-c", "copy", "-t", "0", "-f", "null", "-"]
+    try:
+        result = subprocess.run(
+            [program, "-nostdin", "-v", "error", *source, *target],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=False,
+            timeout=_PROBE_TIMEOUT_S,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return result.returncode != 0 and b"matches no streams" in result.stderr

@@ -1,18 +1,19 @@
 """From what the user names (files, folders, lists) to the songs to work on."""
 
+import logging
 import os
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mssgen.errors import AudioError, UsageError
+from mssgen.folder_scan import SOUND_EXTENSIONS, VIDEO_EXTENSIONS, FolderScan, LeftOut
+from mssgen.lists import read_list
 
 # What is taken from folders; a file that is named outright may be called anything.
-EXTENSIONS = (
-    *(".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".caf"),
-    *(".w64", ".rf64", ".au", ".snd", ".m4a", ".mp4", ".aac", ".wma", ".webm", ".mka", ".alac"),
-)
+EXTENSIONS = (*SOUND_EXTENSIONS, *VIDEO_EXTENSIONS)
 STDIN = "-"
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,11 @@ class Track:
         return STDIN if self.path == STDIN else os.path.realpath(self.path)
 
     @property
+    def is_folder(self) -> bool:
+        """Whether this is a folder, which could not be read."""
+        return self.path != STDIN and os.path.isdir(self.path)
+
+    @property
     def suffix(self) -> str:
         """Without the dot."""
         return Path(self.path).suffix.lstrip(".")
@@ -46,72 +52,85 @@ def find_tracks(
     list_file: str | None = None,
     output_dir: Path | None = None,
     extensions: Collection[str] = EXTENSIONS,
+    skip_outputs: bool = True,
+    skip_own: bool = True,
 ) -> list[Track]:
-    """Expand files, folders (recursively, in order of name) and the lines of `list_file`.
+    """Expand files, folders (recursively, in order of name) and what `list_file` names.
 
-    What lies in `output_dir` is left out: a second run over a folder does not separate the stems of
-    the first one. The same file named twice is taken once. `extensions` are those of the files to
-    take from folders.
+    The same file named twice is taken once. A folder that cannot be read is a track that cannot be
+    opened: it fails in its turn, and the others do not. What is left out of folders although it
+    looks like sound is logged as a warning.
+
+    Args:
+        inputs: paths; "-" is standard input.
+        list_file: see `mssgen.lists.read_list`.
+        output_dir: a folder to leave out: a second run over a folder does not separate the stems
+            of the first one.
+        extensions: of the files to take from folders.
+        skip_outputs: leave out the outputs of `separate` and `enhance`, wherever they are.
+        skip_own: leave out other folders that mssgen wrote: reports, training pairs, ...
 
     Raises:
         UsageError: nothing is named, or the list cannot be read.
-        AudioError: a folder holds no sound files.
+        AudioError: a folder holds no sound files, or nothing but what cannot be read.
     """
-    names = [*inputs, *(_lines(list_file) if list_file is not None else [])]
+    if list_file == STDIN and STDIN in inputs:
+        raise UsageError("- is standard input, which --list - reads already; name files instead")
+    names = [*inputs, *(read_list(list_file) if list_file is not None else [])]
     if not names:
         raise UsageError("no input: name a sound file, a folder, '-' or --list FILE")
     if "" in names:  # an empty shell variable, which must not mean this folder
         raise UsageError("an input is an empty word: name a sound file or a folder")
+    left_out = LeftOut()
     tracks: dict[str, Track] = {}
     for name in names:
         if name == STDIN:
             found: Iterable[Track] = [Track(STDIN, "stdin")]
         elif os.path.isdir(name):  # Path.is_dir raises where a name is too long
-            found = _in_folder(Path(name), output_dir, extensions)
+            scan = FolderScan(
+                Path(name),
+                extensions,
+                excluded=_excluded(Path(name), output_dir),
+                with_outputs=skip_outputs,
+                with_own=not skip_own,
+                left_out=left_out,
+            )
+            found = _in_folder(scan.run())
         else:
             found = [Track(name, Path(name).stem or Path(name).name)]
         for track in found:
             tracks.setdefault(track.real_path, track)
+    if message := left_out.message:
+        _log.warning("%s", message)
     return list(tracks.values())
 
 
-def _lines(list_file: str) -> list[str]:
-    try:
-        text = Path(list_file).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise UsageError(f"--list {list_file} cannot be read: {reason}") from None
-    lines = [line.strip() for line in text.splitlines()]
-    if names := [line for line in lines if line and not line.startswith("#")]:
-        return names
-    raise UsageError(f"--list {list_file} names no files: give one path a line")
-
-
-def _in_folder(folder: Path, output_dir: Path | None, extensions: Collection[str]) -> list[Track]:
+def _excluded(folder: Path, output_dir: Path | None) -> Path | None:
     excluded = output_dir.resolve() if output_dir is not None else None
     if excluded is not None and folder.resolve().is_relative_to(excluded):
-        excluded = None  # the user asks for the outputs' own folder
-    found = []
+        return None  # the user asks for the outputs' own folder
+    return excluded
 
-    def refuse(error: OSError) -> None:
+
+def _in_folder(scan: FolderScan) -> list[Track]:
+    """The songs, and the folders that cannot be read; AudioError where there are no songs."""
+    root = scan.root
+    if scan.songs:
+        songs = [Track(str(path), _name(path.relative_to(root))) for path in scan.songs]
+        # Called differently from any song beside it.
+        return songs + [
+            Track(str(path), f"{path.relative_to(root).as_posix()} (folder)")
+            for path in scan.unreadable
+        ]
+    if scan.unreadable:
         raise AudioError(
-            f"{error.filename} may not be read by this user ({error.strerror}); change its "
-            "permissions"
+            f"{scan.unreadable[0]} may not be read by this user; change its permissions"
         )
+    is_sound = scan.extensions is EXTENSIONS
+    kind = "sound files" if is_sound else f"{' or '.join(scan.extensions)} files"
+    left_out = f" ({scan.left_out.message})" if scan.left_out.message else ""
+    raise AudioError(f"{root} holds no {kind}{left_out}; name a folder that does, or a file")
 
-    for parent, folders, files in os.walk(folder, onerror=refuse):
-        folders[:] = sorted(
-            name
-            for name in folders
-            if not name.startswith(".") and (Path(parent) / name).resolve() != excluded
-        )
-        for name in sorted(files):
-            path = Path(parent) / name
-            is_hidden = name.startswith(".")
-            # Neither named pipes, which may never end, nor links to nowhere.
-            if path.suffix.lower() in extensions and not is_hidden and path.is_file():
-                found.append(Track(str(path), path.relative_to(folder).with_suffix("").as_posix()))
-    if not found:
-        kind = "sound files" if extensions is EXTENSIONS else f"{' or '.join(extensions)} files"
-        raise AudioError(f"{folder} holds no {kind}; name a folder that does, or a file")
-    return found
+
+def _name(path: Path) -> str:
+    return path.with_suffix("").as_posix()

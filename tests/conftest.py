@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -52,6 +53,19 @@ def write_tiny_model(folder: Path, *, segment: Fraction = Fraction(1, 2), seed: 
 def _one_thread() -> None:
     """Threads cost such small networks more than they give."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _signals() -> Iterator[None]:
+    """A shell's background job ignores SIGINT, and so would the programs that tests start."""
+    before = {}
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            ours = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+            before[number] = signal.signal(number, ours)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

@@ -204,7 +204,8 @@ def test_recipes_are_listed_with_their_reasons(program: Program) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "code", "n_workers"), [(signal.SIGINT, 130, 0), (signal.SIGTERM, 143, 1)]
+    ("number", "code", "n_workers"),
+    [(signal.SIGINT, 130, 0), (signal.SIGTERM, 143, 1), (signal.SIGHUP, 129, 1)],
 )
 def test_an_interrupted_run_is_saved(
     number: signal.Signals, code: int, n_workers: int, here: Path

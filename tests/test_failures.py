@@ -469,7 +469,9 @@ def test_a_killed_run_leaves_no_stem_and_the_old_one(
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of Unix")
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
 def test_a_run_that_waits_for_its_input_can_be_stopped(
     here: Path, model: Path, song: Path, number: signal.Signals, code: int
 ) -> None:

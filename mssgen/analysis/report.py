@@ -112,6 +112,7 @@ def _page(analysis: Analysis, plots: dict[str, Path], sounds: dict[str, Path]) -
 <html lang="en">
 <head>
 <meta charset="utf-8">
+<meta name="generator" content="mssgen codec analyze">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{escape(codec.name)}: what the codec does with stems</title>
 <style>{_STYLE}</style>

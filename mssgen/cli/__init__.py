@@ -1,16 +1,16 @@
 """The command line: a table of contents. Nothing here imports torch, numpy or audio libraries."""
 
 import os
-import signal
 import sys
 from typing import Annotated, NoReturn
 
 import typer
 
 from mssgen import __version__
+from mssgen.cli import signals, streams
 from mssgen.cli.codec import app as codec_app
 from mssgen.cli.compare import compare
-from mssgen.cli.console import hush_libraries, run
+from mssgen.cli.console import run, warn
 from mssgen.cli.data import app as data_app
 from mssgen.cli.enhance import enhance
 from mssgen.cli.evaluate import evaluate
@@ -60,11 +60,21 @@ def _root(
 
 def main() -> NoReturn:
     """The `mssgen` program."""
-    # `kill` leaves by the way of exceptions too, so that temporary files are removed.
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     verbose = "--verbose" in sys.argv or "-v" in sys.argv
-    if not verbose:
-        hush_libraries()
+    streams.prepare(hush_libraries=not verbose)
+    signals.install()
+    try:
+        sys.exit(_run(verbose))
+    finally:
+        streams.end()
+
+
+def _run(verbose: bool) -> int:
+    try:
+        os.getcwd()
+    except OSError:  # libraries end the process where this is so
+        warn("the current folder does not exist any more; change to another one (cd) first")
+        return 2
     # Completion is a protocol of the shell's: typer ends that call itself.
     standalone = "_MSSGEN_COMPLETE" in os.environ
-    sys.exit(run(lambda: app(standalone_mode=standalone), verbose=verbose))
+    return run(lambda: app(standalone_mode=standalone), verbose=verbose)

@@ -62,7 +62,9 @@ def analyze(
         if output in ("", "-"):
             raise UsageError("--output takes a folder here; name one")
         folder = Path(output)
-        tracks = find_tracks(inputs or [], list_file=list_file, output_dir=folder)
+        tracks = find_tracks(
+            inputs or [], list_file=list_file, output_dir=folder, skip_outputs=False
+        )
         given.use_threads(threads)
 
         from mssgen.analysis.codec import AnalysisOptions, analyze_codec, check_packages

@@ -62,7 +62,7 @@ def encode(
         if bandwidth is not None and n_codebooks is not None:
             raise UsageError("--bandwidth and --n-codebooks say the same; use one")
         given.use_threads(threads)
-        tracks = find_tracks(inputs or [], list_file=list_file)
+        tracks = find_tracks(inputs or [], list_file=list_file, skip_outputs=False)
 
         from mssgen.codec_files import CodecOutput, encode_files
         from mssgen.codecs.container import SUFFIX

@@ -1,10 +1,11 @@
 """From exceptions to sentences and exit codes: the only place that ends the program."""
 
-import os
 import sys
 import traceback
 from collections.abc import Callable
 
+from mssgen.cli import signals
+from mssgen.cli.streams import OutputError, drop_output
 from mssgen.errors import MssgenError
 
 INTERRUPTED = 130
@@ -20,22 +21,26 @@ def printable(message: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
 
 
-def hush_libraries() -> None:
-    """Drop what C libraries write to standard error (libmpg123 on every odd MP3); ours stays."""
-    if sys.stderr is None:
-        return
-    number, encoding = sys.stderr.fileno(), sys.stderr.encoding
-    own = os.dup(number)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), number)
-    sys.stderr = open(own, "w", 1, encoding, "backslashreplace")  # noqa: SIM115
-
-
 def run(command: Callable[[], object], *, verbose: bool) -> int:
     """Run `command` and return the exit code, with one sentence on standard error if it failed.
 
-    Wrong calls (typer's own errors and `UsageError`) give 2, failures 1, Ctrl-C 130. A traceback
-    appears only with `verbose`.
+    Wrong calls (typer's own errors and `UsageError`) give 2, failures 1, Ctrl-C 130, other signals
+    128 and their number. A traceback appears only with `verbose`.
     """
+    try:
+        code = _run(command, verbose)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        drop_output()
+        return 0
+    except MssgenError as error:  # from the flush
+        warn(str(error))
+        drop_output()
+        return error.exit_code
+    return code
+
+
+def _run(command: Callable[[], object], verbose: bool) -> int:
     try:
         result = command()
     except KeyboardInterrupt:
@@ -44,26 +49,40 @@ def run(command: Callable[[], object], *, verbose: bool) -> int:
         # The reader went away (`| head`), which typer turns into an exit: that is no failure, and
         # nothing more may touch the dead pipe.
         if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
-            raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+            if signals.exit_code() is None:
+                raise
+            result = signals.exit_code()
+        else:
+            drop_output()
+            return 0
     except Exception as error:
         if verbose:
             traceback.print_exc()
-        if isinstance(error, MssgenError):
-            warn(str(error))
-            return error.exit_code
-        # Typer raises its vendored Click's usage errors; its own API names only some of them.
-        if hasattr(error, "format_message"):
-            message = error.format_message()
-            if message.startswith("Usage:"):  # no command was given, and this is the help
-                sys.stderr.write(f"{message}\n")
-            else:
-                warn(f"{message} (see `mssgen --help`)")
-            return int(getattr(error, "exit_code", 2))
-        if not verbose:
-            warn(f"unexpected {type(error).__name__}: {error} (run with --verbose for details)")
-        return 1
-    if result == INTERRUPTED:  # typer gives this for Ctrl-C
-        warn("interrupted; finished files are complete, unfinished ones were removed")
+        if signals.exit_code() is None:
+            return _told(error, verbose)
+        result = signals.exit_code()  # a library made an error of its own of the signal
+    if (ended := signals.exit_code()) is not None or result == INTERRUPTED:
+        if ended in (None, INTERRUPTED):  # typer gives this for Ctrl-C; others wait for no word
+            warn("interrupted; finished files are complete, unfinished ones were removed")
+        return INTERRUPTED if ended is None else ended
     return result if isinstance(result, int) else 0
+
+
+def _told(error: Exception, verbose: bool) -> int:
+    """Say what went wrong, and return the exit code."""
+    if isinstance(error, MssgenError):
+        warn(str(error))
+        if isinstance(error, OutputError):
+            drop_output()
+        return error.exit_code
+    # Typer raises its vendored Click's usage errors; its own API names only some of them.
+    if hasattr(error, "format_message"):
+        message = error.format_message()
+        if message.startswith("Usage:"):  # no command was given, and this is the help
+            sys.stderr.write(f"{message}\n")
+        else:
+            warn(f"{message} (see `mssgen --help`)")
+        return int(getattr(error, "exit_code", 2))
+    if not verbose:
+        warn(f"unexpected {type(error).__name__}: {error} (run with --verbose for details)")
+    return 1

@@ -113,7 +113,7 @@ def enhance(
         ) as hook,
         ExitStack() as stack,
     ):
-        tracks = files.tracks()
+        tracks = files.tracks(skip_outputs=False)  # what was separated is what is enhanced
         choices = _choices(tracks, stem, encoder, codec, hook)
 
         from mssgen.audio import open_source
@@ -216,16 +216,17 @@ def _choices(
         return [_Choice(names[stem], stem, tracks)]
     if not called & names.keys():
         raise UsageError("say what the inputs are with --stem, or which --encoder they shall have")
-    if left_out := sorted(called - names.keys()):
+    # Folders that could not be read fail in the turn of the first stem.
+    folders = [track for track in tracks if track.is_folder]
+    if left_out := sorted(called - names.keys() - {_called(track) for track in folders}):
         n_left_out = sum(_called(track) in left_out for track in tracks)
         shown = [*left_out[:_MAX_NAMES], *(["..."] if len(left_out) > _MAX_NAMES else [])]
         message = f"{n_left_out} of {len(tracks)} inputs are left out, as no encoder ships for them"
         hook(Warned("", f"{message}: {', '.join(shown)}"))
-    return [
-        _Choice(names[name], name, [track for track in tracks if _called(track) == name])
-        for name in names
-        if name in called
-    ]
+    chosen = [name for name in names if name in called]
+    of_stem = {name: [track for track in tracks if _called(track) == name] for name in chosen}
+    of_stem[chosen[0]] += folders
+    return [_Choice(names[name], name, of_stem[name]) for name in chosen]
 
 
 def _called(track: "Track") -> str:

@@ -29,7 +29,9 @@ def info(
         from mssgen.tracks import EXTENSIONS, find_tracks
 
         extensions = (*EXTENSIONS, CODES_SUFFIX)
-        tracks = find_tracks(inputs or [], list_file=list_file, extensions=extensions)
+        tracks = find_tracks(
+            inputs or [], list_file=list_file, extensions=extensions, skip_own=False
+        )
 
         for index, track in enumerate(tracks):
             try:

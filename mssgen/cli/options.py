@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mssgen.cli.reporters import reporter
+from mssgen.cli.streams import is_stdout_open
 from mssgen.errors import MssgenError, UsageError
 from mssgen.events import Failed, Written
 
@@ -29,7 +30,12 @@ Inputs = Annotated[
 ]
 ListFile = Annotated[
     str | None,
-    typer.Option("--list", help="Read more inputs from FILE, one a line.", metavar="FILE"),
+    typer.Option(
+        "--list",
+        help="Read more inputs from FILE (- for standard input): a path per line, a playlist, or "
+        "what find -print0 writes.",
+        metavar="FILE",
+    ),
 ]
 Output = Annotated[
     str, typer.Option("--output", "-o", help="Folder to write to, or - for standard output.")
@@ -244,12 +250,20 @@ class Files:
     def to_stdout(self) -> bool:
         return self.output == "-"
 
-    def tracks(self) -> list["Track"]:
-        """The songs; UsageError or AudioError where there are none or the options contradict."""
+    def tracks(self, *, skip_outputs: bool = True) -> list["Track"]:
+        """The songs; UsageError or AudioError where there are none or the options contradict.
+
+        `skip_outputs` leaves out earlier outputs of mssgen in the folders that are named.
+        """
         from mssgen.tracks import find_tracks
 
         folder = None if self.to_stdout else Path(self.output)
-        tracks = find_tracks(self.inputs or [], list_file=self.list_file, output_dir=folder)
+        tracks = find_tracks(
+            self.inputs or [],
+            list_file=self.list_file,
+            output_dir=folder,
+            skip_outputs=skip_outputs,
+        )
         if self.raw and self.container not in (None, "raw"):
             raise UsageError(f"--raw and --format {self.container} contradict each other; use one")
         if not self.output:
@@ -279,6 +293,8 @@ class Files:
                 f"-o - takes one input and one output, not {len(tracks)} and {len(plan.outputs)} "
                 f"({', '.join(plan.names)}); name one --stem, or a folder"
             )
+        if not is_stdout_open():
+            raise UsageError("-o - writes to standard output, which is closed; name a folder")
         if sys.stdout.isatty():
             raise UsageError("-o - would fill the terminal with samples; pipe it, or name a folder")
 

@@ -53,7 +53,7 @@ def export(
         offline=offline,
     )
     if as_json:
-        typer.echo(json.dumps({"checkpoint": str(chosen), "path": str(output)}, ensure_ascii=False))
+        typer.echo(json.dumps({"checkpoint": str(chosen), "path": str(output)}))
     else:
         typer.echo(f"{chosen.name}: {output}")
 
@@ -101,7 +101,7 @@ def push(
             "card": release.card,
             "warnings": release.warnings,
         }
-        typer.echo(json.dumps(facts, ensure_ascii=False))
+        typer.echo(json.dumps(facts))
         return
     if dry_run:
         typer.echo(release.card)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from mssgen.cli.console import printable, warn
+from mssgen.cli.signals import check
 from mssgen.events import Done, Event, Failed, Hook, Progress, Skipped, Start, Warned, Written
 
 if TYPE_CHECKING:
@@ -38,9 +39,14 @@ def reporter(
     object a line; with `verbose` debug messages and tracebacks are logged to standard error.
     """
     with (
-        _choose(as_json, quiet, json_stream or sys.stdout) as hook,
-        logging_to(hook, verbose=verbose),
+        _choose(as_json, quiet, json_stream or sys.stdout) as chosen,
+        logging_to(chosen, verbose=verbose),
     ):
+
+        def hook(event: Event) -> None:
+            check()  # a signal that a library swallowed ends the run here
+            chosen(event)
+
         yield hook
 
 

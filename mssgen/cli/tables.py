@@ -8,8 +8,8 @@ import typer
 
 
 def print_json(value: Any) -> None:
-    """One object on one line of standard output; raises ValueError for NaN."""
-    typer.echo(json.dumps(value, ensure_ascii=False, allow_nan=False))
+    """One object on one line of standard output, in ASCII; raises ValueError for NaN."""
+    typer.echo(json.dumps(value, allow_nan=False))
 
 
 def print_table(

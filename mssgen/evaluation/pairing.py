@@ -17,8 +17,8 @@ from pathlib import Path
 
 from mssgen.errors import UsageError
 from mssgen.evaluation.recordings import Recording
+from mssgen.folder_scan import SOUND_EXTENSIONS, is_hidden, leads_up
 from mssgen.registry import STEMS
-from mssgen.tracks import EXTENSIONS
 from mssgen.training.library import MIXTURE, SPLITS, SoundFile, open_library
 from mssgen.training.stem_mp4 import STREAMS, SUFFIX, StemStream
 
@@ -149,13 +149,13 @@ def find_recordings(path: Path, *, exclude: Path | None = None) -> Found:
 
 def _walk(folder: Path, root: Path, excluded: Path | None, found: Found) -> None:
     try:
-        entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+        entries = sorted(entry for entry in folder.iterdir() if not is_hidden(entry.name))
     except OSError as error:
         raise UsageError(f"{folder} cannot be read ({error.strerror or error})") from error
     if (folder / "data.json").is_file() and (moises := _moises(folder)):
         found[_key(folder, root)] = moises
         return
-    sounds = [e for e in entries if e.suffix.lower() in EXTENSIONS and e.is_file()]
+    sounds = [e for e in entries if e.suffix.lower() in SOUND_EXTENSIONS and e.is_file()]
     is_flat = folder.name in SPLITS or (
         folder == root and not {e.stem.lower() for e in sounds} & _STEM_NAMES
     )
@@ -180,7 +180,7 @@ def _walk(folder: Path, root: Path, excluded: Path | None, found: Found) -> None
             )
         stems[stem] = Recording((SoundFile(entry),))
     for entry in entries:
-        if entry.is_dir() and entry.resolve() != excluded:
+        if entry.is_dir() and entry.resolve() != excluded and not leads_up(entry):
             _walk(entry, root, excluded, found)
 
 

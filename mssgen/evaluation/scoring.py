@@ -278,7 +278,8 @@ def _in_processes(
 
 
 def _start_process() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a traceback
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as with `nohup`
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a traceback
 
 
 @contextmanager

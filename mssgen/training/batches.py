@@ -101,5 +101,6 @@ def _loader(
 
 def _leave_interrupts_to_the_loop(_: int) -> None:
     """Ctrl-C and a cluster's SIGTERM reach all processes; the step under way needs its batch."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)

@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from mssgen.audio import check_finite, open_source, resample
 from mssgen.channels import downmixed
 from mssgen.errors import AudioError, UsageError
+from mssgen.folder_scan import SOUND_EXTENSIONS, is_hidden, leads_up
 from mssgen.registry import STEMS
-from mssgen.tracks import EXTENSIONS
 from mssgen.training.stem_mp4 import STREAMS, SUFFIX, StemStream
 
 MIXTURE = "mixture"
@@ -248,7 +248,7 @@ def to_channels(block: NDArray[np.float32], n_channels: int) -> NDArray[np.float
 def _walk(folder: Path, root: Path) -> Iterator[TrackStems]:
     """The tracks at and below `folder`."""
     try:
-        entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+        entries = sorted(entry for entry in folder.iterdir() if not is_hidden(entry.name))
     except OSError as error:
         raise UsageError(f"{folder} cannot be read ({error.strerror or error})") from error
     if (folder / PAIRS_MANIFEST).exists():
@@ -265,7 +265,7 @@ def _walk(folder: Path, root: Path) -> Iterator[TrackStems]:
             mixture = files.pop(MIXTURE)[0]
             key = entry.relative_to(root).as_posix().removesuffix(SUFFIX)
             yield TrackStems(key, files, mixture, _split(key))
-        elif entry.is_dir():
+        elif entry.is_dir() and not leads_up(entry):
             yield from _walk(entry, root)
 
 
@@ -274,7 +274,11 @@ def _stem_track(folder: Path, entries: list[Path], root: Path) -> TrackStems | N
     found: dict[str, Path] = {}
     for entry in entries:
         name = entry.stem.lower()
-        if name in (*_NAMES, MIXTURE) and entry.suffix.lower() in EXTENSIONS and entry.is_file():
+        if (
+            name in (*_NAMES, MIXTURE)
+            and entry.suffix.lower() in SOUND_EXTENSIONS
+            and entry.is_file()
+        ):
             if name in found:
                 raise UsageError(f"{folder} holds {name} twice; keep one of the files")
             found[name] = entry

@@ -74,9 +74,9 @@ def train(
 ) -> Path:
     """Train until `options.steps` steps are done; return the last checkpoint.
 
-    On SIGINT or SIGTERM the step under way is finished and saved, then KeyboardInterrupt or
-    SystemExit(143) is raised; a second signal does not wait. `task.modules` and `task.optimizers`
-    hold the trained weights afterwards.
+    On SIGINT, SIGTERM or SIGHUP the step under way is finished and saved, then KeyboardInterrupt
+    or SystemExit(143 or 129) is raised; a second signal does not wait. `task.modules` and
+    `task.optimizers` hold the trained weights afterwards.
 
     Args:
         task: what learns; its random numbers must come from the global generators of torch, NumPy
@@ -327,8 +327,8 @@ class _Loop:
 
     def _stop(self, stop: StopRequest) -> None:
         self._warn(f"stopped after step {self._step}, which is saved; go on with --resume")
-        if stop.number == signal.SIGTERM:
-            sys.exit(128 + signal.SIGTERM)
+        if stop.number is not None and stop.number != signal.SIGINT:
+            sys.exit(128 + stop.number)
         raise KeyboardInterrupt
 
     def _write(self, kind: str, scalars: Mapping[str, float]) -> None:

@@ -1,0 +1,74 @@
+"""Ctrl-C, `kill` and a closed terminal: the program leaves by way of an exception, and cleans up.
+
+An exception that a signal raises can get lost: libraries in C swallow it, or turn it into an error
+of theirs. The signal is noted too, so that whoever comes by later can ask.
+"""
+
+import signal
+import sys
+from types import FrameType
+
+_RETRY_S = 0.05
+_NUMBERS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
+
+
+class _Received:
+    """The first signal that asked this process to end."""
+
+    number: int | None = None
+
+
+_received = _Received()
+
+
+def install() -> None:
+    """Handle the signals that end a program, but for those that its starter ignores (`nohup`)."""
+    _received.number = None
+    for number in _NUMBERS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _handle)
+
+
+def exit_code() -> int | None:
+    """What a process ends with that got a signal; None where there was none."""
+    return None if _received.number is None else 128 + _received.number
+
+
+def check() -> None:
+    """Raise what the signal's handler raised, if there was a signal and somebody swallowed it."""
+    if _received.number is not None:
+        _raise(_received.number)
+
+
+def _handle(number: int, frame: FrameType | None) -> None:
+    is_first = _received.number is None
+    _received.number = _received.number or number
+    # An exception in the middle of `import torch` aborts the process; a second signal is meant so.
+    if is_first and hasattr(signal, "setitimer") and _is_importing(frame):
+        signal.signal(signal.SIGALRM, _retry)
+        signal.setitimer(signal.ITIMER_REAL, _RETRY_S)
+        return
+    _raise(number)
+
+
+def _retry(_: int, frame: FrameType | None) -> None:
+    if _is_importing(frame):
+        signal.setitimer(signal.ITIMER_REAL, _RETRY_S)
+    else:
+        check()
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _raise(number: int) -> None:
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    sys.exit(128 + number)

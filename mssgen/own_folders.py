@@ -1,0 +1,35 @@
+"""Folders that mssgen wrote: what lies in them is made from songs, and is not one."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+OUTPUTS = "manifest.jsonl"
+"""Stands in the output folders of `separate` and `enhance`."""
+# The file that each command leaves in its folder, and words that only ours has in it.
+_DERIVED: Mapping[str, tuple[bytes, ...]] = {
+    "pairs.json": (b'"mssgen_version"',),
+    "manifest.json": (b'"mssgen_version"',),  # rendered songs
+    "evaluation.json": (b'"mssgen"',),
+    "run.json": (b'"mssgen"',),  # training
+    "index.html": (b'name="generator" content="mssgen',),  # reports, listening tests, analyses
+}
+_MAX_BYTES = 2**20
+
+
+def is_own_folder(folder: Path, names: set[str], *, with_outputs: bool) -> bool:
+    """Whether mssgen wrote `folder`, which has files of these names.
+
+    `with_outputs` counts the stems of `separate` and `enhance` too, which are the input of others.
+    """
+    if with_outputs and OUTPUTS in names:
+        return True
+    return any(_says(folder / name, words) for name, words in _DERIVED.items() if name in names)
+
+
+def _says(path: Path, words: tuple[bytes, ...]) -> bool:
+    try:
+        with open(path, "rb") as file:
+            head = file.read(_MAX_BYTES)
+    except OSError:
+        return False
+    return any(word in head for word in words)
