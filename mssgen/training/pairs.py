@@ -24,6 +24,7 @@ from mssgen.checkpoints import ResolvedModel, resolve
 from mssgen.errors import MssgenError, UsageError
 from mssgen.events import Done, Event, Failed, Hook, ignore
 from mssgen.formats import WEIGHTS, sha256_of
+from mssgen.manifest import is_there
 from mssgen.outputs import OutputPlan, plan_outputs
 from mssgen.pipeline import load_separator
 from mssgen.separators.base import Separator
@@ -98,6 +99,7 @@ def make_pairs(
         bit_depth=_ENCODING.bit_depth,
         clip="none",
         existing="overwrite" if overwrite else "skip",
+        has_manifest=False,  # pairs.json says more
     )
     n_done = n_skipped = n_failed = 0
     for track in library.tracks:
@@ -162,7 +164,7 @@ def _separate(
             hook(replace(event, track=track.key))
 
     targets = [_target(output, track.key, stem) for stem in plan.names]
-    is_complete = options.existing == "skip" and all(target.exists() for target in targets)
+    is_complete = options.existing == "skip" and all(map(is_there, targets))
     # A complete track needs no mixture: the path stands for nothing.
     with _mixture(track, needed=not is_complete) as path:
         song = Track(str(path), track.key)
