@@ -1,13 +1,14 @@
 """Songs to files: names, order, reading ahead, and a count of what failed."""
 
 import logging
-import os
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,15 +20,16 @@ from mssgen.audio import (
     StemWriter,
     choose_encoding,
     open_source,
-    safe_target,
 )
 from mssgen.channels import n_mixed
 from mssgen.errors import AudioError, MssgenError, UsageError
 from mssgen.events import Done, Failed, Hook, Skipped, Start, Warned, Written, ignore
-from mssgen.files import is_there
+from mssgen.jobs import EXISTING, Decision, Places, decide
+from mssgen.manifest import Entry, Manifest
 from mssgen.outputs import OutputPlan
 from mssgen.pipeline import Measured, Source, measure, out_samples, stream_outputs
 from mssgen.separators.base import Separator
+from mssgen.song_record import SongRecord
 from mssgen.stem_writer import CLIP_MODES
 from mssgen.tags import Tags, read_tags
 from mssgen.tracks import STDIN, Track
@@ -52,14 +54,16 @@ class WriteOptions:
     downmix: bool = False
     """Mix more than two channels to stereo; otherwise each pair of channels is separated."""
     existing: str = "refuse"
-    """"refuse", "skip" or "overwrite" outputs that are there."""
+    """What to do with outputs that are there; see `mssgen.jobs.EXISTING`."""
+    has_manifest: bool = True
+    """Keep OUTPUT/manifest.jsonl, see `mssgen.manifest`; "resume" needs it."""
 
     def __post_init__(self) -> None:
         """Raise UsageError for what no input could be written as."""
         if self.clip not in CLIP_MODES:
             raise UsageError(f"--clip {self.clip} is unknown; use one of {', '.join(CLIP_MODES)}")
-        if self.existing not in ("refuse", "skip", "overwrite"):
-            raise UsageError(f"existing={self.existing!r} is none of refuse, skip and overwrite")
+        if self.existing not in EXISTING:
+            raise UsageError(f"existing={self.existing!r} is none of {', '.join(EXISTING)}")
         if self.sample_rate is not None and not MIN_RATE <= self.sample_rate <= MAX_RATE:
             raise UsageError(
                 f"--sample-rate {self.sample_rate} is out of range; use {MIN_RATE} to {MAX_RATE}"
@@ -69,14 +73,40 @@ class WriteOptions:
         anything = AudioInfo(rate, 1, "", "")
         choose_encoding(anything, self.container, self.bit_depth).check(rate, 1)
 
+    @property
+    def extension(self) -> str:
+        return self.container or "wav"
+
+    @property
+    def of_sound(self) -> dict[str, Any]:
+        """What decides how all outputs sound."""
+        names = ("bit_depth", "sample_rate", "clip", "downmix")
+        return {"format": self.extension, **{name: getattr(self, name) for name in names}}
+
 
 @dataclass(frozen=True)
 class Group:
     """Songs that go through one separator, and what is written of them."""
 
     tracks: Sequence[Track]
-    separator: Separator
+    load: Callable[[], Separator]
+    """Gives the separator; called once, and only if there is a song to separate."""
     plan: OutputPlan
+    made_by: Mapping[str, Any] | None = None
+    """What makes each stem, for the manifest; see `mssgen.made_by`. None: that is not known."""
+
+    @property
+    def made(self) -> dict[str, dict[str, Any] | None]:
+        """By output: what decides how it sounds, as far as that is not `WriteOptions.of_sound`."""
+        if self.made_by is None:
+            return dict.fromkeys(self.plan.names)
+        return {
+            output.name: {
+                "weights": {"mixture": output.mixture_weight, **output.stem_weights},
+                "made_by": {stem: self.made_by[stem] for stem in output.stem_weights},
+            }
+            for output in self.plan.outputs
+        }
 
 
 def separate_files(
@@ -86,18 +116,21 @@ def separate_files(
     *,
     output_dir: Path | str = "separated",
     options: WriteOptions | None = None,
+    made_by: Mapping[str, Any] | None = None,
     hook: Hook = ignore,
 ) -> Done:
     """Separate songs into files; a song that fails does not stop the others.
 
     While one song is separated, the next one is read and measured. Every output appears under its
-    name only when it is complete.
+    name only when it is complete, and OUTPUT/manifest.jsonl says what it was made from and how.
+    `made_by` is what makes each stem (see `mssgen.made_by`); without it no song is ever taken for
+    complete.
 
     Raises:
-        UsageError: two songs would write the same file, or an option is wrong (found before any
-            work). What goes wrong with single songs is told to `hook` and counted.
+        UsageError: an option is wrong (found before any work). What goes wrong with single songs is
+            told to `hook` and counted.
     """
-    group = Group(tracks, separator, plan)
+    group = Group(tracks, lambda: separator, plan, made_by)
     return separate_groups([group], output_dir=output_dir, options=options, hook=hook)
 
 
@@ -111,12 +144,18 @@ def separate_groups(
     """As `separate_files`, with a separator for each group of songs; all are counted together."""
     started = time.monotonic()
     options = options or WriteOptions()
-    jobs = _plan_jobs(groups, Path(output_dir), options)
-    todo = [job for job in jobs if job.targets]
-    for job in jobs:
-        if not job.targets:
-            hook(Skipped(job.track.label))
-    n_failed = 0
+    manifest = Manifest(output_dir) if options.has_manifest else None
+    chosen = _chosen(groups, Path(output_dir), options, manifest)
+    n_failed = n_skipped = 0
+    for _, track, decision in chosen:
+        if decision.refusal:
+            n_failed += 1
+            hook(Failed(track.label, decision.refusal))
+        elif not decision.targets:
+            n_skipped += 1
+            hook(Skipped(track.label))
+    todo = _jobs([each for each in chosen if each[2].targets], options, manifest)
+    n_refused = n_failed
     ahead: list[Future[_Opened]] = []  # the next song, at most
     with ThreadPoolExecutor(1, "reader") as reader:
 
@@ -138,16 +177,38 @@ def separate_groups(
                     n_failed += 1
                     _log.debug("%s failed", job.track.label, exc_info=True)
                     is_ours = isinstance(error, MssgenError)
-                    name = f"unexpected {type(error).__name__}: "
-                    hook(Failed(job.track.label, f"{'' if is_ours else name}{error}"))
+                    message = f"{'' if is_ours else f'unexpected {type(error).__name__}: '}{error}"
+                    job.record.failed(message)
+                    hook(Failed(job.track.label, message))
         finally:
             for future in ahead:
                 if not future.cancel() and future.exception() is None:
                     future.result().stack.close()
-    n_skipped = len(jobs) - len(todo)
-    done = Done(len(todo) - n_failed, n_skipped, n_failed, time.monotonic() - started)
+    n_done = len(todo) - (n_failed - n_refused)
+    done = Done(n_done, n_skipped, n_failed, time.monotonic() - started)
     hook(done)
     return done
+
+
+_Choice = tuple[Group, Track, Decision]
+
+
+def _chosen(
+    groups: Sequence[Group], output_dir: Path, options: WriteOptions, manifest: Manifest | None
+) -> list[_Choice]:
+    """What is to become of every song."""
+    songs = [(group, track) for group in groups for track in group.tracks]
+    made = {id(group): group.made for group in groups}
+    decisions = decide(
+        [(track, made[id(group)]) for group, track in songs],
+        Places(output_dir, options.template, options.extension),
+        existing=options.existing,
+        options=options.of_sound,
+        manifest=manifest,
+    )
+    return [
+        (group, track, decision) for (group, track), decision in zip(songs, decisions, strict=True)
+    ]
 
 
 @dataclass(frozen=True)
@@ -155,46 +216,32 @@ class _Job:
     """A song and the files to write, by output; what is kept is not among them."""
 
     track: Track
+    group: Group
     separator: Separator
-    plan: OutputPlan
     targets: dict[str, Path]
+    kept: tuple[Entry, ...]
+    record: SongRecord
 
 
-def _plan_jobs(groups: Sequence[Group], output_dir: Path, options: WriteOptions) -> list[_Job]:
-    extension = options.container or "wav"
-    songs = [(track, group) for group in groups for track in group.tracks]
-    inputs = {track.real_path: track.label for track, _ in songs if track.path != STDIN}
-    writers: dict[Path, str] = {}
-    jobs = []
-    for track, group in songs:
-        targets = {
-            name: safe_target(
-                output_dir,
-                options.template,
-                track=track.name,
-                stem=name,
-                ext=extension,
-                trackext=track.suffix,
-            )
-            for name in group.plan.names
-        }
-        for target in targets.values():
-            if target in writers:
-                raise UsageError(
-                    f"{target} would be written twice, for {writers[target]} and {track.label}: "
-                    "use a --template with {track}, {trackext} and {stem}, or name the folder "
-                    "that holds both"
-                )
-            if (song := inputs.get(os.path.realpath(target))) is not None:
-                raise UsageError(
-                    f"{target} would replace the input {song}: choose another --output or "
-                    "--template"
-                )
-            writers[target] = track.label
-        if options.existing == "skip":
-            targets = {name: path for name, path in targets.items() if not is_there(path)}
-        jobs.append(_Job(track, group.separator, group.plan, targets))
-    return jobs
+def _jobs(
+    chosen: Sequence[_Choice], options: WriteOptions, manifest: Manifest | None
+) -> list[_Job]:
+    """The songs to separate, their separators loaded."""
+    separators: dict[int, Separator] = {}
+    for group, _, _ in chosen:
+        if id(group) not in separators:
+            separators[id(group)] = group.load()
+    return [
+        _Job(
+            track,
+            group,
+            separators[id(group)],
+            decision.targets,
+            decision.kept,
+            SongRecord(manifest, track, options.of_sound),
+        )
+        for group, track, decision in chosen
+    ]
 
 
 @dataclass(frozen=True)
@@ -211,18 +258,13 @@ class _Opened:
 
 
 def _open(job: _Job, options: WriteOptions) -> _Opened:
-    if options.existing == "refuse":
-        for target in job.targets.values():
-            if target.exists():
-                raise AudioError(
-                    f"{target} exists; use --overwrite to replace it or --skip-existing to keep it"
-                )
     with ExitStack() as stack:
         source = stack.enter_context(open_source(job.track.path))
         encoding = choose_encoding(source.info, options.container, options.bit_depth)
         n_channels = n_mixed(source.info.n_channels, downmix=options.downmix)
         sample_rate = options.sample_rate or source.info.sample_rate
         encoding.check(sample_rate, n_channels)
+        job.record.opened()
         measured = measure(source, job.separator, downmix=options.downmix)
         tags = None if job.track.path == STDIN else read_tags(source.path)
         return _Opened(source, measured, encoding, sample_rate, n_channels, tags, stack.pop_all())
@@ -234,7 +276,7 @@ def _separate_job(
     options: WriteOptions,
     hook: Hook,
 ) -> None:
-    separator, plan = job.separator, job.plan
+    separator, plan = job.separator, job.group.plan
     info, measured, encoding = opened.source.info, opened.measured, opened.encoding
     label = job.track.label
     hook(
@@ -278,18 +320,35 @@ def _separate_job(
                 peak = max(peak, float(np.abs(block).max()))
                 if name in writers:
                     writers[name].write(block)
-        # One gain for all: the stems still sum to the mixture, only softer.
-        gain = encoding.gain_for(peak)
-        if gain < 1:
-            is_rescaled = options.clip == "rescale"
-            done = "all outputs of the song were lowered by that" if is_rescaled else CUT_OFF
-            hook(
-                Warned(
-                    label,
-                    f"the loudest output peaks {-20 * np.log10(gain):.1f} dB over full scale; "
-                    f"{done} (--bit-depth 32f keeps it)",
-                )
-            )
-            gain = gain if is_rescaled else 1.0
+        job.record.check_input()
+        gain = _gain(job, peak, encoding, options, hook)
+        job.record.finishing(gain, {"device": separator.device, "precision": separator.precision})
+        made = job.group.made
         for name, writer in writers.items():
-            hook(Written(label, name, writer.finish(gain, tags=opened.tags, stem=name)))
+            announce = job.record.announcing(job.targets[name], made[name])
+            path = writer.finish(gain, tags=opened.tags, stem=name, announce=announce)
+            hook(Written(label, name, path))
+        job.record.done()
+
+
+def _gain(job: _Job, peak: float, encoding: Encoding, options: WriteOptions, hook: Hook) -> float:
+    """By which all outputs are multiplied; AudioError where those that are kept have another."""
+    # One gain for all: the stems still sum to the mixture, only softer.
+    gain = encoding.gain_for(peak)
+    is_rescaled = options.clip == "rescale"
+    if gain < 1:
+        done = "all outputs of the song were lowered by that" if is_rescaled else CUT_OFF
+        hook(
+            Warned(
+                job.track.label,
+                f"the loudest output peaks {-20 * np.log10(gain):.1f} dB over full scale; "
+                f"{done} (--bit-depth 32f keeps it)",
+            )
+        )
+    gain = gain if is_rescaled else 1.0
+    if not all(math.isclose(entry.gain, gain, rel_tol=1e-3) for entry in job.kept):
+        raise AudioError(
+            f"{job.track.label}: the outputs that exist were lowered by another amount than these "
+            "must be; use --overwrite to make all of them alike"
+        )
+    return gain

@@ -19,20 +19,30 @@ from pathlib import Path
 from mssgen.errors import MssgenError, UsageError
 from mssgen.leftovers import OLD, hidden_name, new_draft, sweep_once
 
-_TEMPLATE_NAMES = ("track", "trackext", "stem", "ext")
+_TEMPLATE_NAMES = ("track", "trackext", "parent", "path", "stem", "ext")
 _SEPARATORS = re.escape(os.sep + (os.altsep or ""))
 _MAX_NAME_BYTES = 255
 
 
 def safe_target(
-    output_dir: Path, template: str, *, track: str, stem: str, ext: str, trackext: str = ""
+    output_dir: Path,
+    template: str,
+    *,
+    track: str,
+    stem: str,
+    ext: str,
+    trackext: str = "",
+    parent: str = "",
+    path: str = "",
 ) -> Path:
     """Expand a template such as "{track}/{stem}.{ext}" to a path that lies inside `output_dir`.
 
-    A "/" in `track` keeps its folders. Raises UsageError for names that the template may not use
-    and for every path that would leave `output_dir`: absolute, through "..", through a link.
+    A "/" in `track` or `path` keeps its folders. Raises UsageError for names that the template may
+    not use and for every path that would leave `output_dir`: absolute, through "..", through a
+    link.
     """
     values = {"track": track, "trackext": trackext, "stem": stem, "ext": ext}
+    values |= {"parent": parent, "path": path}
     expanded = ""
     try:
         for literal, name, spec, conversion in string.Formatter().parse(template):
@@ -66,7 +76,8 @@ def safe_target(
         )
     if not is_inside:
         raise UsageError(
-            f"--template {template!r} leads out of {output_dir} through a link; choose another"
+            f"{target} is not inside {output_dir}, since a link leads out of it: remove the link, "
+            "or choose another --output or --template"
         )
     return target
 

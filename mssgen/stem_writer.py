@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -91,10 +91,18 @@ class StemWriter:
             else:
                 self._encode(np.clip(block, -1.0, 1.0) if self._clip == "clamp" else block)
 
-    def finish(self, gain: float = 1.0, *, tags: Tags | None = None, stem: str = "") -> Path:
+    def finish(
+        self,
+        gain: float = 1.0,
+        *,
+        tags: Tags | None = None,
+        stem: str = "",
+        announce: Callable[[Path], None] | None = None,
+    ) -> Path:
         """Encode what waits, multiplied by `gain`; tag it, give it its name and return that.
 
         `gain` is for clip="rescale" only. `tags` are the song's; `stem` is added to the title.
+        `announce` is told where the complete file is before it gets its name.
         Raises AudioError when the disk is full or the target cannot be replaced.
         """
         if self._n_written != self._n_samples:
@@ -114,6 +122,8 @@ class StemWriter:
             self._encoder.close()
             if tags is not None:
                 write_tags(self._draft.path, tags, stem=stem, container=self._encoding.container)
+            if announce is not None:
+                announce(self._draft.path)
             self._draft.finish()
         return self._target
 

@@ -45,6 +45,17 @@ class Track:
         """Without the dot."""
         return Path(self.path).suffix.lstrip(".")
 
+    @property
+    def parent(self) -> str:
+        """The name of the folder that holds it."""
+        return "stdin" if self.path == STDIN else Path(os.path.abspath(self.path)).parent.name
+
+    @property
+    def in_parent(self) -> str:
+        """Its name below `parent`, unless it has a folder already or lies in the current one."""
+        is_here = self.path == STDIN or Path(os.path.abspath(self.path)).parent == Path.cwd()
+        return self.name if is_here or "/" in self.name else f"{self.parent}/{self.name}"
+
 
 def find_tracks(
     inputs: Sequence[str],

@@ -19,6 +19,7 @@ import mssgen
 from mssgen.batch import WriteOptions, separate_files
 from mssgen.errors import UsageError
 from mssgen.events import Done, Event, Failed, Progress, Skipped, Start, Warned, Written
+from mssgen.manifest import MANIFEST
 from mssgen.outputs import plan_outputs
 from mssgen.tracks import find_tracks
 
@@ -59,8 +60,9 @@ def of_kind(events: list[Event], kind: type) -> list[Any]:
 
 
 def files(folder: Path) -> set[str]:
-    """Everything below the folder, hidden files too."""
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    """Everything below the folder, hidden files too, but for the manifest."""
+    found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    return found - {MANIFEST}
 
 
 def stems_of(*tracks: str) -> set[str]:
@@ -109,18 +111,42 @@ def test_events_come_in_order(tmp_path: Path) -> None:
 
 
 class TestNames:
-    def test_two_songs_of_one_name_are_refused_before_any_work(self, tmp_path: Path) -> None:
-        song(tmp_path / "a/song.wav")
-        song(tmp_path / "b/song.wav")
-        network = ToyNetwork()
-        with pytest.raises(UsageError, match=r"written twice, for .*a/song\.wav and .*b/song\.wav"):
-            run(
-                [tmp_path / "a/song.wav", tmp_path / "b/song.wav"],
-                tmp_path / "out",
-                network=network,
-            )
-        assert network.n_calls == 0
-        assert not (tmp_path / "out").exists()
+    def test_two_songs_of_one_name_are_refused_and_the_others_are_done(
+        self, tmp_path: Path
+    ) -> None:
+        inputs = [song(tmp_path / f"{name}.wav") for name in ("a/song", "b/song", "c/tune")]
+        done, events = run(inputs, tmp_path / "out")
+        assert (done.n_done, done.n_failed) == (1, 2)
+        assert files(tmp_path / "out") == stems_of("tune")
+        failed = of_kind(events, Failed)
+        assert [event.track for event in failed] == [str(path) for path in inputs[:2]]
+        for event in failed:
+            assert f"{inputs[0]} and {inputs[1]} would both be written" in event.message
+            assert "--template '{parent}/{track}/{stem}.{ext}'" in event.message
+        done, _ = run(inputs, tmp_path / "out", template="{parent}/{track}/{stem}.{ext}")
+        assert done.n_done == 3
+        assert files(tmp_path / "out") == stems_of("tune", "a/song", "b/song", "c/tune")
+
+    def test_two_formats_of_one_song_are_told_apart_by_their_suffix(self, tmp_path: Path) -> None:
+        inputs = [song(tmp_path / "song.wav"), song(tmp_path / "song.flac")]
+        done, events = run(inputs, tmp_path / "out")
+        assert done.n_failed == 2
+        template = "{track}.{trackext}/{stem}.{ext}"
+        assert f"--template '{template}'" in of_kind(events, Failed)[0].message
+        assert run(inputs, tmp_path / "out", template=template)[0].n_done == 2
+
+    def test_a_song_whose_folder_is_a_link_out_is_refused_alone(self, tmp_path: Path) -> None:
+        inputs = [song(tmp_path / "one.wav"), song(tmp_path / "two.wav")]
+        (tmp_path / "elsewhere").mkdir()
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out/one").symlink_to("../elsewhere")
+        done, events = run(inputs, tmp_path / "out")
+        assert (done.n_done, done.n_failed) == (1, 1)
+        [failed] = of_kind(events, Failed)
+        assert failed.track == str(inputs[0])
+        assert "a link leads out" in failed.message
+        assert files(tmp_path / "out") == stems_of("two")
+        assert not list((tmp_path / "elsewhere").iterdir())
 
     def test_a_template_without_stem_is_refused(self, tmp_path: Path) -> None:
         path = song(tmp_path / "song.wav")

@@ -23,6 +23,7 @@ import mssgen
 from mssgen import hub
 from mssgen.cli import app
 from mssgen.cli.console import run
+from mssgen.manifest import MANIFEST
 from mssgen.separators.demucs import SeparationOptions
 
 RATE = 44_100
@@ -88,7 +89,8 @@ def read(path: Path | str) -> Audio:
 
 def files(folder: Path | str) -> set[str]:
     folder = Path(folder)
-    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+    found = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+    return found - {MANIFEST}
 
 
 def stem_files(*stems: str, track: str = "song") -> set[str]:

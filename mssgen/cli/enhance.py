@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +15,8 @@ from mssgen.errors import UsageError
 from mssgen.events import Warned
 
 if TYPE_CHECKING:
+    from mssgen.enhancers.blend import Blend
+    from mssgen.enhancers.chain import StemEnhancer
     from mssgen.enhancers.codec import CodecEnhancer
     from mssgen.events import Hook
     from mssgen.tracks import Track
@@ -71,7 +73,7 @@ def enhance(
     ] = False,
     offline: given.Offline = False,
     output: given.Output = "enhanced",
-    template: given.Template = "{track}.{ext}",
+    template: given.Template = "{path}.{ext}",
     overwrite: given.Overwrite = False,
     skip_existing: given.SkipExisting = False,
     container: given.Format = None,
@@ -89,9 +91,11 @@ def enhance(
     """Make separated stems sound better: a trained encoder gives the codes of the clean stem.
 
     Outputs have the rate, channels, bit depth and length of their input and go to
-    enhanced/TRACK.wav. Of a folder of stems (bass.wav, drums.wav, ...) each goes through the
-    encoder of its name that ships; with --stem or --encoder those of this stem are taken. Exit
-    codes: 0 done, 1 a file failed, 2 wrong call, 130 interrupted.
+    enhanced/SONG/STEM.wav: SONG is the name of the folder that holds the stem, left out for files
+    of the current folder (stem.wav goes to enhanced/stem.wav). Of a folder of stems (bass.wav,
+    drums.wav, ...) each goes through the encoder of its name that ships; with --stem or --encoder
+    those of this stem are taken. Exit codes: 0 done, 1 a file failed, 2 wrong call, 130
+    interrupted.
     """
     files = given.Files(
         inputs,
@@ -116,10 +120,10 @@ def enhance(
         tracks = files.tracks(skip_outputs=False)  # what was separated is what is enhanced
         choices = _choices(tracks, stem, encoder, codec, hook)
 
+        from mssgen import made_by
         from mssgen.audio import open_source
         from mssgen.batch import Group
         from mssgen.devices import share_heaps
-        from mssgen.enhancers.chain import StemEnhancer
         from mssgen.enhancers.loading import load_codec_enhancer, load_enhancer
         from mssgen.outputs import plan_outputs
         from mssgen.pipeline import mixture_of
@@ -128,46 +132,60 @@ def enhance(
         given.use_threads(threads)
         write = files.write_options(tracks)
         blended = given.blend_of(blend, mix)
+        refining = given.refining_of(
+            refine,
+            refiner,
+            coarse_refiner,
+            steps=steps,
+            temperature=temperature,
+            seed=seed,
+            keep_codebooks=keep_codebooks,
+            strength=strength,
+        )
+        hub: dict[str, Any] = {"offline": offline, "progress": not quiet and sys.stderr.isatty()}
         load: Callable[..., CodecEnhancer] = partial(
             partial(load_enhancer, hears="separated") if codec is None else load_codec_enhancer,
-            refining=given.refining_of(
-                refine,
-                refiner,
-                coarse_refiner,
-                steps=steps,
-                temperature=temperature,
-                seed=seed,
-                keep_codebooks=keep_codebooks,
-                strength=strength,
-            ),
+            refining=refining,
             device=device,
-            offline=offline,
-            progress=not quiet and sys.stderr.isatty(),
+            **hub,
         )
-        enhancers, groups = [], []
-        for choice in choices:
-            enhancer = StemEnhancer(load(choice.checkpoint, stem=choice.stem), blended)
-            of_stem = _of_stem(choice.tracks, enhancer.stem, inputs or [])
-            enhancers.append(enhancer)
-            groups.append(Group(of_stem, enhancer, plan_outputs(enhancer.sources)))
-        tracks = [track for group in groups for track in group.tracks]
-        files.check_stdout(tracks, groups[0].plan)
+        song = None
         if mixture is not None:
             if "-" in (mixture, *(track.path for track in tracks)):
                 raise UsageError(
                     "--mixture needs files: it is read beside the inputs, from its start"
                 )
             song = stack.enter_context(open_source(mixture))
-            for enhancer, group in zip(enhancers, groups, strict=True):
-                if len(group.tracks) > 1:
-                    raise UsageError(
-                        f"--mixture is of one song, and {len(group.tracks)} inputs are its "
-                        f"{enhancer.stem}: name the stems of one song"
-                    )
-                with open_source(group.tracks[0].path) as source:
-                    enhancer.mixture = mixture_of(
-                        source, song, enhancer.sample_rate, downmix=downmix
-                    )
+        hears = partial(mixture_of, mixture=song, downmix=downmix) if song else None
+        groups = []
+        for choice in choices:
+            of = choice.stem if codec else made_by.stem_of_encoder(choice.checkpoint, **hub)
+            enhance_with = partial(load, choice.checkpoint, stem=choice.stem)
+            if of is None:  # no encoder, as loading says
+                enhance_with()
+                continue
+            made = made_by.of_enhancer(
+                choice.checkpoint,
+                of,
+                stage="codec" if codec else "enhance",
+                blend=blended,
+                refining=refining,
+                mixture=mixture,
+                **hub,
+            )
+            of_stem = _of_stem(choice.tracks, of, inputs or [])
+            if song is not None:
+                _check_single(of_stem, of)
+            groups.append(
+                Group(
+                    of_stem,
+                    partial(_loaded, enhance_with, blended, of_stem[0], hears),
+                    plan_outputs((of,)),
+                    {of: made},
+                )
+            )
+        tracks = [track for group in groups for track in group.tracks]
+        files.check_stdout(tracks, groups[0].plan)
         if explain:
             if files.to_stdout or write.container == "raw":
                 raise UsageError(
@@ -177,6 +195,33 @@ def enhance(
 
             hook = explaining(hook, tracks)
         return files.run(groups, write, hook)
+
+
+def _check_single(tracks: list["Track"], stem: str) -> None:
+    """Raise UsageError for several inputs that would hear one song."""
+    if len(tracks) > 1:
+        named = ", ".join(track.label for track in tracks[:_MAX_NAMES])
+        raise UsageError(
+            f"--mixture is of one song, and {len(tracks)} inputs are its {stem} ({named}): name "
+            "the stems of one song, one file each"
+        )
+
+
+def _loaded(
+    load: Callable[[], "CodecEnhancer"],
+    blend: "Blend",
+    track: "Track",
+    hears: Callable[..., Any] | None,
+) -> "StemEnhancer":
+    """An enhancer for the inputs; with `hears` for this one, which hears its song."""
+    from mssgen.audio import open_source
+    from mssgen.enhancers.chain import StemEnhancer
+
+    enhancer = StemEnhancer(load(), blend)
+    if hears is not None:
+        with open_source(track.path) as source:
+            enhancer.mixture = hears(source, sample_rate=enhancer.sample_rate)
+    return enhancer
 
 
 @dataclass(frozen=True)

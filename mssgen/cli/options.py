@@ -41,14 +41,19 @@ Output = Annotated[
     str, typer.Option("--output", "-o", help="Folder to write to, or - for standard output.")
 ]
 Template = Annotated[
-    str, typer.Option(help="Path below the folder; knows {track} {stem} {ext} {trackext}.")
+    str,
+    typer.Option(
+        help="Path below the folder; knows {track} {stem} {ext} {trackext}, {parent} (the name of "
+        "the input's folder) and {path} ({parent}/{track} where {track} has no folder)."
+    ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
 SkipExisting = Annotated[
     bool,
     typer.Option(
         "--skip-existing",
-        help="Keep outputs that exist and write the missing ones (as for several inputs).",
+        help="Keep outputs that exist, whatever made them, and write the missing ones.  [default "
+        "for several inputs: skip what was made from the same input in the same way]",
     ),
 ]
 Format = Annotated[
@@ -221,12 +226,25 @@ def refining_of(
 def existing(
     inputs: list[str] | None, tracks: list["Track"], overwrite: bool, skip_existing: bool
 ) -> str:
-    """What to do with outputs that exist: several songs keep them, one named outright refuses."""
+    """What to do with outputs that exist: several songs skip what is complete, one refuses."""
     if overwrite and skip_existing:
         raise UsageError("--overwrite and --skip-existing contradict each other; use one")
     is_single = [track.path for track in tracks] == (inputs or [])
-    keeps = skip_existing or not is_single or len(tracks) > 1
-    return "overwrite" if overwrite else "skip" if keeps else "refuse"
+    if overwrite or skip_existing:
+        return "overwrite" if overwrite else "skip"
+    return "refuse" if is_single and len(tracks) == 1 else "resume"
+
+
+def check_folder(output: str) -> None:
+    """Raise UsageError where the folder to write to is called like a sound file."""
+    from mssgen.tracks import EXTENSIONS
+
+    suffix = Path(output).suffix.lower()
+    if suffix in (*EXTENSIONS, ".raw") and not output.endswith("/") and not Path(output).is_dir():
+        raise UsageError(
+            f"--output {output} is called like a sound file, and a folder is written: name one, "
+            f"such as --output {Path(output).with_suffix('')}"
+        )
 
 
 @dataclass(frozen=True)
@@ -268,6 +286,7 @@ class Files:
             raise UsageError(f"--raw and --format {self.container} contradict each other; use one")
         if not self.output:
             raise UsageError("--output is an empty word; name a folder, or - for standard output")
+        check_folder(self.output)
         return tracks
 
     def write_options(self, tracks: list["Track"]) -> "WriteOptions":
@@ -311,7 +330,9 @@ class Files:
         from mssgen.leftovers import scratch_folder
 
         with scratch_folder() as folder:
-            write = replace(write, template="{stem}.{ext}", existing="overwrite")
+            write = replace(
+                write, template="{stem}.{ext}", existing="overwrite", has_manifest=False
+            )
             written: list[Path] = []
 
             def note(event: "Event") -> None:

@@ -116,7 +116,7 @@ def _common(event: Event, failures: list[str]) -> str | None:
         case Written():
             return f"wrote {event.path}"
         case Skipped():
-            return f"{event.track}: complete already, skipped (--overwrite redoes it)"
+            return f"{event.track}: already complete, skipped (use --overwrite to redo it)"
         case Warned():
             where = f"{event.track}: " if event.track and event.track not in event.message else ""
             return f"warning: {where}{event.message}"

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -124,7 +124,9 @@ def separate(
         tracks = files.tracks()
         n_segments = _batch_size(batch_size)
 
+        from mssgen import made_by
         from mssgen.batch import Group
+        from mssgen.checkpoints import resolve
         from mssgen.devices import share_heaps
         from mssgen.enhancers.chain import EnhancedSeparator
         from mssgen.enhancers.loading import load_enhancer
@@ -162,7 +164,11 @@ def separate(
             strength=strength,
         )
         name = model or "htdemucs"
+        hub: dict[str, Any] = {"offline": offline, "progress": not quiet and sys.stderr.isatty()}
+        made: dict[str, Any] | None = None
         load: Callable[..., Separator]
+        # What is written is known, and what exists is looked at, before a model is loaded, as far
+        # as its files say which stems it has.
         if encoder and not enhance:
             if model is not None:
                 raise UsageError(
@@ -171,14 +177,29 @@ def separate(
                 )
             if len(encoder) > 1:
                 raise UsageError("several --encoder need --enhance: one separates one stem")
-            plan = None
             load = partial(load_enhancer, encoder[0], hears="mixture", refining=refining)
+            of = made_by.stem_of_encoder(encoder[0], **hub)
+            plan = plan_for([of]) if of else None
+            if of:
+                made = {of: made_by.of_enhancer(encoder[0], of, refining=refining, **hub)}
         else:
-            # The registry knows the stems: a wrong one is found, and a bag thinned out, before
-            # loading.
+            # A bag is thinned out to what the stems need.
             plan = plan_for(lookup(name, "separate").stems) if name in REGISTRY else None
+            found = resolve(
+                name, wanted_stems=plan.stems if plan else None, stage="separate", **hub
+            )
+            if plan is None and (known := made_by.stems_of_separator(found)):
+                plan = plan_for(known)
             if enhance and not encoder:
                 encoder = _shipped(plan.stems if plan else stem or ())
+            if plan is not None:
+                made = made_by.of_separator(found, plan.stems, cut, precision)
+                for each in encoder or ():
+                    of = made_by.stem_of_encoder(each, **hub)
+                    if of in made:
+                        made[of] |= made_by.of_enhancer(
+                            each, of, blend=blended, refining=refining, **hub
+                        )
             load = partial(
                 load_separator,
                 name,
@@ -189,15 +210,24 @@ def separate(
                 precision=precision,
                 options=cut,
             )
-        if plan is not None:
-            files.check_stdout(tracks, plan)
-        separator = load(device=device, offline=offline, progress=not quiet and sys.stderr.isatty())
+        load = partial(load, device=device, **hub)
         if plan is None:
+            separator = load()
             plan = plan_for(separator.sources)
-            files.check_stdout(tracks, plan)
-        if isinstance(separator, EnhancedSeparator):
-            separator.check(plan.stems)
-        return files.run([Group(tracks, separator, plan)], write, hook)
+            load = partial(_same, separator)
+        files.check_stdout(tracks, plan)
+
+        def checked() -> Separator:
+            separator = load()
+            if isinstance(separator, EnhancedSeparator):
+                separator.check(plan.stems)
+            return separator
+
+        return files.run([Group(tracks, checked, plan, made)], write, hook)
+
+
+def _same(separator: "Separator") -> "Separator":
+    return separator
 
 
 def _shipped(stems: Sequence[str]) -> list[str]:

@@ -98,6 +98,7 @@ def make_pairs(
         bit_depth=_ENCODING.bit_depth,
         clip="none",
         existing="overwrite" if overwrite else "skip",
+        has_manifest=False,  # pairs.json says more
     )
     n_done = n_skipped = n_failed = 0
     for track in library.tracks:

@@ -1,0 +1,316 @@
+"""OUTPUT/manifest.jsonl: what each file in an output folder was made from, and how.
+
+One JSON object per line, appended and never rewritten. A song that was finished has a line with the
+state "done", one that could not be made "failed"; each of its files is announced in a line
+"writing" before it gets its name. So whatever lies there after a kill can be told from a file of
+the user's, and only what was made from the same input in the same way is ever called complete.
+"""
+
+import json
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from mssgen import __version__
+from mssgen.errors import AudioError, UsageError
+from mssgen.files import sha256_of
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+MANIFEST = "manifest.jsonl"
+FORMAT_VERSION = 1
+_KEY = "mssgen_manifest"
+_START = f'{{"{_KEY}":'.encode()
+State = Literal["writing", "done", "failed"]
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """What the system knows of a file; where all of it is equal, so is the content."""
+
+    path: str
+    """Absolute, links resolved."""
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    """Unlike the time of modification, no program can set it back."""
+    inode: int
+
+
+class InputFile:
+    """An input; its content is hashed at most once, and only when that is needed."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = os.path.realpath(path)
+
+    @cached_property
+    def stamp(self) -> Stamp | None:
+        """None for what cannot be read twice, such as a pipe, and for what is not there."""
+        return _stamp(self.path)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the content; raises AudioError where it cannot be read."""
+        try:
+            return sha256_of(Path(self.path))
+        except OSError as error:
+            raise AudioError(
+                f"{self.path} cannot be read ({error.strerror or error}); check the file"
+            ) from None
+
+    def record(self) -> "InputRecord | None":
+        """What the manifest keeps; None for what cannot be read twice."""
+        return InputRecord(**asdict(self.stamp), sha256=self.sha256) if self.stamp else None
+
+    def has_changed(self) -> bool:
+        """Whether the file is another one than when it was first looked at."""
+        return self.stamp is not None and _stamp(self.path) != self.stamp
+
+
+def _stamp(path: str) -> Stamp | None:
+    try:
+        about = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    if not stat.S_ISREG(about.st_mode):
+        return None
+    return Stamp(path, about.st_size, about.st_mtime_ns, about.st_ctime_ns, about.st_ino)
+
+
+@dataclass(frozen=True)
+class InputRecord(Stamp):
+    """An input as it was when it was used."""
+
+    sha256: str
+
+    def is_of(self, source: InputFile) -> bool:
+        """Whether `source` has this content; hashes it unless it is the same, untouched file."""
+        stamp = source.stamp
+        if stamp is None or stamp.size != self.size:
+            return False
+        untouched = all(getattr(self, name) == value for name, value in asdict(stamp).items())
+        return untouched or source.sha256 == self.sha256
+
+
+@dataclass(frozen=True)
+class Output:
+    """A file that was made."""
+
+    path: str
+    """Below the folder, with forward slashes."""
+    size: int
+    sha256: str
+    made: dict[str, Any] = field(default_factory=dict)
+    """What decides how this one file of a song sounds."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line."""
+
+    state: State
+    source: InputRecord | None
+    """None for standard input and pipes."""
+    options: dict[str, Any]
+    """What decides how all files of the song sound."""
+    outputs: tuple[Output, ...] = ()
+    gain: float = 1.0
+    """By which all outputs were multiplied to keep within full scale."""
+    about: dict[str, Any] = field(default_factory=dict)
+    """What does not decide: names, the device, ..."""
+    seconds: float = 0.0
+    """That it took."""
+    error: str = ""
+    version: str = __version__
+
+
+@dataclass(frozen=True)
+class Made:
+    """The latest that is known of a file: the line that names it, and which of its outputs."""
+
+    entry: Entry
+    output: Output
+
+
+class Manifest:
+    """The manifest of one folder, read once; what is appended is known at once.
+
+    Raises UsageError where another program's file has that name, AudioError where it cannot be
+    read. A folder without one is fine.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+        self.path = self.folder / MANIFEST
+        self._known: dict[str, list[Made]] = {}
+        for entry in read_entries(self.path):
+            self._learn(entry)
+
+    def append(self, entry: Entry) -> None:
+        """Add a line, on the disk when this returns; raises AudioError where that fails."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            _append(self.path, _line(entry))
+        except OSError as error:
+            raise AudioError(
+                f"{self.path} cannot be written: {error.strerror or error}; choose another --output"
+            ) from error
+        self._learn(entry)
+
+    def output(self, target: Path, content: Path, made: Mapping[str, Any]) -> Output:
+        """What to say of `target`, whose content is in the file `content`; raises OSError."""
+        return Output(self.name(target), content.stat().st_size, sha256_of(content), dict(made))
+
+    def name(self, target: Path) -> str:
+        """The path of an output below the folder."""
+        return target.relative_to(self.folder).as_posix()
+
+    def made(self, target: Path) -> Made | None:
+        """What made the file that lies at `target`; None where that is not known.
+
+        A file whose latest line is not "done" may be that line's or an older one's: its content
+        tells. Raises AudioError where it cannot be read.
+        """
+        known = self._known.get(self.name(target), [])
+        if not known or known[-1].entry.state == "done":
+            return known[-1] if known else None
+        found = InputFile(target).sha256 if target.is_file() else ""
+        return next((made for made in reversed(known) if made.output.sha256 == found), None)
+
+    def objection(
+        self, target: Path, source: InputFile, options: Mapping[str, Any], made: Mapping[str, Any]
+    ) -> str:
+        """Why the file at `target` cannot be taken for what these would give; "" if it can.
+
+        Raises AudioError where a file cannot be read.
+        """
+        known = self.made(target)
+        if known is None:
+            return "was not made by mssgen, or there is no record of it"
+        entry, output = known.entry, known.output
+        if target.stat().st_size != output.size:
+            return "was changed after mssgen made it"
+        if entry.source is None or source.stamp is None:
+            return "was made from a pipe, or would be: that cannot be compared"
+        if not entry.source.is_of(source):
+            changed = entry.source.path == source.path
+            which = f"{source.path} has changed since" if changed else entry.source.path
+            return f"was made from another file ({which})"
+        differing = _differing(
+            {**entry.options, **output.made}, json.loads(json.dumps({**options, **made}))
+        )
+        return f"was made with other options ({', '.join(differing)})" if differing else ""
+
+    def _learn(self, entry: Entry) -> None:
+        for output in entry.outputs:
+            self._known.setdefault(output.path, []).append(Made(entry, output))
+
+
+def read_entries(path: Path) -> list[Entry]:
+    """The lines of a manifest in order; none where there is no file, and damaged ones are left out.
+
+    Raises UsageError for a link and for another program's file, AudioError for what cannot be read.
+    """
+    try:
+        is_link = path.is_symlink()
+        data = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        data, is_link = b"", path.is_symlink()
+    except OSError as error:
+        raise AudioError(
+            f"{path} cannot be read ({error.strerror or error}); move it away, or choose another "
+            "--output"
+        ) from None
+    lines = [line for line in (part.strip(b"\0 \t\r") for part in data.split(b"\n")) if line]
+    if is_link or (lines and not any(_may_be_ours(line) for line in lines)):
+        raise UsageError(
+            f"{path} is {'a link' if is_link else 'a file of another program'}, and mssgen keeps "
+            "its record under that name; choose another --output"
+        )
+    return [entry for entry in map(_parsed, lines) if entry is not None]
+
+
+def _may_be_ours(line: bytes) -> bool:
+    return line.startswith(_START) or _START.startswith(line)
+
+
+def _line(entry: Entry) -> bytes:
+    # ASCII only: names of files that are not text survive as escapes.
+    content = {_KEY: FORMAT_VERSION, **asdict(entry)}
+    return json.dumps(content, separators=(",", ":")).encode("ascii")
+
+
+def _parsed(line: bytes) -> Entry | None:
+    try:
+        content = json.loads(line)
+        if content.pop(_KEY) != FORMAT_VERSION:
+            return None
+        source, outputs = content.pop("source"), content.pop("outputs")
+        entry = Entry(
+            source=None if source is None else InputRecord(**source),
+            outputs=tuple(Output(**output) for output in outputs),
+            **content,
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    return entry if _is_sound(entry) else None
+
+
+def _is_sound(entry: Entry) -> bool:
+    """Whether the values that are relied on have their types."""
+    return isinstance(entry.options, dict) and all(
+        isinstance(output.path, str)
+        and isinstance(output.made, dict)
+        and isinstance(output.size, int)
+        for output in entry.outputs
+    )
+
+
+def _append(path: Path, line: bytes) -> None:
+    """One write at the end, after every other process's; a torn last line is ended first."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND
+    flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+    number = os.open(path, flags, 0o666)
+    try:
+        with _locked(number):
+            size = os.lseek(number, 0, os.SEEK_END)
+            is_torn = size > 0 and _last_byte(number, size) != b"\n"
+            data = (b"\n" if is_torn else b"") + line + b"\n"
+            if os.write(number, data) != len(data):
+                raise OSError(None, "the disk is full")
+            os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def _last_byte(number: int, size: int) -> bytes:
+    os.lseek(number, size - 1, os.SEEK_SET)
+    return os.read(number, 1)
+
+
+@contextmanager
+def _locked(number: int) -> Iterator[None]:
+    if fcntl is not None:
+        with suppress(OSError):  # some network file systems know no locks
+            fcntl.flock(number, fcntl.LOCK_EX)
+    yield  # closing the file unlocks it
+
+
+def _differing(before: Any, now: Any, name: str = "") -> list[str]:
+    """The names of the values in which two tables differ, each once."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        found = [
+            each
+            for key in {**before, **now}
+            for each in _differing(before.get(key), now.get(key), str(key))
+        ]
+        return list(dict.fromkeys(found))
+    return [] if before == now else [name]
