@@ -74,8 +74,14 @@ class AudioSource:
     warnings: list[str] = field(default_factory=list)
     """What is missing of a damaged file and what else was noticed, each the end of a sentence that
     begins with the name; what only decoding shows is added by the first pass."""
-    _is_decoded: bool = False
-    """Whether ffmpeg made `path`."""
+    _cancel: threading.Event | None = None
+    _decoded_from: Path | None = None
+    """What ffmpeg made `path` of."""
+
+    @property
+    def original(self) -> Path:
+        """The file that holds the tags: `path`, or what ffmpeg decoded."""
+        return self._decoded_from or self.path
 
     def blocks(self, block_samples: int = BLOCK_SAMPLES) -> Iterator[NDArray[np.float32]]:
         """Yield the file from its start as blocks [C, T'], T' at most `block_samples`.
@@ -87,6 +93,8 @@ class AudioSource:
         for part_rate, blocks in self._reader.streams(block_samples):
             fitted = (_with_channels(block, self.info.n_channels) for block in blocks)
             for block in resample(fitted, self.info.n_channels, part_rate, rate):
+                if self._cancel is not None and self._cancel.is_set():
+                    raise AudioError(f"{self.name} was not read: it was interrupted")
                 for start in range(0, block.shape[1], block_samples):
                     n_read += min(block_samples, block.shape[1] - start)
                     yield block[:, start : start + block_samples]
@@ -123,7 +131,9 @@ class AudioSource:
     def _seekable_samples(self) -> int:
         """The length of a file whose every sample can be found at once; else 0."""
         is_exact = self.info.subtype.startswith(("PCM_", "FLOAT", "DOUBLE"))
-        return self._reader.seekable_samples() if is_exact or self._is_decoded else 0
+        if not (is_exact or self._decoded_from is not None):
+            return 0
+        return self._reader.seekable_samples()
 
     def _seek(self, start_sample: int, n_samples: int) -> NDArray[np.float32]:
         n_expected = min(n_samples, max(0, self._seekable_samples - start_sample))
@@ -157,7 +167,7 @@ def open_source(
         stdin: read in place of standard input.
         strict: refuse a file of which something is missing, instead of warning.
         warn: told each warning as a sentence; None logs it.
-        cancel: once set, what waits for ffmpeg ends with AudioError.
+        cancel: once set, reading ends with AudioError.
 
     Raises:
         AudioError: the file is missing, a folder, not readable, empty, not sound, outside 8 to
@@ -175,7 +185,8 @@ def open_source(
             with reading(name):
                 if file.is_fifo():
                     file = spool(stack, stack.enter_context(open(file, "rb")), name)
-        yield _identify(stack, file, _Warnings(name, strict, warn or _log.warning), cancel)
+        said = _Warnings(name, strict, warn or _log.warning)
+        yield replace(_identify(stack, file, said, cancel), _cancel=cancel)
 
 
 @dataclass(frozen=True)
@@ -227,7 +238,7 @@ def _identify(
         said.loss(loss)
     container = file.suffix.lstrip(".").lower()
     info = replace(source.info, container=container, subtype=decoded.subtype)
-    return replace(source, info=info, _is_decoded=True)
+    return replace(source, info=info, _decoded_from=file)
 
 
 def _probe(file: Path, said: _Warnings) -> AudioSource | None:

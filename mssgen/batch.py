@@ -2,11 +2,12 @@
 
 import logging
 import os
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from mssgen.audio import (
     MAX_RATE,
     MIN_RATE,
     AudioInfo,
+    AudioSource,
     Encoding,
     StemWriter,
     choose_encoding,
@@ -25,7 +27,7 @@ from mssgen.channels import n_mixed
 from mssgen.errors import AudioError, MssgenError, UsageError
 from mssgen.events import Done, Failed, Hook, Skipped, Start, Warned, Written, ignore
 from mssgen.outputs import OutputPlan
-from mssgen.pipeline import Measured, Source, measure, out_samples, stream_outputs
+from mssgen.pipeline import Measured, measure, out_samples, stream_outputs
 from mssgen.separators.base import Separator
 from mssgen.stem_writer import CLIP_MODES
 from mssgen.tags import Tags, read_tags
@@ -85,19 +87,23 @@ def separate_files(
     *,
     output_dir: Path | str = "separated",
     options: WriteOptions | None = None,
+    strict: bool = False,
     hook: Hook = ignore,
 ) -> Done:
     """Separate songs into files; a song that fails does not stop the others.
 
     While one song is separated, the next one is read and measured. Every output appears under its
-    name only when it is complete.
+    name only when it is complete. Damaged songs are separated as far as they can be read, with a
+    warning; `strict` refuses them.
 
     Raises:
         UsageError: two songs would write the same file, or an option is wrong (found before any
             work). What goes wrong with single songs is told to `hook` and counted.
     """
     group = Group(tracks, separator, plan)
-    return separate_groups([group], output_dir=output_dir, options=options, hook=hook)
+    return separate_groups(
+        [group], output_dir=output_dir, options=options, strict=strict, hook=hook
+    )
 
 
 def separate_groups(
@@ -105,6 +111,7 @@ def separate_groups(
     *,
     output_dir: Path | str = "separated",
     options: WriteOptions | None = None,
+    strict: bool = False,
     hook: Hook = ignore,
 ) -> Done:
     """As `separate_files`, with a separator for each group of songs; all are counted together."""
@@ -116,19 +123,23 @@ def separate_groups(
         if not job.targets:
             hook(Skipped(job.track.label))
     n_failed = 0
+    reading = _Reading(strict)
     ahead: list[Future[_Opened]] = []  # the next song, at most
+    taken: list[Future[_Opened]] = []  # the one that is waited for
     with ThreadPoolExecutor(1, "reader") as reader:
 
         def read_ahead(index: int) -> None:
             # Not standard input: signals do not reach a thread that waits for it.
             if index < len(todo) and todo[index].track.path != STDIN:
-                ahead.append(reader.submit(_open, todo[index], options))
+                ahead.append(reader.submit(_open, todo[index], options, reading))
 
         try:
             for index, job in enumerate(todo):
                 try:
                     try:
-                        opened = ahead.pop().result() if ahead else _open(job, options)
+                        taken[:] = ahead
+                        ahead.clear()
+                        opened = taken[0].result() if taken else _open(job, options, reading)
                     finally:
                         read_ahead(index + 1)
                     with opened.stack:
@@ -140,13 +151,23 @@ def separate_groups(
                     name = f"unexpected {type(error).__name__}: "
                     hook(Failed(job.track.label, f"{'' if is_ours else name}{error}"))
         finally:
-            for future in ahead:
+            reading.cancel.set()  # what is read ahead is not needed any more
+            for future in (*taken, *ahead):
                 if not future.cancel() and future.exception() is None:
                     future.result().stack.close()
     n_skipped = len(jobs) - len(todo)
     done = Done(len(todo) - n_failed, n_skipped, n_failed, time.monotonic() - started)
     hook(done)
     return done
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """How songs are read."""
+
+    strict: bool
+    cancel: threading.Event = field(default_factory=threading.Event)
+    """Set when the reading ahead is to end."""
 
 
 @dataclass(frozen=True)
@@ -200,7 +221,7 @@ def _plan_jobs(groups: Sequence[Group], output_dir: Path, options: WriteOptions)
 class _Opened:
     """A song that is open and measured, and how its outputs are written."""
 
-    source: Source
+    source: AudioSource
     measured: Measured
     encoding: Encoding
     sample_rate: int
@@ -209,7 +230,7 @@ class _Opened:
     stack: ExitStack
 
 
-def _open(job: _Job, options: WriteOptions) -> _Opened:
+def _open(job: _Job, options: WriteOptions, reading: _Reading) -> _Opened:
     if options.existing == "refuse":
         for target in job.targets.values():
             if target.exists():
@@ -217,13 +238,20 @@ def _open(job: _Job, options: WriteOptions) -> _Opened:
                     f"{target} exists; use --overwrite to replace it or --skip-existing to keep it"
                 )
     with ExitStack() as stack:
-        source = stack.enter_context(open_source(job.track.path))
+        source = stack.enter_context(
+            open_source(
+                job.track.path,
+                strict=reading.strict,
+                warn=_log.debug,  # told when the song starts
+                cancel=reading.cancel,
+            )
+        )
         encoding = choose_encoding(source.info, options.container, options.bit_depth)
         n_channels = n_mixed(source.info.n_channels, downmix=options.downmix)
         sample_rate = options.sample_rate or source.info.sample_rate
         encoding.check(sample_rate, n_channels)
         measured = measure(source, job.separator, downmix=options.downmix)
-        tags = None if job.track.path == STDIN else read_tags(source.path)
+        tags = None if job.track.path == STDIN else read_tags(source.original)
         return _Opened(source, measured, encoding, sample_rate, n_channels, tags, stack.pop_all())
 
 
@@ -246,6 +274,8 @@ def _separate_job(
             separator.precision,
         )
     )
+    for warning in opened.source.warnings:
+        hook(Warned(label, warning))
     if measured.level.is_silent:
         hook(Warned(label, "the mixture is silent, and so are its stems"))
     with ExitStack() as stack:

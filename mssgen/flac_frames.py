@@ -13,6 +13,8 @@ from mssgen.sound_layout import Bytes, Layout, Part, cut_short
 _SYNC = re.compile(rb"\xff[\xf8\xf9]")
 _JOIN = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
 _INFO_STOP = 42
+# What may stand behind the last frame, besides zeros.
+_BEHIND = (b"TAG", b"APETAGEX", b"ID3", b"LYRICSBEGIN")
 _TAIL_BYTES = 2**18
 
 
@@ -167,7 +169,9 @@ def _is_whole(data: bytes) -> bool:
     for n_bytes, byte in enumerate(data, 1):
         value = (value << 8 & 0xFFFF) ^ _CRC16[value >> 8 ^ byte]
         if value == 0 and n_bytes > 8:
-            return True
+            rest = data[n_bytes : n_bytes + 2**12]
+            if not any(rest) or rest.startswith(_BEHIND):
+                return True
     return False
 
 
@@ -240,5 +244,6 @@ def resume(data: Bytes, part: Part, n_samples: int) -> Part | None:
         return None
     end = last_frame(data, info, stop)
     n_total = end[0].end if end is not None else info.n_samples
-    pieces = (info.head(max(n_total, before.end)), range(before.start, stop))
+    head = info.head(max(n_total, before.end) - before.position)
+    pieces = (head, range(before.start, stop))
     return Part(pieces, before.position - begin - n_samples)

@@ -8,7 +8,7 @@ import struct
 from collections.abc import Iterator
 
 from mssgen.byte_views import patched
-from mssgen.sound_layout import Bytes, Layout, Part
+from mssgen.sound_layout import Bytes, Layout, Part, cut_short
 
 _UNKNOWN = 0xFFFFFFFF
 # More than this behind a wrapped size is not a list of tags.
@@ -23,16 +23,16 @@ def scan_wav(data: Bytes) -> Layout | None:
     for name, start, size in _chunks(data):
         if name != b"data":
             continue
-        if size == _UNKNOWN:
-            return None
         n_held = len(data) - start
         if size == 0 and n_held > 8 and not _is_chunk(data, start):
             loss = "has a header that says 0 samples, as a recorder leaves that was stopped early"
-            # libsndfile takes no unknown size here, so this one is at most 4 GiB.
-            return _with_size(data, start, n_held, f"{loss}: its end may be missing")
+            return Layout((_whole(data, start),), (f"{loss}: its end may be missing",))
         n_beyond = n_held - size
         if n_beyond >= 2**32 and n_beyond % 2**32 <= _MAX_EXTRA_BYTES:
-            return _with_size(data, start, _UNKNOWN, "")
+            n_bytes = size + n_beyond // 2**32 * 2**32
+            return Layout((_whole(data, start, n_bytes),))
+        if size == _UNKNOWN:
+            return Layout((_whole(data, start),)) if n_held > _UNKNOWN else None
         after = start + size + size % 2
         rest = data[after : after + 64]
         is_sound = n_beyond > 4096 and not _is_chunk(data, after) and not rest.startswith(_TAGS)
@@ -45,12 +45,20 @@ def scan_wav(data: Bytes) -> Layout | None:
     return None
 
 
-def _with_size(data: Bytes, start: int, size: int, loss: str) -> Layout:
-    """The data chunk whose samples start at byte `start`, with another size."""
-    field = struct.pack("<I", min(size, _UNKNOWN))
-    pieces = patched((range(len(data)),), start - 4, field)
-    pieces = patched(pieces, 4, struct.pack("<I", min(len(data) - 8, _UNKNOWN)))
-    return Layout((Part(pieces),), (loss,) if loss else ())
+def _whole(data: Bytes, start: int, n_bytes: int | None = None) -> Part:
+    """The file with a data chunk of `n_bytes` from byte `start`; None: to the end of the file.
+
+    Over 4 GiB it becomes RF64 (EBU Tech 3306).
+    """
+    n_bytes = len(data) - start if n_bytes is None else n_bytes
+    stop = start + n_bytes
+    if n_bytes < _UNKNOWN - start:
+        riff, size = (struct.pack("<I", n) for n in (stop - 8, n_bytes))
+        return Part((b"RIFF", riff, range(8, start - 4), size, range(start, stop)))
+    unknown = struct.pack("<I", _UNKNOWN)
+    sizes = struct.pack("<4sIQQQI", b"ds64", 28, stop + 28, n_bytes, 0, 0)
+    head = b"RF64" + unknown + b"WAVE" + sizes
+    return Part((head, range(12, start - 4), unknown, range(start, stop)))
 
 
 def _chunks(data: Bytes) -> Iterator[tuple[bytes, int, int]]:
@@ -72,13 +80,21 @@ def _is_chunk(data: Bytes, position: int) -> bool:
 
 
 def scan_caf(data: Bytes) -> Layout | None:
-    """A CAF file whose data reach to its end, with that size; None: the size is there."""
-    position = 8
+    """A CAF file with the size of the data that it holds; None: the size is right."""
+    position, bytes_per_s = 8, 0.0
     while data[:4] == b"caff" and position + 12 <= len(data):
         name, size = struct.unpack(">4sq", data[position : position + 12])
-        if name == b"data" and size == -1:
-            field = struct.pack(">q", len(data) - position - 12)
-            return Layout((Part(patched((range(len(data)),), position + 4, field)),))
+        n_held = len(data) - position - 12
+        if name == b"desc" and n_held >= 32:
+            rate, _, _, n_bytes, n_samples = struct.unpack(
+                ">d4sIII", data[position + 12 : position + 36]
+            )
+            bytes_per_s = n_bytes / max(1, n_samples) * rate
+        if name == b"data" and (size == -1 or (size > n_held and bytes_per_s)):
+            part = Part(patched((range(len(data)),), position + 4, struct.pack(">q", n_held)))
+            if size == -1:
+                return Layout((part,))
+            return Layout((part,), (cut_short(n_held / bytes_per_s, size / bytes_per_s),))
         if size < 0:
             return None
         position += 12 + size

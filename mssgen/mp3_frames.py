@@ -114,13 +114,13 @@ def scan(data: Bytes) -> Layout | None:
         rate, frame = file[0].header.sample_rate, file[0].header.n_samples
         n_lost = _n_lost(file)
         begin_s = n_s
-        for index, run in enumerate(file):
+        for run in file:
             if run.n_bytes_lost_before:
                 mean_bytes = (run.stop - run.start) / max(1, run.n_frames)
                 by_bytes = run.n_bytes_lost_before / mean_bytes
                 lost = n_lost if n_lost and len(file) == 2 else max(1.0, by_bytes)
                 losses.append(damaged(n_s, lost * frame / rate))
-            parts.append(Part(_pieces(run, is_last=index == len(file) - 1)))
+            parts.append(Part(_pieces(run, is_last=run is file[-1] and n_lost <= 1)))
             n_s += run.n_frames * frame / rate
         if n_lost > 1 and len(file) == 1:
             losses.append(cut_short(n_s - begin_s, n_s - begin_s + n_lost * frame / rate))

@@ -156,19 +156,24 @@ def _add_parts(
     last = 0
     for first, stop in pairwise(bounds):
         stretch = link.pages[first:stop]
-        n_lost = 0
         if first > n_heads:
-            n_lost = _n_lost(link, first, rate)
-            losses.append(damaged(last / rate, n_lost / rate))
+            losses.append(damaged(last / rate, _n_lost(link, first) / rate))
         last = max([last, *(page.position for page in stretch)])
+        ends_at = None if first == n_heads else last - _pre_skip(data, link)
         pieces: list[Piece] = [header] if header is not None else []
         shown = [*heads, *stretch][1 if header is not None else 0 :]
         pieces += _joined(shown)
-        parts.append(Part(tuple(pieces), n_lost))
+        parts.append(Part(tuple(pieces), ends_at=ends_at))
 
 
-def _n_lost(link: _Link, first: int, rate: int) -> int:
-    """Samples of the pages that are lost before page `first`, from the positions around them."""
+def _pre_skip(data: Bytes, link: _Link) -> int:
+    """Samples at the start of an Opus stream that are not played, but counted."""
+    head = data[link.first.body : link.first.body + 12]
+    return int.from_bytes(head[10:12], "little") if link.kind == b"OpusHead" else 0
+
+
+def _n_lost(link: _Link, first: int) -> int:
+    """About how many samples are lost before page `first`, by the positions around them."""
     before = max(page.position for page in link.pages[:first])
     found = [page.position for page in link.pages[first:] if page.position >= 0]
     if not found:

@@ -3,6 +3,8 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +73,7 @@ class PartReader:
     def streams(self, block_samples: int) -> Iterator[tuple[int, Iterator[NDArray[np.float32]]]]:
         """Yield (sample rate, blocks [C, T']) of each part; the blocks are to be used up first."""
         self.search()
-        index, position_s = 0, 0.0
+        index, position_s, stream_samples = 0, 0.0, 0
         while index < len(self._parts):
             with ExitStack() as stack:
                 try:
@@ -79,23 +81,25 @@ class PartReader:
                 except DECODE_ERRORS as error:
                     message = f"{self._name} can no longer be read; was it changed?"
                     raise AudioError(message) from error
-                rate, n_channels = file.samplerate, file.channels
+                rate, n_channels, n_frames = file.samplerate, file.channels, file.frames
+            n_lost, ends_at = 0, None
+            if (part := self._parts[index]) is not None:
+                n_lost, ends_at = part.n_lost_before, part.ends_at
+            if ends_at is None:
+                stream_samples = 0
+            elif n_frames < UNDECLARED:
+                n_lost = max(0, ends_at - n_frames - stream_samples)
             counter = _Counter()
-            blocks = self._blocks(index, n_channels, block_samples, position_s, rate)
-            yield rate, counter.count(blocks)
+            blocks = self._blocks(index, block_samples, position_s + n_lost / rate, rate)
+            yield rate, counter.count(chain(_silence(n_channels, n_lost, block_samples), blocks))
             position_s += counter.n_samples / rate
+            stream_samples += counter.n_samples
             index += 1
 
     def _blocks(
-        self, index: int, n_channels: int, block_samples: int, begin_s: float, rate: int
+        self, index: int, block_samples: int, begin_s: float, rate: int
     ) -> Iterator[NDArray[np.float32]]:
         part = self._parts[index]
-        n_lost = part.n_lost_before if part is not None else 0
-        while n_lost:
-            n_zeros = min(n_lost, block_samples)
-            yield np.zeros((n_channels, n_zeros), np.float32)
-            n_lost -= n_zeros
-        begin_s += (part.n_lost_before if part is not None else 0) / rate
         try:
             yield from decode_part(self.path, part, block_samples)
         except DecodeError as error:
@@ -108,7 +112,7 @@ class PartReader:
         if error.is_failure and data[:4] == b"fLaC":
             whole = part or Part((range(len(data)),))
             after = flac_frames.resume(data, whole, error.n_samples)
-            self._parts[index] = Part(whole.pieces, whole.n_lost_before, error.n_samples)
+            self._parts[index] = replace(whole, n_samples=error.n_samples)
             if after is not None:
                 self._parts.insert(index + 1, after)
                 self._loss(damaged(end_s, after.n_lost_before / rate))
@@ -158,6 +162,12 @@ class PartReader:
             return stack.enter_context(sf.SoundFile(os.fsencode(self.path)))
         view = stack.enter_context(ByteView(self.path, part.pieces))
         return stack.enter_context(sf.SoundFile(view))
+
+
+def _silence(n_channels: int, n_samples: int, block_samples: int) -> Iterator[NDArray[np.float32]]:
+    for start in range(0, n_samples, block_samples):
+        n_zeros = min(block_samples, n_samples - start)
+        yield np.zeros((n_channels, n_zeros), np.float32)
 
 
 class _Counter:

@@ -23,6 +23,9 @@ class Part:
     pieces: tuple[Piece, ...]
     n_lost_before: int = 0
     """Samples that are lost before it, at its own rate: silence keeps their place."""
+    ends_at: int | None = None
+    """The place of its last sample in the stream that began with an earlier part, where headers
+    tell that: silence then takes the place of what is lost before it."""
     n_samples: int | None = None
     """How many of its samples are good; None: all."""
 
@@ -38,7 +41,7 @@ class Layout:
 
 def cut_short(held_s: float, declared_s: float) -> str:
     """The loss of a file whose end is missing."""
-    return f"is cut short: it holds {held_s:.2f} s of the {declared_s:.2f} s it declares"
+    return f"is cut short: it holds {held_s:.3f} s of the {declared_s:.3f} s it declares"
 
 
 def damaged(at_s: float, lost_s: float) -> str:

@@ -80,6 +80,7 @@ def enhance(
     sample_rate: given.SampleRate = None,
     clip: given.Clip = "rescale",
     downmix: given.Downmix = False,
+    strict: given.Strict = False,
     device: given.Device = "auto",
     threads: given.Threads = None,
     quiet: given.Quiet = False,
@@ -157,14 +158,15 @@ def enhance(
                 raise UsageError(
                     "--mixture needs files: it is read beside the inputs, from its start"
                 )
-            song = stack.enter_context(open_source(mixture))
+            song = stack.enter_context(open_source(mixture, strict=strict))
             for enhancer, group in zip(enhancers, groups, strict=True):
                 if len(group.tracks) > 1:
                     raise UsageError(
                         f"--mixture is of one song, and {len(group.tracks)} inputs are its "
                         f"{enhancer.stem}: name the stems of one song"
                     )
-                with open_source(group.tracks[0].path) as source:
+                # Its warnings are told when it is enhanced.
+                with open_source(group.tracks[0].path, warn=lambda _: None) as source:
                     enhancer.mixture = mixture_of(
                         source, song, enhancer.sample_rate, downmix=downmix
                     )
@@ -176,7 +178,7 @@ def enhance(
             from mssgen.evaluation.explain import explaining
 
             hook = explaining(hook, tracks)
-        return files.run(groups, write, hook)
+        return files.run(groups, write, hook, strict=strict)
 
 
 @dataclass(frozen=True)

@@ -83,6 +83,7 @@ def separate(
     sample_rate: given.SampleRate = None,
     clip: given.Clip = "rescale",
     downmix: given.Downmix = False,
+    strict: given.Strict = False,
     device: given.Device = "auto",
     precision: given.Precision = "auto",
     threads: given.Threads = None,
@@ -197,7 +198,7 @@ def separate(
             files.check_stdout(tracks, plan)
         if isinstance(separator, EnhancedSeparator):
             separator.check(plan.stems)
-        return files.run([Group(tracks, separator, plan)], write, hook)
+        return files.run([Group(tracks, separator, plan)], write, hook, strict=strict)
 
 
 def _shipped(stems: Sequence[str]) -> list[str]:
