@@ -6,22 +6,19 @@ block, whatever the length. The names of writing
 (`encoding`, `stem_writer`, `targets`) can be had from here too: one door for all sound files.
 """
 
-import errno
 import logging
-import os
 import re
-import select
+import shutil
 import sys
-import tempfile
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
-import soundfile as sf
 import soxr
 from numpy.typing import NDArray
 
@@ -31,6 +28,11 @@ from mssgen.encoding import Encoding as Encoding
 from mssgen.encoding import choose_encoding as choose_encoding
 from mssgen.errors import AudioError, UsageError
 from mssgen.files import safe_target as safe_target
+from mssgen.ogg_pages import NO_END
+from mssgen.part_reader import PartReader
+from mssgen.sound_layout import Layout, cut_short
+from mssgen.sound_parts import DECODE_ERRORS, find_layout
+from mssgen.spooling import reading, spool, temporary_folder
 from mssgen.stem_writer import StemWriter as StemWriter
 from mssgen.stem_writer import copy_to_stdout as copy_to_stdout
 
@@ -42,12 +44,7 @@ MAX_MAGNITUDE = 2.0**32
 BLOCK_SAMPLES = 2**16
 
 _log = logging.getLogger(__name__)
-# What soundfile raises on damaged files: its own errors, and slips of its checks.
-_DECODE_ERRORS = (sf.SoundFileError, OSError, RuntimeError, TypeError, ValueError, AssertionError)
 _SF_ERR_MALFORMED_FILE = 3
-_MP3_FRAME = 1152
-# What libsndfile gives for the length of a stream is more than this.
-_UNDECLARED = 2**62
 
 
 @dataclass(frozen=True)
@@ -60,7 +57,8 @@ class AudioInfo:
     container: str
     """Lower-case: "wav", "flac", "ogg", "mp3", ..."""
     subtype: str
-    """libsndfile's name of the sample format: "PCM_16", "FLOAT", "VORBIS", ...; "" by ffmpeg."""
+    """libsndfile's name of the sample format: "PCM_16", "FLOAT", "VORBIS", ...; what ffmpeg decodes
+    has such a name where it is lossless, "DSD", or ""."""
 
 
 @dataclass(frozen=True)
@@ -72,51 +70,41 @@ class AudioSource:
     path: Path
     """The file that is read; temporary for standard input and for what ffmpeg decoded."""
     info: AudioInfo
-    _guessed_from: int | None = None
-    """Where the sound of an MP3 starts (bytes) whose length libsndfile can only guess."""
+    _reader: PartReader
+    warnings: list[str] = field(default_factory=list)
+    """What is missing of a damaged file and what else was noticed, each the end of a sentence that
+    begins with the name; what only decoding shows is added by the first pass."""
+    _cancel: threading.Event | None = None
+    _decoded_from: Path | None = None
+    """What ffmpeg made `path` of."""
+
+    @property
+    def original(self) -> Path:
+        """The file that holds the tags: `path`, or what ffmpeg decoded."""
+        return self._decoded_from or self.path
 
     def blocks(self, block_samples: int = BLOCK_SAMPLES) -> Iterator[NDArray[np.float32]]:
         """Yield the file from its start as blocks [C, T'], T' at most `block_samples`.
 
-        Raises AudioError where the file is damaged, ends early or holds no samples.
+        What is damaged is left out or silent, with a warning. Raises AudioError where the file
+        holds no samples, or was opened with `strict` and something is missing.
         """
         rate, n_read = self.info.sample_rate, 0
-        with ExitStack() as stack:
-            whole = None
-            if self._guessed_from is not None:
-                whole = stack.enter_context(_LongerFile(self.path, self._guessed_from))
-                block_samples = min(block_samples, _MP3_FRAME)
-            try:
-                file = stack.enter_context(sf.SoundFile(whole or os.fsencode(self.path)))
-            except _DECODE_ERRORS as error:
-                raise AudioError(f"{self.name} can no longer be read; was it changed?") from error
-            while True:
-                try:
-                    block = file.read(block_samples, dtype="float32", always_2d=True)
-                except _DECODE_ERRORS as error:
-                    if whole is not None and whole.is_at_end():
-                        break
-                    raise AudioError(
-                        f"{self.name} is damaged or cut short after {n_read / rate:.2f} s; "
-                        "get a complete copy"
-                    ) from error
-                if not len(block):
-                    break
-                n_read += len(block)
-                yield np.ascontiguousarray(block.T)
-            # Headers of streams declare nothing (a huge number); Xing headers round to frames.
-            declared = 0 if whole is not None or file.frames >= _UNDECLARED else file.frames
-        if n_read < declared - (2 * _MP3_FRAME if self.info.container == "mp3" else 0):
-            raise AudioError(
-                f"{self.name} is damaged or cut short: it holds {n_read / rate:.2f} s of the "
-                f"{declared / rate:.2f} s it declares; get a complete copy"
-            )
+        for part_rate, blocks in self._reader.streams(block_samples):
+            fitted = (_with_channels(block, self.info.n_channels) for block in blocks)
+            for block in resample(fitted, self.info.n_channels, part_rate, rate):
+                if self._cancel is not None and self._cancel.is_set():
+                    raise AudioError(f"{self.name} was not read: it was interrupted")
+                for start in range(0, block.shape[1], block_samples):
+                    n_read += min(block_samples, block.shape[1] - start)
+                    yield block[:, start : start + block_samples]
         if n_read == 0:
             raise AudioError(f"{self.name} holds no samples; choose another file")
 
     @cached_property
     def n_samples(self) -> int:
         """The length T; a file that does not declare it for sure is read through once."""
+        self._reader.search()
         return self._seekable_samples or sum(block.shape[1] for block in self.blocks())
 
     def segment(self, start_sample: int, n_samples: int) -> NDArray[np.float32]:
@@ -124,7 +112,7 @@ class AudioSource:
 
         Uncompressed files and FLAC are read at that place only; all others are decoded from their
         start, because a lossy decoder that begins in the middle gives other samples.
-        Raises AudioError as `blocks` does.
+        Raises AudioError as `blocks` does, and where the file is damaged at that place.
         """
         if self._seekable_samples:
             found = self._seek(start_sample, n_samples)
@@ -142,19 +130,16 @@ class AudioSource:
     @cached_property
     def _seekable_samples(self) -> int:
         """The length of a file whose every sample can be found at once; else 0."""
-        # No subtype: ffmpeg made `path`, and that is wav.
-        if not (self.info.subtype or "FLOAT").startswith(("PCM_", "FLOAT", "DOUBLE")):
+        is_exact = self.info.subtype.startswith(("PCM_", "FLOAT", "DOUBLE"))
+        if not (is_exact or self._decoded_from is not None):
             return 0
-        n_samples = sf.info(os.fsencode(self.path)).frames
-        return n_samples if n_samples < _UNDECLARED else 0
+        return self._reader.seekable_samples()
 
     def _seek(self, start_sample: int, n_samples: int) -> NDArray[np.float32]:
         n_expected = min(n_samples, max(0, self._seekable_samples - start_sample))
         try:
-            with sf.SoundFile(os.fsencode(self.path)) as file:
-                file.seek(min(start_sample, self._seekable_samples))
-                block = file.read(n_expected, dtype="float32", always_2d=True)
-        except _DECODE_ERRORS:
+            block = self._reader.read(min(start_sample, self._seekable_samples), n_expected)
+        except DECODE_ERRORS:
             block = np.zeros((0, self.info.n_channels), np.float32)
         if len(block) < n_expected:
             raise AudioError(
@@ -165,12 +150,28 @@ class AudioSource:
 
 
 @contextmanager
-def open_source(path: Path | str, *, stdin: BinaryIO | None = None) -> Iterator[AudioSource]:
+def open_source(
+    path: Path | str,
+    *,
+    stdin: BinaryIO | None = None,
+    strict: bool = False,
+    warn: Callable[[str], None] | None = None,
+    cancel: threading.Event | None = None,
+) -> Iterator[AudioSource]:
     """Open a sound file; "-" is standard input (or `stdin`), spooled to a temporary file.
 
-    Pipes are spooled too, because a song is read twice. Raises AudioError when the file is
-    missing, a folder, not readable, empty, not sound, cut short, or outside 8 to 192 kHz, and
-    when only ffmpeg could read it and ffmpeg is not installed.
+    Pipes are spooled too, because a song is read twice.
+
+    Args:
+        path: the file, or "-".
+        stdin: read in place of standard input.
+        strict: refuse a file of which something is missing, instead of warning.
+        warn: told each warning as a sentence; None logs it.
+        cancel: once set, reading ends with AudioError.
+
+    Raises:
+        AudioError: the file is missing, a folder, not readable, empty, not sound, outside 8 to
+            192 kHz, or only ffmpeg could read it and ffmpeg is not installed.
     """
     name = "standard input" if str(path) == "-" else str(path)
     with ExitStack() as stack:
@@ -180,57 +181,89 @@ def open_source(path: Path | str, *, stdin: BinaryIO | None = None) -> Iterator[
             stream = sys.stdin.buffer if stdin is None else stdin
             if stream.isatty():
                 raise UsageError("standard input is a terminal; pipe a sound file into mssgen")
-            file = _spool(stack, stream, name)
+            file = spool(stack, stream, name)
         else:
             file = Path(path)
-            with _reading(name):
+            with reading(name):
                 if file.is_fifo():
-                    file = _spool(stack, stack.enter_context(open(file, "rb")), name)
-        yield _identify(stack, file, name)
+                    file = spool(stack, stack.enter_context(open(file, "rb")), name)
+        said = _Warnings(name, strict, warn or _log.warning)
+        yield replace(_identify(stack, file, said, cancel), _cancel=cancel)
 
 
-def _identify(stack: ExitStack, file: Path, name: str) -> AudioSource:
+@dataclass(frozen=True)
+class _Warnings:
+    """What is to be said about a file."""
+
+    name: str
+    strict: bool
+    warn: Callable[[str], None]
+    said: list[str] = field(default_factory=list)
+
+    def note(self, note: str) -> None:
+        """Say something: the end of a sentence that begins with the name."""
+        self.said.append(note)
+        self.warn(f"{self.name} {note}")
+
+    def loss(self, loss: str) -> None:
+        """Say that something is missing; AudioError if that must not be."""
+        if self.strict:
+            raise AudioError(f"{self.name} {loss}; get a complete copy, or leave out --strict")
+        self.note(loss)
+
+
+def _identify(
+    stack: ExitStack, file: Path, said: _Warnings, cancel: threading.Event | None
+) -> AudioSource:
     """The source behind `file`, by libsndfile or else by ffmpeg."""
+    name = said.name
     if file.is_dir():
-        with _reading(name):
+        with reading(name):
             os.scandir(file).close()  # a folder that cannot be read is told as such
         raise AudioError(f"{name} is a folder, not a sound file; name a file in it")
-    with _reading(name), open(file, "rb") as opened:
+    with reading(name), open(file, "rb") as opened:
         head = opened.read(4096)
     if not head:
         raise AudioError(f"{name} is empty (0 bytes); get a new copy of it")
-    source = _probe(file, name)
+    source = _probe(file, said)
     if source is not None:
         return source
     if _is_text(head):
         raise AudioError(f"{name} is text, not sound, whatever its name says; give a sound file")
-    folder = _temporary_folder(stack)
-    with _reading(name):
-        wav = ffmpeg.decode(file, folder, name, head)
-    decoded = _probe(wav, name)
-    if decoded is None:
+    folder = temporary_folder(stack)
+    with reading(name):
+        decoded = ffmpeg.decode(file, folder, name, head, cancel)
+    source = _probe(decoded.path, said)
+    if source is None:
         raise AudioError(f"{name} holds no sound that ffmpeg can decode; convert it to wav")
+    for note in decoded.notes:
+        said.note(note)
+    for loss in decoded.losses:
+        said.loss(loss)
     container = file.suffix.lstrip(".").lower()
-    info = AudioInfo(decoded.info.sample_rate, decoded.info.n_channels, container, "")
-    return AudioSource(name, decoded.path, info)
+    info = replace(source.info, container=container, subtype=decoded.subtype)
+    return replace(source, info=info, _decoded_from=file)
 
 
-def _probe(file: Path, name: str) -> AudioSource | None:
+def _probe(file: Path, said: _Warnings) -> AudioSource | None:
     """What libsndfile says about the file; None where it cannot open it."""
+    name = said.name
+    with reading(name):
+        layout = find_layout(file)
+    reader = PartReader(name, file, layout.parts if layout is not None else (None,), said.loss)
     try:
-        with sf.SoundFile(os.fsencode(file)) as opened:
-            rate, n_channels, n_samples = opened.samplerate, opened.channels, opened.frames
-            container, subtype, log = opened.format.lower(), opened.subtype, opened.extra_info
-    except _DECODE_ERRORS as error:
-        # What libsndfile knows and finds broken is not for ffmpeg, which would drop the rest.
-        if getattr(error, "code", None) == _SF_ERR_MALFORMED_FILE:
+        with reader.open_first() as opened:
+            n_samples, log = opened.frames, opened.extra_info
+            container, subtype = opened.format.lower(), opened.subtype
+    except DECODE_ERRORS as error:
+        # What libsndfile knows and finds broken may be all that there is.
+        is_known = getattr(error, "code", None) == _SF_ERR_MALFORMED_FILE
+        if is_known and shutil.which("ffmpeg") is None:
             raise AudioError(f"{name} is damaged or cut short; get a new copy of it") from error
         return None
-    if container in ("wavex", "rf64"):
-        container = "wav"
-    if _is_cut_short(log):
-        raise AudioError(f"{name} is cut short: it declares more than it holds; get a new copy")
-    if n_samples == 0:
+    formats = reader.formats()
+    rate, n_channels = (max(values) for values in zip(*formats, strict=True))
+    if n_samples == 0 and len(formats) == 1:
         raise AudioError(f"{name} holds no samples; choose another file")
     if not MIN_RATE <= rate <= MAX_RATE:
         raise AudioError(
@@ -240,16 +273,28 @@ def _probe(file: Path, name: str) -> AudioSource | None:
         raise AudioError(
             f"{name} has {n_channels} channels where {MAX_CHANNELS} can be read; split it"
         )
+    container = "wav" if container in ("wavex", "rf64") else container
+    for loss in _losses(layout, container, log, n_samples / rate):
+        said.loss(loss)
+    info = AudioInfo(rate, n_channels, container, subtype)
+    return AudioSource(name, file, info, reader, said.said)
+
+
+def _losses(layout: Layout | None, container: str, log: str, duration_s: float) -> Iterator[str]:
+    """What is missing, by the headers."""
+    if layout is not None:
+        yield from layout.losses
+        return
+    if (share := _held_share(log)) is not None:
+        yield cut_short(duration_s, duration_s / share)
     if container == "ogg" and re.search(
         r"end-of-stream bit|Junk after|ended unexpectedly", log, re.I
     ):
-        _log.warning("%s has no end mark: it may be cut short", name)
-    info = AudioInfo(rate, n_channels, container, subtype)
-    return AudioSource(name, file, info, _guessed_from(file) if container == "mp3" else None)
+        yield NO_END
 
 
-def _is_cut_short(log: str) -> bool:
-    """Whether libsndfile's log of the header tells of more samples than the file holds."""
+def _held_share(log: str) -> float | None:
+    """The share that a file holds of what its header declares, by libsndfile's log; None of all."""
     label = r"(?:data|SSND|Data Size|riff)"
     for declared, held in re.findall(rf"^\s*{label}\s*: (\d+) \(should be (\d+)\)", log, re.M):
         size = int(declared)
@@ -257,59 +302,22 @@ def _is_cut_short(log: str) -> bool:
         is_placeholder = size > 2**62 or any(abs(size - n) < 2**16 for n in (2**31, 2**32))
         # Some writers count the header in: a few dozen bytes are not a loss.
         if size - int(held) > 64 and not is_placeholder:
-            return True
+            return max(1, int(held)) / size
     match = re.search(r"frame count (\d+) does not match value from 'ds64' chunk of (\d+)", log)
-    return match is not None and int(match[1]) < int(match[2]) < 2**62
+    if match is not None and int(match[1]) < int(match[2]) < 2**62:
+        return max(1, int(match[1])) / int(match[2])
+    return None
 
 
-def _guessed_from(file: Path) -> int | None:
-    """The first frame (bytes) of an MP3 without a Xing, Info or VBRI header; else None."""
-    from mutagen.mp3 import BitrateMode, MPEGInfo
-
-    try:
-        with open(file, "rb") as opened:
-            # Not `MP3`, which fails on odd tags too.
-            info = MPEGInfo(opened)
-    except Exception:  # damaged in a way of its own: libsndfile's guess must do
-        return None
-    return int(info.frame_offset) if info.bitrate_mode == BitrateMode.UNKNOWN else None
-
-
-class _LongerFile:
-    """A file from byte `start` on that looks 64 times its size.
-
-    libsndfile guesses the length of an MP3 without a length header from the size of its first
-    frame, and reads no further: a file of variable bit rate can lose half its music that way.
-    What stands before the first frame would hide from it what the file is.
-    """
-
-    def __init__(self, path: Path, start: int) -> None:
-        self._file = open(path, "rb")  # noqa: SIM115 (closed in __exit__)
-        self._start = self._file.seek(start)
-        self._is_measuring = False
-
-    def __enter__(self) -> "_LongerFile":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def is_at_end(self) -> bool:
-        return not self._file.peek(1)
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._is_measuring = whence == os.SEEK_END
-        n_before = self._start if whence == os.SEEK_SET else 0
-        return self._file.seek(n_before + offset, whence) - self._start
-
-    def tell(self) -> int:
-        return (self._file.tell() - self._start) * (64 if self._is_measuring else 1)
-
-    def read(self, size: int = -1) -> bytes:
-        return self._file.read(size)
-
-    def readinto(self, buffer: Any) -> int:
-        return self._file.readinto(buffer)
+def _with_channels(block: NDArray[np.float32], n_channels: int) -> NDArray[np.float32]:
+    """A part [C', T] with the channels of the whole: mono goes to all, more than those to mono."""
+    if len(block) == n_channels:
+        return block
+    if n_channels == 1:
+        return block.mean(axis=0, keepdims=True)
+    if len(block) == 1:
+        return np.repeat(block, n_channels, axis=0)
+    return np.pad(block[:n_channels], ((0, max(0, n_channels - len(block))), (0, 0)))
 
 
 def _is_text(head: bytes) -> bool:
@@ -321,51 +329,6 @@ def _is_text(head: bytes) -> bool:
     except UnicodeDecodeError as error:
         return error.start >= len(head) - 3
     return True
-
-
-def _spool(stack: ExitStack, stream: BinaryIO, name: str) -> Path:
-    """Copy a stream to a temporary file that lives as long as the stack."""
-    file = _temporary_folder(stack) / "input"
-    with _reading(name), open(file, "wb") as spool:
-        read = getattr(stream, "read1", stream.read)
-        while True:
-            # A signal that another thread takes does not wake a read: look up now and then.
-            while not _is_ready(stream, timeout_s=0.5):
-                pass
-            if not (data := read(2**20)):
-                return file
-            spool.write(data)
-
-
-def _is_ready(stream: BinaryIO, timeout_s: float) -> bool:
-    try:
-        return bool(select.select([stream], [], [], timeout_s)[0])
-    except (OSError, ValueError):  # no pipe, or none of Unix
-        return True
-
-
-def _temporary_folder(stack: ExitStack) -> Path:
-    with _reading("the temporary folder"):
-        return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mssgen-")))
-
-
-@contextmanager
-def _reading(name: str) -> Iterator[None]:
-    """Turn the system's errors into sentences."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise AudioError(f"{name} does not exist; check its spelling") from error
-    except PermissionError as error:
-        raise AudioError(f"{name} may not be read by this user; change its permissions") from error
-    except (OSError, ValueError) as error:
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise AudioError(
-                f"{name} does not fit into the temporary folder {tempfile.gettempdir()}; free some "
-                "space there, or set TMPDIR to another folder"
-            ) from error
-        reason = getattr(error, "strerror", None) or error
-        raise AudioError(f"{name} cannot be read ({reason}); copy it elsewhere first") from error
 
 
 def check_finite(

@@ -2,11 +2,12 @@
 
 import logging
 import math
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from mssgen.audio import (
     MAX_RATE,
     MIN_RATE,
     AudioInfo,
+    AudioSource,
     Encoding,
     StemWriter,
     choose_encoding,
@@ -27,7 +29,7 @@ from mssgen.events import Done, Failed, Hook, Skipped, Start, Warned, Written, i
 from mssgen.jobs import EXISTING, Decision, Places, decide
 from mssgen.manifest import Entry, Manifest
 from mssgen.outputs import OutputPlan
-from mssgen.pipeline import Measured, Source, measure, out_samples, stream_outputs
+from mssgen.pipeline import Measured, measure, out_samples, stream_outputs
 from mssgen.separators.base import Separator
 from mssgen.song_record import SongRecord
 from mssgen.stem_writer import CLIP_MODES
@@ -117,6 +119,7 @@ def separate_files(
     output_dir: Path | str = "separated",
     options: WriteOptions | None = None,
     made_by: Mapping[str, Any] | None = None,
+    strict: bool = False,
     hook: Hook = ignore,
 ) -> Done:
     """Separate songs into files; a song that fails does not stop the others.
@@ -124,14 +127,17 @@ def separate_files(
     While one song is separated, the next one is read and measured. Every output appears under its
     name only when it is complete, and OUTPUT/manifest.jsonl says what it was made from and how.
     `made_by` is what makes each stem (see `mssgen.made_by`); without it no song is ever taken for
-    complete.
+    complete. Damaged songs are separated as far as they can be read, with a warning; `strict`
+    refuses them.
 
     Raises:
         UsageError: an option is wrong (found before any work). What goes wrong with single songs is
             told to `hook` and counted.
     """
     group = Group(tracks, lambda: separator, plan, made_by)
-    return separate_groups([group], output_dir=output_dir, options=options, hook=hook)
+    return separate_groups(
+        [group], output_dir=output_dir, options=options, strict=strict, hook=hook
+    )
 
 
 def separate_groups(
@@ -139,6 +145,7 @@ def separate_groups(
     *,
     output_dir: Path | str = "separated",
     options: WriteOptions | None = None,
+    strict: bool = False,
     hook: Hook = ignore,
 ) -> Done:
     """As `separate_files`, with a separator for each group of songs; all are counted together."""
@@ -156,19 +163,23 @@ def separate_groups(
             hook(Skipped(track.label))
     todo = _jobs([each for each in chosen if each[2].targets], options, manifest)
     n_refused = n_failed
+    reading = _Reading(strict)
     ahead: list[Future[_Opened]] = []  # the next song, at most
+    taken: list[Future[_Opened]] = []  # the one that is waited for
     with ThreadPoolExecutor(1, "reader") as reader:
 
         def read_ahead(index: int) -> None:
             # Not standard input: signals do not reach a thread that waits for it.
             if index < len(todo) and todo[index].track.path != STDIN:
-                ahead.append(reader.submit(_open, todo[index], options))
+                ahead.append(reader.submit(_open, todo[index], options, reading))
 
         try:
             for index, job in enumerate(todo):
                 try:
                     try:
-                        opened = ahead.pop().result() if ahead else _open(job, options)
+                        taken[:] = ahead
+                        ahead.clear()
+                        opened = taken[0].result() if taken else _open(job, options, reading)
                     finally:
                         read_ahead(index + 1)
                     with opened.stack:
@@ -181,7 +192,8 @@ def separate_groups(
                     job.record.failed(message)
                     hook(Failed(job.track.label, message))
         finally:
-            for future in ahead:
+            reading.cancel.set()  # what is read ahead is not needed any more
+            for future in (*taken, *ahead):
                 if not future.cancel() and future.exception() is None:
                     future.result().stack.close()
     n_done = len(todo) - (n_failed - n_refused)
@@ -209,6 +221,15 @@ def _chosen(
     return [
         (group, track, decision) for (group, track), decision in zip(songs, decisions, strict=True)
     ]
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """How songs are read."""
+
+    strict: bool
+    cancel: threading.Event = field(default_factory=threading.Event)
+    """Set when the reading ahead is to end."""
 
 
 @dataclass(frozen=True)
@@ -248,7 +269,7 @@ def _jobs(
 class _Opened:
     """A song that is open and measured, and how its outputs are written."""
 
-    source: Source
+    source: AudioSource
     measured: Measured
     encoding: Encoding
     sample_rate: int
@@ -257,16 +278,23 @@ class _Opened:
     stack: ExitStack
 
 
-def _open(job: _Job, options: WriteOptions) -> _Opened:
+def _open(job: _Job, options: WriteOptions, reading: _Reading) -> _Opened:
     with ExitStack() as stack:
-        source = stack.enter_context(open_source(job.track.path))
+        source = stack.enter_context(
+            open_source(
+                job.track.path,
+                strict=reading.strict,
+                warn=_log.debug,  # told when the song starts
+                cancel=reading.cancel,
+            )
+        )
         encoding = choose_encoding(source.info, options.container, options.bit_depth)
         n_channels = n_mixed(source.info.n_channels, downmix=options.downmix)
         sample_rate = options.sample_rate or source.info.sample_rate
         encoding.check(sample_rate, n_channels)
         job.record.opened()
         measured = measure(source, job.separator, downmix=options.downmix)
-        tags = None if job.track.path == STDIN else read_tags(source.path)
+        tags = None if job.track.path == STDIN else read_tags(source.original)
         return _Opened(source, measured, encoding, sample_rate, n_channels, tags, stack.pop_all())
 
 
@@ -289,6 +317,8 @@ def _separate_job(
             separator.precision,
         )
     )
+    for warning in opened.source.warnings:
+        hook(Warned(label, warning))
     if measured.level.is_silent:
         hook(Warned(label, "the mixture is silent, and so are its stems"))
     with ExitStack() as stack:

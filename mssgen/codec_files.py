@@ -81,16 +81,21 @@ def encode_files(
     output: CodecOutput,
     *,
     n_codebooks: int | None = None,
+    strict: bool = False,
     hook: Hook = ignore,
 ) -> Done:
     """Code sound files; one that fails does not stop the others.
 
+    Damaged files are coded as far as they can be read, with a warning; `strict` refuses them.
     Raises UsageError for wrong options, before any work.
     """
     codec.check_n_codebooks(n_codebooks)
 
     def work(track: Track, target: Path | None) -> None:
-        with open_source(track.path) as source:
+        def warn(message: str) -> None:
+            hook(Warned(track.label, message))
+
+        with open_source(track.path, strict=strict, warn=warn) as source:
             device = next(codec.encoder.parameters()).device.type
             info = source.info
             duration_s = source.n_samples / info.sample_rate

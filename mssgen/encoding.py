@@ -125,8 +125,9 @@ class Encoding:
 
 
 # A stem can lie 20 dB below the mix, so what is finer than 16 bit stays so. Everything that this
-# table leaves out (8 bit, u-law, ADPCM, lossy codecs, ffmpeg) becomes 16 bit.
+# table leaves out (8 bit, u-law, ADPCM, lossy codecs) becomes 16 bit.
 _BIT_DEPTH_OF_INPUT = {
+    "PCM_20": "24",
     "PCM_24": "24",
     "ALAC_20": "24",
     "ALAC_24": "24",
@@ -134,6 +135,7 @@ _BIT_DEPTH_OF_INPUT = {
     "ALAC_32": "32f",
     "FLOAT": "32f",
     "DOUBLE": "32f",
+    "DSD": "24",
 }
 
 

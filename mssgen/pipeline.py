@@ -170,6 +170,7 @@ def separate(
     device: str = "auto",
     precision: str = "auto",
     options: SeparationOptions | None = None,
+    strict: bool = False,
 ) -> dict[str, Any]:
     """Separate one song into arrays.
 
@@ -179,6 +180,7 @@ def separate(
         stems, two_stems, without, residual, mix_consistent: see `mssgen.outputs.plan_outputs`.
         downmix: mix more than two channels to stereo.
         separator: from `load_separator`; None loads `model` with `device`, `precision`, `options`.
+        strict: refuse a file of which something is missing; otherwise a warning is logged.
 
     Returns:
         {name: [C, T]} fp32 with the rate, channels and length of the input; tensors (on the CPU)
@@ -201,7 +203,7 @@ def separate(
     with ExitStack() as stack:
         source: Source
         if isinstance(audio, str | Path):
-            source = stack.enter_context(open_source(audio))
+            source = stack.enter_context(open_source(audio, strict=strict))
         else:
             source = _ArraySource.from_samples(audio, sample_rate)
         measured = measure(source, separator, downmix=downmix)

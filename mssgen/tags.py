@@ -100,7 +100,9 @@ def _read(path: Path) -> Tags:
         return _from_mp4(found)
     if isinstance(found, ASFTags):
         return Tags(_kept({name: found.get(key, ()) for name, (_, _, key) in _FIELDS.items()}))
-    if found:
+    # Empty tags are false, and may come with pictures.
+    if found or getattr(file, "pictures", ()):
+        found = {} if found is None else found
         pictures = tuple(getattr(file, "pictures", ())) or tuple(_ogg_pictures(found))
         return Tags(
             _kept({name: found.get(name, ()) for name in _FIELDS}),

@@ -48,15 +48,24 @@ ROWS = [
     ],
     ["mssgen.audio", "mssgen.stem_writer", "mssgen.encoding", "mssgen.tags"],
     ["mssgen.files", "mssgen.tensor_files"],
-    ["mssgen.ffmpeg", "mssgen.events", "mssgen.leftovers", "mssgen.commits", "mssgen.transfers"],
+    ["mssgen.ffmpeg", "mssgen.events", "mssgen.part_reader"],
+    ["mssgen.sound_parts"],
+    ["mssgen.mp3_frames", "mssgen.ogg_pages", "mssgen.flac_frames", "mssgen.header_sizes"],
+    ["mssgen.sound_layout", "mssgen.byte_views", "mssgen.spooling"],
+    ["mssgen.leftovers", "mssgen.commits", "mssgen.transfers"],
     ["mssgen.errors"],
 ]
 # Each of these libraries appears in its own adapters only.
 OWNERS = {
     "demucs": {"mssgen.separators.original"},
     "huggingface_hub": {"mssgen.hub"},
-    "mutagen": {"mssgen.tags", "mssgen.audio"},
-    "soundfile": {"mssgen.audio", "mssgen.stem_writer", "mssgen.tags"},
+    "mutagen": {"mssgen.tags"},
+    "soundfile": {
+        "mssgen.part_reader",
+        "mssgen.sound_parts",
+        "mssgen.stem_writer",
+        "mssgen.tags",
+    },
     "soxr": {"mssgen.audio"},
     "yaml": {"mssgen.checkpoints"},
     "pickle": set(),

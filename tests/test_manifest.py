@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from mssgen.errors import UsageError
-from mssgen.manifest import MANIFEST, Entry, InputFile, Manifest, Output, is_there, read_entries
+from mssgen.files import is_there
+from mssgen.manifest import MANIFEST, Entry, InputFile, Manifest, Output, read_entries
 
 OPTIONS = {"format": "wav", "shifts": 0}
 MADE = {"weights": {"bass": 1.0}, "made_by": {"bass": {"model": ["0123"], "overlap": 0.25}}}

@@ -43,6 +43,7 @@ def encode(
     ] = None,
     overwrite: given.Overwrite = False,
     skip_existing: given.SkipExisting = False,
+    strict: given.Strict = False,
     offline: given.Offline = False,
     device: given.Device = "auto",
     threads: given.Threads = None,
@@ -73,7 +74,7 @@ def encode(
         loaded = _load(codec, device=device, offline=offline, quiet=quiet)
         if bandwidth is not None:
             n_codebooks = loaded.n_codebooks_for(bandwidth)
-        done = encode_files(tracks, loaded, to, n_codebooks=n_codebooks, hook=hook)
+        done = encode_files(tracks, loaded, to, n_codebooks=n_codebooks, strict=strict, hook=hook)
         return 1 if done.n_failed else 0
 
 

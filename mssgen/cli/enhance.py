@@ -82,6 +82,7 @@ def enhance(
     sample_rate: given.SampleRate = None,
     clip: given.Clip = "rescale",
     downmix: given.Downmix = False,
+    strict: given.Strict = False,
     device: given.Device = "auto",
     threads: given.Threads = None,
     quiet: given.Quiet = False,
@@ -155,7 +156,7 @@ def enhance(
                 raise UsageError(
                     "--mixture needs files: it is read beside the inputs, from its start"
                 )
-            song = stack.enter_context(open_source(mixture))
+            song = stack.enter_context(open_source(mixture, strict=strict))
         hears = partial(mixture_of, mixture=song, downmix=downmix) if song else None
         groups = []
         for choice in choices:
@@ -194,7 +195,7 @@ def enhance(
             from mssgen.evaluation.explain import explaining
 
             hook = explaining(hook, tracks)
-        return files.run(groups, write, hook)
+        return files.run(groups, write, hook, strict=strict)
 
 
 def _check_single(tracks: list["Track"], stem: str) -> None:
@@ -219,7 +220,8 @@ def _loaded(
 
     enhancer = StemEnhancer(load(), blend)
     if hears is not None:
-        with open_source(track.path) as source:
+        # Its warnings are told when it is enhanced.
+        with open_source(track.path, warn=lambda _: None) as source:
             enhancer.mixture = hears(source, sample_rate=enhancer.sample_rate)
     return enhancer
 

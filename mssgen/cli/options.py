@@ -83,6 +83,12 @@ Downmix = Annotated[
         "--downmix", help="Mix more than two channels to stereo; otherwise each pair is separated."
     ),
 ]
+Strict = Annotated[
+    bool,
+    typer.Option(
+        "--strict", help="Refuse damaged and incomplete files instead of warning about them."
+    ),
+]
 BlendMode = Annotated[
     str | None,
     typer.Option(
@@ -317,12 +323,21 @@ class Files:
         if sys.stdout.isatty():
             raise UsageError("-o - would fill the terminal with samples; pipe it, or name a folder")
 
-    def run(self, groups: Sequence["Group"], write: "WriteOptions", hook: "Hook") -> int:
-        """Separate all tracks and return the exit code."""
+    def run(
+        self,
+        groups: Sequence["Group"],
+        write: "WriteOptions",
+        hook: "Hook",
+        *,
+        strict: bool = False,
+    ) -> int:
+        """Separate all tracks and return the exit code; `strict` refuses damaged files."""
         from mssgen.batch import separate_groups
 
         if not self.to_stdout:
-            done = separate_groups(groups, output_dir=self.output, options=write, hook=hook)
+            done = separate_groups(
+                groups, output_dir=self.output, options=write, strict=strict, hook=hook
+            )
             return 1 if done.n_failed else 0
 
         # A temporary file, because its header and gain come last.
@@ -341,7 +356,9 @@ class Files:
                 else:
                     hook(event)
 
-            done = separate_groups(groups, output_dir=folder, options=write, hook=note)
+            done = separate_groups(
+                groups, output_dir=folder, options=write, strict=strict, hook=note
+            )
             for path in written:
                 copy_to_stdout(path, sys.stdout.buffer)
         return 1 if done.n_failed else 0

@@ -83,6 +83,7 @@ def separate(
     sample_rate: given.SampleRate = None,
     clip: given.Clip = "rescale",
     downmix: given.Downmix = False,
+    strict: given.Strict = False,
     device: given.Device = "auto",
     precision: given.Precision = "auto",
     threads: given.Threads = None,
@@ -223,7 +224,7 @@ def separate(
                 separator.check(plan.stems)
             return separator
 
-        return files.run([Group(tracks, checked, plan, made)], write, hook)
+        return files.run([Group(tracks, checked, plan, made)], write, hook, strict=strict)
 
 
 def _same(separator: "Separator") -> "Separator":
