@@ -15,7 +15,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -26,10 +26,12 @@ import soxr
 from numpy.typing import NDArray
 
 from mssgen import ffmpeg
+from mssgen.channel_maps import read_layout
 from mssgen.encoding import CONTAINERS as CONTAINERS
 from mssgen.encoding import Encoding as Encoding
 from mssgen.encoding import choose_encoding as choose_encoding
 from mssgen.errors import AudioError, UsageError
+from mssgen.speakers import Layout, canonical, order_from
 from mssgen.stem_writer import StemWriter as StemWriter
 from mssgen.stem_writer import copy_to_stdout as copy_to_stdout
 from mssgen.targets import safe_target as safe_target
@@ -61,6 +63,8 @@ class AudioInfo:
     """Lower-case: "wav", "flac", "ogg", "mp3", ..."""
     subtype: str
     """libsndfile's name of the sample format: "PCM_16", "FLOAT", "VORBIS", ...; "" by ffmpeg."""
+    layout: Layout = ()
+    """The speaker of each channel, in the order of WAV (`mssgen.speakers`); () where unknown."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,8 @@ class AudioSource:
     info: AudioInfo
     _guessed_from: int | None = None
     """Where the sound of an MP3 starts (bytes) whose length libsndfile can only guess."""
+    _order: tuple[int, ...] = ()
+    """Which channel of the file is first, second, ... here; () changes nothing."""
 
     def blocks(self, block_samples: int = BLOCK_SAMPLES) -> Iterator[NDArray[np.float32]]:
         """Yield the file from its start as blocks [C, T'], T' at most `block_samples`.
@@ -103,7 +109,7 @@ class AudioSource:
                 if not len(block):
                     break
                 n_read += len(block)
-                yield np.ascontiguousarray(block.T)
+                yield self._in_order(block)
             # Headers of streams declare nothing (a huge number); Xing headers round to frames.
             declared = 0 if whole is not None or file.frames >= _UNDECLARED else file.frames
         if n_read < declared - (2 * _MP3_FRAME if self.info.container == "mp3" else 0):
@@ -161,7 +167,11 @@ class AudioSource:
                 f"{self.name} is damaged or cut short after "
                 f"{start_sample / self.info.sample_rate:.2f} s; get a complete copy"
             )
-        return np.ascontiguousarray(block.T)
+        return self._in_order(block)
+
+    def _in_order(self, frames: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Frames [T', C] of the file as a block [C, T'] in the order of WAV."""
+        return np.ascontiguousarray(frames.T[list(self._order)] if self._order else frames.T)
 
 
 @contextmanager
@@ -207,8 +217,8 @@ def _identify(stack: ExitStack, file: Path, name: str) -> AudioSource:
     if decoded is None:
         raise AudioError(f"{name} holds no sound that ffmpeg can decode; convert it to wav")
     container = file.suffix.lstrip(".").lower()
-    info = AudioInfo(decoded.info.sample_rate, decoded.info.n_channels, container, "")
-    return AudioSource(name, decoded.path, info)
+    info = replace(decoded.info, container=container, subtype="")
+    return replace(decoded, info=info)
 
 
 def _probe(file: Path, name: str) -> AudioSource | None:
@@ -240,8 +250,10 @@ def _probe(file: Path, name: str) -> AudioSource | None:
         r"end-of-stream bit|Junk after|ended unexpectedly", log, re.I
     ):
         _log.warning("%s has no end mark: it may be cut short", name)
-    info = AudioInfo(rate, n_channels, container, subtype)
-    return AudioSource(name, file, info, _guessed_from(file) if container == "mp3" else None)
+    layout = read_layout(file, container, subtype, n_channels)
+    info = AudioInfo(rate, n_channels, container, subtype, canonical(layout))
+    guessed_from = _guessed_from(file) if container == "mp3" else None
+    return AudioSource(name, file, info, guessed_from, order_from(layout))
 
 
 def _is_cut_short(log: str) -> bool:

@@ -25,8 +25,16 @@ from mssgen.channels import n_mixed
 from mssgen.errors import AudioError, MssgenError, UsageError
 from mssgen.events import Done, Failed, Hook, Skipped, Start, Warned, Written, ignore
 from mssgen.outputs import OutputPlan
-from mssgen.pipeline import Measured, Source, measure, out_samples, stream_outputs
+from mssgen.pipeline import (
+    Measured,
+    Source,
+    measure,
+    mixed_layout,
+    out_samples,
+    stream_outputs,
+)
 from mssgen.separators.base import Separator
+from mssgen.speakers import what_is_lost
 from mssgen.stem_writer import CLIP_MODES
 from mssgen.tags import Tags, read_tags
 from mssgen.tracks import STDIN, Track
@@ -248,6 +256,9 @@ def _separate_job(
     )
     if measured.level.is_silent:
         hook(Warned(label, "the mixture is silent, and so are its stems"))
+    layout = mixed_layout(info, downmix=options.downmix)
+    if (lost := what_is_lost(layout, encoding.container)) is not None:
+        hook(Warned(label, lost))
     with ExitStack() as stack:
         writers = {
             name: stack.enter_context(
@@ -258,6 +269,7 @@ def _separate_job(
                     n_samples=out_samples(measured.n_samples, info.sample_rate, opened.sample_rate),
                     encoding=encoding,
                     clip=options.clip,
+                    layout=layout,
                 )
             )
             for name, target in job.targets.items()

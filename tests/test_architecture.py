@@ -35,14 +35,15 @@ ROWS = [
         "mssgen.chunking",
     ],
     ["mssgen.audio", "mssgen.stem_writer", "mssgen.encoding", "mssgen.targets", "mssgen.tags"],
-    ["mssgen.ffmpeg", "mssgen.events"],
+    ["mssgen.channel_maps"],
+    ["mssgen.ffmpeg", "mssgen.events", "mssgen.speakers", "mssgen.chunks"],
     ["mssgen.errors"],
 ]
 # Each of these libraries appears in its own adapters only.
 OWNERS = {
     "demucs": {"mssgen.separators.original"},
     "huggingface_hub": {"mssgen.hub"},
-    "mutagen": {"mssgen.tags", "mssgen.audio"},
+    "mutagen": {"mssgen.tags", "mssgen.audio", "mssgen.channel_maps"},
     "soundfile": {"mssgen.audio", "mssgen.stem_writer", "mssgen.tags"},
     "soxr": {"mssgen.audio"},
     "yaml": {"mssgen.checkpoints"},
