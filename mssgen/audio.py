@@ -7,6 +7,7 @@ block, whatever the length. The names of writing
 """
 
 import logging
+import os
 import re
 import shutil
 import sys
@@ -23,6 +24,7 @@ import soxr
 from numpy.typing import NDArray
 
 from mssgen import ffmpeg
+from mssgen.channel_maps import read_layout
 from mssgen.encoding import CONTAINERS as CONTAINERS
 from mssgen.encoding import Encoding as Encoding
 from mssgen.encoding import choose_encoding as choose_encoding
@@ -30,9 +32,11 @@ from mssgen.errors import AudioError, UsageError
 from mssgen.files import safe_target as safe_target
 from mssgen.ogg_pages import NO_END
 from mssgen.part_reader import PartReader
-from mssgen.sound_layout import Layout, cut_short
+from mssgen.sound_layout import Layout as FileLayout
+from mssgen.sound_layout import cut_short
 from mssgen.sound_parts import DECODE_ERRORS, find_layout
 from mssgen.spooling import reading, spool, temporary_folder
+from mssgen.speakers import Layout, canonical, order_from
 from mssgen.stem_writer import StemWriter as StemWriter
 from mssgen.stem_writer import copy_to_stdout as copy_to_stdout
 
@@ -59,6 +63,8 @@ class AudioInfo:
     subtype: str
     """libsndfile's name of the sample format: "PCM_16", "FLOAT", "VORBIS", ...; what ffmpeg decodes
     has such a name where it is lossless, "DSD", or ""."""
+    layout: Layout = ()
+    """The speaker of each channel, in the order of WAV (`mssgen.speakers`); () where unknown."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,8 @@ class AudioSource:
     warnings: list[str] = field(default_factory=list)
     """What is missing of a damaged file and what else was noticed, each the end of a sentence that
     begins with the name; what only decoding shows is added by the first pass."""
+    _order: tuple[int, ...] = ()
+    """Which channel of the file is first, second, ... here; () changes nothing."""
     _cancel: threading.Event | None = None
     _decoded_from: Path | None = None
     """What ffmpeg made `path` of."""
@@ -91,7 +99,9 @@ class AudioSource:
         """
         rate, n_read = self.info.sample_rate, 0
         for part_rate, blocks in self._reader.streams(block_samples):
-            fitted = (_with_channels(block, self.info.n_channels) for block in blocks)
+            fitted = (
+                self._in_order(_with_channels(block, self.info.n_channels)) for block in blocks
+            )
             for block in resample(fitted, self.info.n_channels, part_rate, rate):
                 if self._cancel is not None and self._cancel.is_set():
                     raise AudioError(f"{self.name} was not read: it was interrupted")
@@ -146,7 +156,11 @@ class AudioSource:
                 f"{self.name} is damaged or cut short after "
                 f"{start_sample / self.info.sample_rate:.2f} s; get a complete copy"
             )
-        return np.ascontiguousarray(block.T)
+        return self._in_order(np.ascontiguousarray(block.T))
+
+    def _in_order(self, block: NDArray[np.float32]) -> NDArray[np.float32]:
+        """A block [C, T'] of the file with its channels in the order of WAV."""
+        return block[list(self._order)] if self._order else block
 
 
 @contextmanager
@@ -249,8 +263,8 @@ def _probe(file: Path, said: _Warnings) -> AudioSource | None:
     """What libsndfile says about the file; None where it cannot open it."""
     name = said.name
     with reading(name):
-        layout = find_layout(file)
-    reader = PartReader(name, file, layout.parts if layout is not None else (None,), said.loss)
+        found = find_layout(file)
+    reader = PartReader(name, file, found.parts if found is not None else (None,), said.loss)
     try:
         with reader.open_first() as opened:
             n_samples, log = opened.frames, opened.extra_info
@@ -274,13 +288,16 @@ def _probe(file: Path, said: _Warnings) -> AudioSource | None:
             f"{name} has {n_channels} channels where {MAX_CHANNELS} can be read; split it"
         )
     container = "wav" if container in ("wavex", "rf64") else container
-    for loss in _losses(layout, container, log, n_samples / rate):
+    for loss in _losses(found, container, log, n_samples / rate):
         said.loss(loss)
-    info = AudioInfo(rate, n_channels, container, subtype)
-    return AudioSource(name, file, info, reader, said.said)
+    layout = read_layout(file, container, subtype, n_channels)
+    info = AudioInfo(rate, n_channels, container, subtype, canonical(layout))
+    return AudioSource(name, file, info, reader, said.said, order_from(layout))
 
 
-def _losses(layout: Layout | None, container: str, log: str, duration_s: float) -> Iterator[str]:
+def _losses(
+    layout: FileLayout | None, container: str, log: str, duration_s: float
+) -> Iterator[str]:
     """What is missing, by the headers."""
     if layout is not None:
         yield from layout.losses

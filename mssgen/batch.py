@@ -29,9 +29,10 @@ from mssgen.events import Done, Failed, Hook, Skipped, Start, Warned, Written, i
 from mssgen.jobs import EXISTING, Decision, Places, decide
 from mssgen.manifest import Entry, Manifest
 from mssgen.outputs import OutputPlan
-from mssgen.pipeline import Measured, measure, out_samples, stream_outputs
+from mssgen.pipeline import Measured, measure, mixed_layout, out_samples, stream_outputs
 from mssgen.separators.base import Separator
 from mssgen.song_record import SongRecord
+from mssgen.speakers import what_is_lost
 from mssgen.stem_writer import CLIP_MODES
 from mssgen.tags import Tags, read_tags
 from mssgen.tracks import STDIN, Track
@@ -321,6 +322,9 @@ def _separate_job(
         hook(Warned(label, warning))
     if measured.level.is_silent:
         hook(Warned(label, "the mixture is silent, and so are its stems"))
+    layout = mixed_layout(info, downmix=options.downmix)
+    if (lost := what_is_lost(layout, encoding.container)) is not None:
+        hook(Warned(label, lost))
     with ExitStack() as stack:
         writers = {
             name: stack.enter_context(
@@ -331,6 +335,7 @@ def _separate_job(
                     n_samples=out_samples(measured.n_samples, info.sample_rate, opened.sample_rate),
                     encoding=encoding,
                     clip=options.clip,
+                    layout=layout,
                 )
             )
             for name, target in job.targets.items()

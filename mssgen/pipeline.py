@@ -46,6 +46,7 @@ from mssgen.events import Hook, Progress, Warned, ignore
 from mssgen.outputs import OutputPlan, plan_outputs
 from mssgen.separators.base import Level, Separator, measure_level
 from mssgen.separators.demucs import SeparationOptions, load_demucs
+from mssgen.speakers import Layout, pairs_of, usual_layout
 
 
 class Source(Protocol):
@@ -141,16 +142,17 @@ def mixture_of(
             f"{lengths[0] / sample_rate:.3f} s: give the song that the stem was separated from"
         )
     channels = [n_mixed(each.info.n_channels, downmix=downmix) for each in (stem, mixture)]
-    if (channels[0] + 1) // 2 != (channels[1] + 1) // 2:
+    layouts = [mixed_layout(each.info, downmix=downmix) for each in (stem, mixture)]
+    if len(pairs_of(layouts[0], channels[0])) != len(pairs_of(layouts[1], channels[1])):
         raise UsageError(
             f"--mixture {mixture.name} has {channels[1]} channels and {stem.name} {channels[0]}: "
             "give the song that the stem was separated from, or --downmix"
         )
 
     def blocks() -> Iterator[torch.Tensor]:
-        mixed = _mixed(mixture.blocks(), downmix=downmix)
+        mixed = _mixed(mixture.blocks(), mixture.info, downmix=downmix)
         for block in resample(mixed, channels[1], mixture.info.sample_rate, sample_rate):
-            yield to_pairs(block)
+            yield to_pairs(block, layouts[1])
 
     return blocks
 
@@ -175,7 +177,8 @@ def separate(
     """Separate one song into arrays.
 
     Args:
-        audio: a sound file, or samples [C, T] or [T], numpy or torch, full scale at 1.
+        audio: a sound file, or samples [C, T] or [T], numpy or torch, full scale at 1;
+            six channels are L R C LFE and two surrounds, as in WAV.
         sample_rate: of the samples, Hz; left out for a file.
         stems, two_stems, without, residual, mix_consistent: see `mssgen.outputs.plan_outputs`.
         downmix: mix more than two channels to stereo.
@@ -225,9 +228,8 @@ def measure(source: Source, separator: Separator, *, downmix: bool = False) -> M
             n_samples += block.shape[-1]
             yield block
 
-    mixture = _mixed(counted(), downmix=downmix)
-    n_channels = n_mixed(source.info.n_channels, downmix=downmix)
-    level = measure_level(_at_model(mixture, n_channels, source.info.sample_rate, separator))
+    mixture = _mixed(counted(), source.info, downmix=downmix)
+    level = measure_level(_at_model(mixture, source.info, separator, downmix=downmix))
     return Measured(n_samples, level)
 
 
@@ -255,15 +257,19 @@ def stream_outputs(
         hook(Warned(source.name, message))
 
     # Two readers of one stream: what one is ahead of the other is a few segments.
-    to_separate, mixture = itertools.tee(_mixed(source.blocks(), downmix=downmix))
+    to_separate, mixture = itertools.tee(_mixed(source.blocks(), info, downmix=downmix))
     separated = separator.stream(
-        _at_model(to_separate, n_channels, info.sample_rate, separator),
+        _at_model(to_separate, info, separator, downmix=downmix),
         measured.level,
         stems=plan.stems,
         warn=warn,
     )
     # Stems share one resampler: [S, C, T'] as S * C channels.
-    stems = (from_pairs(block, n_channels).reshape(n_stems * n_channels, -1) for block in separated)
+    layout = mixed_layout(info, downmix=downmix)
+    stems = (
+        from_pairs(block, n_channels, layout).reshape(n_stems * n_channels, -1)
+        for block in separated
+    )
     at_output = fit_length(
         resample(stems, n_stems * n_channels, separator.sample_rate, out_rate),
         n_stems * n_channels,
@@ -284,19 +290,26 @@ def out_samples(n_samples: int, in_rate: int, out_rate: int) -> int:
     return (2 * n_samples * out_rate + in_rate) // (2 * in_rate)
 
 
+def mixed_layout(info: AudioInfo, *, downmix: bool) -> Layout:
+    """The speakers of what `separate` gives of such sound; () where they are not known."""
+    return ("L", "R") if downmix and info.n_channels > 2 else info.layout
+
+
 def _mixed(
-    blocks: Iterator[NDArray[np.float32]], *, downmix: bool
+    blocks: Iterator[NDArray[np.float32]], info: AudioInfo, *, downmix: bool
 ) -> Iterator[NDArray[np.float32]]:
     """The mixture to work on, [`n_mixed(C)`, T'] from blocks [C, T']."""
-    return map(downmixed, blocks) if downmix else blocks
+    return (downmixed(block, info.layout) for block in blocks) if downmix else blocks
 
 
 def _at_model(
-    mixture: Iterable[NDArray[np.float32]], n_channels: int, sample_rate: int, separator: Separator
+    mixture: Iterable[NDArray[np.float32]], info: AudioInfo, separator: Separator, *, downmix: bool
 ) -> Iterator[torch.Tensor]:
     """Blocks [C, T'] of the mixture as pairs [B, 2, T'] at the separator's rate."""
-    at_rate = resample(mixture, n_channels, sample_rate, separator.sample_rate)
-    return (to_pairs(block) for block in at_rate if block.shape[-1])
+    n_channels = n_mixed(info.n_channels, downmix=downmix)
+    layout = mixed_layout(info, downmix=downmix)
+    at_rate = resample(mixture, n_channels, info.sample_rate, separator.sample_rate)
+    return (to_pairs(block, layout) for block in at_rate if block.shape[-1])
 
 
 @dataclass(frozen=True)
@@ -320,7 +333,9 @@ class _ArraySource:
             raise UsageError(f"samples must be [C, T] and not empty, not {list(array.shape)}")
         if len(array) > MAX_CHANNELS:
             raise UsageError(f"samples must be [C, T], and {list(array.shape)} looks like [T, C]")
-        return _ArraySource(array, AudioInfo(sample_rate, len(array), "array", "FLOAT"))
+        layout = usual_layout(len(array), "array")
+        info = AudioInfo(sample_rate, len(array), "array", "FLOAT", layout)
+        return _ArraySource(array, info)
 
     def blocks(self, block_samples: int = BLOCK_SAMPLES) -> Iterator[NDArray[np.float32]]:
         for start in range(0, self.samples.shape[-1], block_samples):

@@ -18,9 +18,11 @@ import numpy as np
 import soundfile as sf
 from numpy.typing import NDArray
 
+from mssgen.channel_maps import write_layout
 from mssgen.encoding import CONTAINERS, Encoding
 from mssgen.errors import AudioError, UsageError
 from mssgen.files import Draft, unwritable
+from mssgen.speakers import Layout, order_for
 from mssgen.tags import Tags, write_tags
 
 CLIP_MODES = ("rescale", "clamp", "none")
@@ -47,18 +49,27 @@ class StemWriter:
         n_samples: int,
         encoding: Encoding,
         clip: str,
+        layout: Layout = (),
     ) -> None:
-        """Create the folder and start the file; raises UsageError or AudioError if it cannot."""
+        """Create the folder and start the file; `layout` are its speakers, as in `AudioInfo`.
+
+        Channels come in the order of WAV; the file has the order of its format. Raises UsageError
+        or AudioError if it cannot.
+        """
         if clip not in CLIP_MODES:
             raise UsageError(f"--clip {clip} is unknown; use one of {', '.join(CLIP_MODES)}")
         encoding.check(sample_rate, n_channels)
         self._target, self._encoding, self._clip = target, encoding, clip
         self._n_channels, self._n_samples, self._n_written = n_channels, n_samples, 0
+        self._layout = layout
+        self._order = order_for(layout, n_channels, encoding.container)
         self._peak = 0.0
         self._draft: Draft | None = None
         self._spool: BinaryIO | None = None
         self._encoder: _Encoder | None = None
         format_names = encoding.sndfile_format(n_samples, n_channels)
+        if format_names[0] == "WAV" and len(layout) > 2:
+            format_names = "WAVEX", format_names[1]
         with self._reported():
             self._draft = Draft(target)
             if clip == "rescale" and not encoding.is_float:
@@ -120,6 +131,7 @@ class StemWriter:
             assert self._encoder is not None
             assert self._draft is not None
             self._encoder.close()
+            write_layout(self._draft.path, self._layout, self._encoding.container)
             if tags is not None:
                 write_tags(self._draft.path, tags, stem=stem, container=self._encoding.container)
             if announce is not None:
@@ -150,6 +162,7 @@ class StemWriter:
 
     def _encode(self, block: NDArray[np.float32]) -> None:
         assert self._encoder is not None
+        block = block[list(self._order)] if self._order else block
         # libsndfile's Vorbis encoder keeps a whole call on the stack.
         for start in range(0, block.shape[1], BLOCK_SAMPLES):
             self._encoder.write(block[:, start : start + BLOCK_SAMPLES])

@@ -47,11 +47,17 @@ ROWS = [
         "mssgen.chunking",
     ],
     ["mssgen.audio", "mssgen.stem_writer", "mssgen.encoding", "mssgen.tags"],
-    ["mssgen.files", "mssgen.tensor_files"],
+    ["mssgen.files", "mssgen.tensor_files", "mssgen.channel_maps"],
     ["mssgen.ffmpeg", "mssgen.events", "mssgen.part_reader"],
     ["mssgen.sound_parts"],
     ["mssgen.mp3_frames", "mssgen.ogg_pages", "mssgen.flac_frames", "mssgen.header_sizes"],
-    ["mssgen.sound_layout", "mssgen.byte_views", "mssgen.spooling"],
+    [
+        "mssgen.sound_layout",
+        "mssgen.byte_views",
+        "mssgen.spooling",
+        "mssgen.speakers",
+        "mssgen.chunks",
+    ],
     ["mssgen.leftovers", "mssgen.commits", "mssgen.transfers"],
     ["mssgen.errors"],
 ]
@@ -59,7 +65,7 @@ ROWS = [
 OWNERS = {
     "demucs": {"mssgen.separators.original"},
     "huggingface_hub": {"mssgen.hub"},
-    "mutagen": {"mssgen.tags"},
+    "mutagen": {"mssgen.tags", "mssgen.channel_maps"},
     "soundfile": {
         "mssgen.part_reader",
         "mssgen.sound_parts",

@@ -233,7 +233,8 @@ class _Signal:
 
     def items(self, kept: Tensor) -> Iterator[Tensor]:
         """[B, C, T'], those items of `channels.to_items` that are kept, on the CPU."""
-        return (to_items(block, self.codec.n_channels)[kept] for block in self.blocks())
+        layout = self.source.info.layout
+        return (to_items(block, self.codec.n_channels, layout)[kept] for block in self.blocks())
 
     def _cut(self) -> Iterator[NDArray[np.float32]]:
         """[F, T'] of the first `max_s` seconds; AudioError for what is no sound."""
@@ -265,7 +266,7 @@ def _analyze_file(
         for block in signal.blocks():
             n_samples += block.shape[-1]
             energy += float(np.square(block, dtype=np.float64).sum())
-            of_items = of_items + _energies(to_items(block, codec.n_channels))
+            of_items = of_items + _energies(to_items(block, codec.n_channels, info.layout))
         level_db = power_db(energy / (info.n_channels * max(1, n_samples)))
         if level_db < SILENCE_DB:
             stem.silent.append(track.label)

@@ -34,6 +34,9 @@ ENCODEC_48KHZ: dict[str, Any] = {
     "normalize": True,
 }
 
+# As in `separators.base`.
+_MIN_SHARE_OF_MONO = 0.1
+
 
 class SeanetCodec(Codec):
     """A convolutional codec with Euclidean codebooks; the defaults are EnCodec at 24 kHz."""
@@ -174,9 +177,15 @@ class SeanetCodec(Codec):
     def scales(self, audio: Tensor) -> Tensor | None:
         if not self._normalize:
             return None
-        mono = audio.mean(dim=1)
-        rms = [part.square().mean(dim=-1).sqrt() for part in self._segments(mono, None)]
-        return torch.stack(rms, dim=-1) + 1e-8
+        # What cancels in mono has a level, too; EnCodec would divide it by nothing.
+        powers = [
+            torch.maximum(
+                part.mean(dim=1).square().mean(dim=-1),
+                _MIN_SHARE_OF_MONO**2 * part.square().mean(dim=(1, 2)),
+            )
+            for part in self._segments(audio, None)
+        ]
+        return torch.stack(powers, dim=-1).sqrt() + 1e-8
 
 
 @dataclass(frozen=True)

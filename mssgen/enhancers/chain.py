@@ -189,7 +189,7 @@ def _enhanced(
 
     both = enhancer.stream_both(for_codec(blocks), at_codec, song and for_codec(song))
     items = (block.flatten(0, 1) for block in both)
-    twice = replace(level, mean=level.mean.repeat(2))
+    twice = replace(level, std=level.std.repeat(2))
     for block in _fitted(_resampled(items, enhancer.sample_rate, sample_rate, twice), twice):
         yield block.unflatten(0, (-1, 2))
 
@@ -198,14 +198,14 @@ def _resampled(
     blocks: Iterable[Tensor], in_rate: int, out_rate: int, level: Level
 ) -> Iterator[Tensor]:
     """Blocks [B, 2, T'] at another rate."""
-    n_channels = 2 * len(level.mean)
+    n_channels = 2 * len(level.std)
     for block in resample(map(_flat, blocks), n_channels, in_rate, out_rate):
         yield torch.from_numpy(block).unflatten(0, (-1, 2))
 
 
 def _fitted(blocks: Iterable[Tensor], level: Level) -> Iterator[Tensor]:
     """Blocks [B, 2, T'], cut or filled with zeros to `level.n_samples` in all."""
-    for block in fit_length(map(_flat, blocks), 2 * len(level.mean), level.n_samples):
+    for block in fit_length(map(_flat, blocks), 2 * len(level.std), level.n_samples):
         yield torch.from_numpy(block).unflatten(0, (-1, 2))
 
 

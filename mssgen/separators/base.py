@@ -7,6 +7,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from mssgen.separators.offset import RestLevel
+
+# Songs keep far more of their level in mono; only what nearly cancels is below it.
+_MIN_SHARE_OF_MONO = 0.1
+
 
 class Network(Protocol):
     """A network that separates one segment."""
@@ -25,13 +30,13 @@ class Network(Protocol):
 
 @dataclass(frozen=True)
 class Level:
-    """Mean and deviation of a mixture, which a network wants as 0 and 1; found by a first pass."""
+    """How loud a mixture is and how far off zero it rests; found by a first pass."""
 
     n_samples: int
-    mean: Tensor
-    """[B], of the mean over channels."""
+    offset: Tensor
+    """[B, C], the DC offset of each channel, to be taken away before a network hears it."""
     std: Tensor
-    """[B], likewise; 0 where the mixture is silent or constant."""
+    """[B], the deviation that a network wants as 1; 0 only where every channel is constant."""
     is_mono: Tensor
     """[B] bool, whether its channels are equal throughout."""
 
@@ -69,25 +74,34 @@ class Separator(Protocol):
 
 
 def measure_level(blocks: Iterable[Tensor]) -> Level:
-    """Measure a stream of blocks [B, C, T'] (in fp64, whatever the length)."""
+    """Measure a stream of blocks [B, C, T'] (in fp64, whatever the length).
+
+    The deviation is that of the mean over channels, as Demucs has it, but at least a tenth of that
+    of the channels themselves: what cancels in mono is as loud as anything else.
+    """
     n_samples, shift = 0, None
-    total = square = torch.zeros((), dtype=torch.float64)  # [B] from the first block on
-    is_mono = torch.tensor(True)  # likewise
+    total = square = torch.zeros((), dtype=torch.float64)  # [B, C + 1] from the first block on
+    is_mono = torch.tensor(True)  # [B], likewise
+    rests = RestLevel()
     for block in blocks:
         if not block.shape[-1]:
             continue
         is_mono = is_mono & (block == block[:, :1]).flatten(1).all(dim=1)
-        mono = block.double().mean(dim=1)  # [B, T']
+        channels = block.double()
+        rests.add(channels)
+        signals = torch.cat([channels, channels.mean(dim=1, keepdim=True)], dim=1)
         if shift is None:
-            shift = mono[:, :1]  # sums of squares cancel less around a value of the signal
-        mono = mono - shift
-        n_samples += mono.shape[-1]
-        total = total + mono.sum(-1)
-        square = square + mono.square().sum(-1)
+            shift = signals[..., :1]  # sums of squares cancel less around a value of the signal
+        signals = signals - shift
+        n_samples += signals.shape[-1]
+        total = total + signals.sum(-1)
+        square = square + signals.square().sum(-1)
     if shift is None:
         # A sample of a few, at a much lower rate: nothing is left, and that is silent.
-        return Level(0, torch.zeros(0), torch.zeros(0), torch.zeros(0, dtype=torch.bool))
+        return Level(0, torch.zeros(0, 0), torch.zeros(0), torch.zeros(0, dtype=torch.bool))
     mean = total / n_samples
     variance = (square - n_samples * mean.square()).clamp_min(0) / max(1, n_samples - 1)
-    std = torch.sqrt(variance).float()
-    return Level(n_samples, (mean + shift[:, 0]).float(), std, is_mono)
+    of_channels = variance[:, :-1].mean(dim=1).sqrt()
+    std = torch.maximum(variance[:, -1].sqrt(), _MIN_SHARE_OF_MONO * of_channels).float()
+    offset = rests.offset((mean + shift[..., 0])[:, :-1], variance[:, :-1].sqrt())
+    return Level(n_samples, offset.float(), std, is_mono)

@@ -1,9 +1,14 @@
 """The Demucs family as a separator: one network or a bag of them, on music of any length.
 
-Around the network, as in `demucs.api` and `demucs.apply`: normalise the mixture to zero mean and
-unit deviation, cut it into overlapping segments, average over random shifts, average the members of
-a bag, undo the normalisation. Unlike there, it works on streams, batches segments, runs only the
-members of a bag that the wanted stems need, and steps back when memory runs out.
+Around the network, as in `demucs.api` and `demucs.apply`: normalise the mixture to unit deviation,
+cut it into overlapping segments, average over random shifts, average the members of a bag, undo the
+normalisation. Unlike there, it works on streams, batches segments, runs only the members of a bag
+that the wanted stems need, and steps back when memory runs out.
+
+Two more things differ. There the mean of the mixture is taken away and comes back in every stem,
+so that four stems have four times the offset, and a stem without sound has one. Here an offset
+(`separators.offset`) is taken away and belongs to no stem: the mixture has it, and so has what is
+made from that, the residual and `no_STEM`. And what cancels in mono still has a level (`base`).
 """
 
 import itertools
@@ -164,9 +169,8 @@ class DemucsSeparator:
             for block in blocks:
                 yield block.new_zeros(len(block), len(stems), *block.shape[1:])
             return
-        mean = level.mean[:, None, None]
         scale = level.std[:, None, None] + _SILENCE_STD
-        normalised = ((block - mean) / scale for block in blocks)
+        normalised = ((block - level.offset[..., None]) / scale for block in blocks)
         needed = [member for member in self.members if set(member.stems) & set(stems)]
         leads = self._leads() or [0]
         passes = [(member, lead) for member in needed for lead in leads]
@@ -184,7 +188,7 @@ class DemucsSeparator:
                 for weight, piece in zip(weights, pieces, strict=True)
             )
             assert isinstance(mixed, Tensor)
-            yield mixed * scale[:, None] + mean[:, None]
+            yield mixed * scale[:, None]
 
     def _pass(
         self,

@@ -93,7 +93,7 @@ def _read(source: AudioSource, start_s: float, n_samples: int, rate: int) -> Aud
     if len(block) > 2:
         from mssgen.channels import downmixed
 
-        block = downmixed(block)
+        block = downmixed(block, source.info.layout)
     # What is no sound (NaN) was reported by the evaluation; a page must not fail for it.
     block = np.nan_to_num(block, posinf=0.0, neginf=0.0)
     parts = fit_length(resample([block], len(block), own_rate, rate), len(block), n_samples)
