@@ -36,7 +36,8 @@ ROWS = [
     ],
     ["mssgen.audio", "mssgen.stem_writer", "mssgen.encoding", "mssgen.targets", "mssgen.tags"],
     ["mssgen.ffmpeg", "mssgen.events"],
-    ["mssgen.errors"],
+    ["mssgen.schema"],
+    ["mssgen.errors", "mssgen.wording", "mssgen.blueprints"],
 ]
 # Each of these libraries appears in its own adapters only.
 OWNERS = {
