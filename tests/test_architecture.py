@@ -37,7 +37,7 @@ ROWS = [
     ["mssgen.audio", "mssgen.stem_writer", "mssgen.encoding", "mssgen.targets", "mssgen.tags"],
     ["mssgen.ffmpeg", "mssgen.events"],
     ["mssgen.schema"],
-    ["mssgen.errors", "mssgen.wording", "mssgen.blueprints"],
+    ["mssgen.errors", "mssgen.wording", "mssgen.blueprints", "mssgen.safetensors_header"],
 ]
 # Each of these libraries appears in its own adapters only.
 OWNERS = {

@@ -238,8 +238,7 @@ def _check_agreement(path: Path, shapes: dict[str, Any], kwargs: dict[str, Any])
     """Raise CheckpointError where a file's own words contradict its tensors."""
     for key, value in shapes.items():
         said = kwargs.get(key)
-        if isinstance(said, tuple | list):  # as deep as the options are: no more is compared
-            said = [each for each in said if isinstance(each, int | float)]
+        said = list(said) if isinstance(said, tuple) else said
         if said is not None and said != value:
             raise CheckpointError(
                 f"{path} says {key} {shown(said)} but its tensors say {shown(value)}: get the "

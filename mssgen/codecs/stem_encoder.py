@@ -23,7 +23,7 @@ from mssgen.codecs.stem_codec import StemCodec
 from mssgen.errors import UsageError
 from mssgen.schema import Codebooks, StemName, Width
 
-_MAX_WINDOW_FRAMES = 2**13  # attention takes memory by the square of it
+_MAX_WINDOW_FRAMES = 2**14  # attention takes memory by the square of it
 Input = Literal["separated", "separated+mixture", "mixture", "noisy"]
 
 

@@ -8,7 +8,7 @@ members of a bag that the wanted stems need, and steps back when memory runs out
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from mssgen.devices import DTYPES, choose_precision
 from mssgen.errors import CheckpointError, OutOfMemoryError, UsageError
 from mssgen.separators.base import Level, Network, measure_level
 from mssgen.separators.htdemucs import HTDemucs
-from mssgen.separators.htdemucs_state import HTDemucsConfig
+from mssgen.separators.htdemucs_state import HTDemucsConfig, check_unet
 from mssgen.separators.original import OriginalNetwork
 from mssgen.separators.original_options import DemucsOptions, HTDemucsOptions, demucs_options
 
@@ -312,6 +312,8 @@ def build_network(
         given = {name: value for name, value in given.items() if name in known}
         config = HTDemucsConfig(**given)
         return HTDemucs(config, checkpoint.state, device=device, dtype=dtype)
+    if segment_s is not None:
+        check_unet(replace(options, segment=segment_s))
     return OriginalNetwork(
         checkpoint.architecture,
         given,
