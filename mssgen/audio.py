@@ -35,8 +35,8 @@ from mssgen.part_reader import PartReader
 from mssgen.sound_layout import Layout as FileLayout
 from mssgen.sound_layout import cut_short
 from mssgen.sound_parts import DECODE_ERRORS, find_layout
-from mssgen.spooling import reading, spool, temporary_folder
 from mssgen.speakers import Layout, canonical, order_from
+from mssgen.spooling import reading, spool, temporary_folder
 from mssgen.stem_writer import StemWriter as StemWriter
 from mssgen.stem_writer import copy_to_stdout as copy_to_stdout
 

@@ -18,8 +18,10 @@ from mssgen.formats import CONFIG, EMBEDDED_CODEC, STAGE_OF, WEIGHTS, read_json,
 from mssgen.formats import Checkpoint as Checkpoint
 from mssgen.formats import read_checkpoint as read_checkpoint
 from mssgen.registry import REGISTRY, Bundle, RemoteFile, lookup
+from mssgen.wording import shown
 
 _PATH_SUFFIXES = (".th", ".pt", ".pth", ".ckpt", ".bin", ".pkl", ".safetensors", ".yaml", ".json")
+_MAX_MEMBERS = 64
 _MEMBER_SUFFIXES = (".th", ".safetensors")
 SCHEME = "hf://"
 _WORD = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
@@ -205,8 +207,11 @@ def _from_bag(path: Path, wanted_stems: Sequence[str] | None) -> ResolvedModel:
     signatures, weights, segment = bag.get("models"), bag.get("weights"), bag.get("segment")
     if not isinstance(signatures, list) or not signatures:
         raise CheckpointError(f"{path} lists no models: it is no Demucs bag")
-    if segment is not None and (isinstance(segment, bool) or not isinstance(segment, int | float)):
-        raise CheckpointError(f"{path} has a segment that is no number of seconds")
+    if len(signatures) > _MAX_MEMBERS:
+        raise CheckpointError(f"{path} lists {len(signatures)} models: use {_MAX_MEMBERS} at most")
+    is_number = isinstance(segment, int | float) and not isinstance(segment, bool)
+    if segment is not None and not (is_number and 0.01 <= segment <= 600):
+        raise CheckpointError(f"{path} has a segment that is not a number of seconds, 0.01 to 600")
     paths = [_member(path, signature) for signature in signatures]
     stems_of: list[tuple[str, ...] | None] = [None] * len(paths)
     if weights is not None:
@@ -226,7 +231,9 @@ def _stems_by_weight(path: Path, weights: Any, paths: list[Path]) -> list[tuple[
     is_matrix = isinstance(weights, list) and [
         len(row) if isinstance(row, list) else -1 for row in weights
     ] == [len(stems)] * len(paths)
-    if not is_matrix or not all(cell in (0, 1) for row in weights for cell in row):
+    if not is_matrix or not all(
+        isinstance(cell, int | float) and cell in (0, 1) for row in weights for cell in row
+    ):
         raise CheckpointError(
             f"{path} mixes its models with weights other than 0 and 1, one row per model, which "
             "is not supported"
@@ -240,10 +247,15 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > 2**16:
             raise CheckpointError(f"{path} is too large to be a Demucs bag")
-        bag = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
+            raise CheckpointError(
+                f"{path} has aliases (*name), which a Demucs bag does not need: remove them"
+            )
+        bag = yaml.safe_load(text)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError):
+    except (yaml.YAMLError, RecursionError, ValueError, TypeError, OverflowError):
         raise CheckpointError(f"{path} is not valid YAML: get the file again") from None
     if not isinstance(bag, dict):
         raise CheckpointError(f"{path} is no Demucs bag: a table with `models` is expected")
@@ -253,7 +265,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 def _member(bag: Path, signature: Any) -> Path:
     """The file of `signature` beside the bag: sig.safetensors, sig.th or sig-<sha256[:8]>.th."""
     if not isinstance(signature, str) or not re.fullmatch(r"\w[\w-]{0,63}", signature):
-        raise CheckpointError(f"{bag} names a model that is no plain file name: {signature!r:.80}")
+        raise CheckpointError(f"{bag} names a model that is no plain file name: {shown(signature)}")
     pattern = re.compile(rf"{re.escape(signature)}(\.safetensors|(-[0-9a-f]{{8}})?\.th)")
     found = sorted(file for file in bag.parent.iterdir() if pattern.fullmatch(file.name))
     if not found:

@@ -12,7 +12,7 @@ from mssgen.channels import from_items, to_items
 from mssgen.codecs.base import Codec
 from mssgen.codecs.container import CodedAudio
 from mssgen.codecs.streaming import decode_stream, encode_stream
-from mssgen.errors import AudioError
+from mssgen.errors import AudioError, UsageError
 from mssgen.events import Hook, Progress, ignore
 from mssgen.pipeline import Source, out_samples
 
@@ -87,6 +87,12 @@ def decode_coded(
     `sample_rate` (Hz) asks for another rate. Raises UsageError for the codes of another codec.
     """
     codec.check(coded.codes)
+    n_coded = out_samples(coded.n_samples, coded.sample_rate, codec.sample_rate)
+    if n_coded > coded.codes.n_samples + 1:
+        raise UsageError(
+            f"these codes are damaged: they hold {coded.codes.n_samples} samples, and a song of "
+            f"{coded.n_samples} at {coded.sample_rate} Hz has {n_coded}; encode the song again"
+        )
     out_rate = sample_rate or coded.sample_rate
     n_samples = out_samples(coded.n_samples, coded.sample_rate, out_rate)
     resampled = resample(_decoded(coded, codec), coded.n_channels, codec.sample_rate, out_rate)

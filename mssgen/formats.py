@@ -23,6 +23,7 @@ from mssgen.errors import CheckpointError
 from mssgen.files import sha256_of
 from mssgen.pickles import ARCHITECTURES, is_codec, read_package
 from mssgen.registry import LAYOUTS, STAGES
+from mssgen.safetensors_header import check_header
 
 if TYPE_CHECKING:
     import torch
@@ -42,6 +43,7 @@ STAGE_OF = {
     "masked_transformer": "refine",
 }
 _MAX_CONFIG_BYTES = 2**20
+_MAX_RATE = 1_000_000  # Hz
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,8 @@ def read_json(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not valid JSON ({error}): get the file again") from None
+        reason = str(error).split("\n")[0][:100]
+        raise CheckpointError(f"{path} is not valid JSON ({reason}): get the file again") from None
     if not isinstance(config, dict):
         raise CheckpointError(f"{path} is no table in JSON: get the file again")
     return config
@@ -157,7 +160,8 @@ def fingerprint(shapes: Mapping[str, tuple[int, ...]]) -> str:
 def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, "torch.Tensor"]]:
     """(metadata, tensors) of a safetensors file, unchecked but for int8 ones, which become fp32.
 
-    Raises CheckpointError if it is damaged, or not the file that its config.json was written for.
+    Raises CheckpointError if it cannot be read, is damaged, or is not the file that its config.json
+    was written for.
     """
     import torch
     from safetensors import SafetensorError, safe_open
@@ -166,13 +170,25 @@ def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, "torch.Tenso
 
     check_stated_hash(path)
     try:
-        with safe_open(str(path), framework="pt") as file:
-            metadata = dict(file.metadata() or {})
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
+        check_header(path)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
+    except ValueError as error:
         raise CheckpointError(
             f"{path} is damaged or incomplete ({error}): get the file again"
         ) from None
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, AttributeError) as error:  # AttributeError: an exotic type
+        raise CheckpointError(
+            f"{path} is damaged or incomplete ({error}): get the file again"
+        ) from None
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
+        # The library turns what interrupts it, a signal or full memory, into errors of its own.
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{path} was not read to its end ({reason}): try again") from None
     if any(tensor.dtype == torch.int8 for tensor in state.values()):
         state = dequantize_state(state, path)
     return metadata, state
@@ -202,7 +218,7 @@ def _from_metadata(path: Path, metadata: dict[str, str]) -> tuple[str, dict[str,
     architecture = ARCHITECTURES.get(metadata["klass"])
     if architecture is None:
         raise CheckpointError(
-            f"{path} holds a {metadata['klass'][:80]}; only {' and '.join(ARCHITECTURES)} are known"
+            f"{path} holds a {metadata['klass']:.80}; only {' and '.join(ARCHITECTURES)} are known"
         )
     if "structure" in metadata:
         raise CheckpointError(
@@ -263,7 +279,8 @@ def _checked(
         or len(set(sources)) != len(sources)
     ):
         raise CheckpointError(f"{path} does not name its stems properly (option sources)")
-    if not isinstance(options.get("samplerate", 1), int) or options.get("samplerate", 1) < 1:
+    rate = options.get("samplerate", 1)
+    if type(rate) is not int or not 1 <= rate <= _MAX_RATE:
         raise CheckpointError(f"{path} has no proper sample rate (option samplerate)")
     return Checkpoint(architecture, options, checked_tensors(path, state), path)
 

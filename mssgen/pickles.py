@@ -23,6 +23,7 @@ ARCHITECTURES = {
     "demucs.hdemucs.HDemucs": "hdemucs",
 }
 _MAX_PICKLE_BYTES = 2**26  # the program, not the tensors; a real one has about 2**17
+_MAX_VALUES = 2**20
 _TENSOR_NAMES = frozenset(
     {"collections.OrderedDict", "_codecs.encode", "torch.nn.parameter.Parameter", "torch.Size"}
     | {f"torch._utils.{name}" for name in ("_rebuild_tensor_v2", "_rebuild_parameter")}
@@ -94,12 +95,32 @@ def read_pickle(path: Path, kind: str) -> Any:
             warnings.catch_warnings(action="ignore"),
             torch.serialization.safe_globals([(item, name) for name, item in _STAND_INS.items()]),
         ):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            package = torch.load(path, map_location="cpu", weights_only=True)
+        _check_size(package)
+        return package
     except Exception as error:  # a hostile or damaged pickle can make the reader raise anything
         reason = str(error).rpartition("WeightsUnpickler error:")[2].strip().split("\n")[0]
         raise CheckpointError(
             f"{path} cannot be read safely as {kind}: {reason[:200] or type(error).__name__}"
         ) from None
+
+
+def _check_size(package: Any) -> None:
+    """Raise ValueError where `package` stands for more values than any model has.
+
+    Parts of a pickle can be shared: a few bytes then stand for more than memory holds as soon as
+    somebody walks through them, so that this walk ends at a number of values.
+    """
+    waiting, n_values = [package], 0
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += [*value.keys(), *value.values()]
+        elif isinstance(value, list | tuple):
+            waiting += value
+        n_values += 1
+        if n_values + len(waiting) > _MAX_VALUES:
+            raise ValueError(f"it stands for more than {_MAX_VALUES} values")
 
 
 def is_codec(package: Any) -> bool:

@@ -58,8 +58,8 @@ ROWS = [
         "mssgen.speakers",
         "mssgen.chunks",
     ],
-    ["mssgen.leftovers", "mssgen.commits", "mssgen.transfers"],
-    ["mssgen.errors"],
+    ["mssgen.leftovers", "mssgen.commits", "mssgen.transfers", "mssgen.schema"],
+    ["mssgen.errors", "mssgen.wording", "mssgen.blueprints", "mssgen.safetensors_header"],
 ]
 # Each of these libraries appears in its own adapters only.
 OWNERS = {

@@ -255,11 +255,18 @@ class Codec(nn.Module, ABC):
             codes.n_codebooks > self.n_codebooks
             or n_frames != n_expected
             or (codes.codes.numel() and int(codes.codes.max()) >= self.codebook_size)
+            or (codes.scale is not None and codes.scale.shape[1] != self._n_segments(codes))
         ):
             raise UsageError(
                 f"these codes are damaged: {codes.n_codebooks} codebooks and {n_frames} frames do "
                 f"not fit {self.name} and {codes.n_samples} samples; encode the song again"
             )
+
+    def _n_segments(self, codes: Codes) -> int:
+        """Segments that are coded one by one, each of which may have a gain."""
+        if self.segment_samples is None:
+            return 0
+        return len(range(0, codes.n_samples, self.segment_stride or self.segment_samples))
 
     def truncate(self, codes: Codes, n_codebooks: int) -> Codes:
         """The same with the first `n_codebooks` levels only."""

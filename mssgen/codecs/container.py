@@ -14,13 +14,18 @@ from safetensors import SafetensorError, safe_open
 from mssgen.codecs.base import Codes
 from mssgen.errors import AudioError
 from mssgen.files import reported, whole_file
+from mssgen.safetensors_header import check_header
 from mssgen.tensor_files import pack_tensors
 
 FORMAT = "mssgen-codes"
 FORMAT_VERSION = "1"
 SUFFIX = ".codes"
 _MAX_SAMPLES = 2**40
-_MAX_VALUE = 2**16
+_MAX_RATE = 1_000_000  # Hz
+_MAX_HOP = 2**15  # samples a frame, of any codec
+_MAX_CHANNELS = 1024
+_MAX_SILENT_SAMPLES = 2**28  # an hour and a half at 44.1 kHz
+_DTYPES = frozenset({"U16", "F32"})
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,7 @@ def read_codes(path: Path, *, name: str | None = None) -> CodedAudio:
     """Read a `.codes` file; AudioError (naming `name`, the path by default) where it is none."""
     name = name or str(path)
     try:
+        check_header(path, _DTYPES)
         with safe_open(str(path), framework="np") as file:
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
@@ -122,9 +128,15 @@ def _coded(metadata: dict[str, str], tensors: dict[str, np.ndarray]) -> CodedAud
         return None
     if not all(1 <= value <= _MAX_SAMPLES for value in whole.values()):
         return None
-    n_items = whole["n_items"]
+    n_items, n_channels, n_frames = whole["n_items"], whole["n_channels"], codes.shape[-1]
+    if whole["sample_rate"] > _MAX_RATE or whole["codec_samples"] > n_frames * _MAX_HOP:
+        return None
+    if n_channels > _MAX_CHANNELS or n_items not in (n_channels, -(-n_channels // 2)):
+        return None  # a codec codes channels one by one, or in pairs
+    if not n_kept and max(whole["codec_samples"], whole["n_samples"]) > _MAX_SILENT_SAMPLES:
+        return None  # no codes are stored, so that nothing but the header says how long it is
     are_items = all(0 <= item < n_items for item in silent) and len(set(silent)) == len(silent)
-    if n_items > _MAX_VALUE or not are_items or n_kept != n_items - len(silent):
+    if not are_items or n_kept != n_items - len(silent):
         return None
     return CodedAudio(
         codes=Codes(

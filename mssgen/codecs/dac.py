@@ -9,9 +9,10 @@ Sources: DAC, Kumar et al. 2023 (arXiv 2306.06546); the VampNet codec (LAC), Flo
 
 from collections.abc import Sequence
 from math import prod
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -20,6 +21,7 @@ from mssgen.codecs.compat import import_codec_package
 from mssgen.codecs.factorized import FactorizedCodebook
 from mssgen.codecs.mrf import MrfDecoder
 from mssgen.errors import UsageError
+from mssgen.schema import Codebooks, CodebookSize, ModelName, SampleRate, Strides, Width
 
 DAC_44KHZ: dict[str, Any] = {"sample_rate": 44_100, "n_codebooks": 9}
 DAC_24KHZ: dict[str, Any] = {
@@ -29,6 +31,7 @@ DAC_24KHZ: dict[str, Any] = {
     "n_codebooks": 32,
 }
 DAC_16KHZ: dict[str, Any] = {**DAC_24KHZ, "sample_rate": 16_000, "n_codebooks": 12}
+_MAX_HOP = 2**15  # samples; published codecs have up to 1024
 _COMMITMENT = 0.25  # the weight of DAC's recipe, beside 1 for the codebooks
 
 
@@ -47,17 +50,17 @@ class DacCodec(Codec):
     def __init__(
         self,
         *,
-        name: str = "dac",
-        sample_rate: int = 44_100,
-        encoder_dim: int = 64,
-        encoder_rates: Sequence[int] = (2, 4, 8, 8),
-        latent_dim: int | None = None,
-        decoder_dim: int = 1536,
-        decoder_rates: Sequence[int] = (8, 8, 4, 2),
-        decoder_kind: str = "dac",
-        n_codebooks: int = 9,
-        codebook_size: int = 1024,
-        codebook_dim: int | Sequence[int] = 8,
+        name: ModelName = "dac",
+        sample_rate: SampleRate = 44_100,
+        encoder_dim: Width = 64,
+        encoder_rates: Strides = (2, 4, 8, 8),
+        latent_dim: Width | None = None,
+        decoder_dim: Width = 1536,
+        decoder_rates: Strides = (8, 8, 4, 2),
+        decoder_kind: Literal["dac", "mrf"] = "dac",
+        n_codebooks: Codebooks = 9,
+        codebook_size: CodebookSize = 1024,
+        codebook_dim: Width | Annotated[Sequence[Width], Field(max_length=256)] = 8,
     ) -> None:
         """Build with fresh weights.
 
@@ -88,6 +91,16 @@ class DacCodec(Codec):
             raise UsageError(
                 f"the encoder_rates {list(encoder_rates)} and decoder_rates {list(decoder_rates)} "
                 "have different products: give both the same hop length"
+            )
+        if prod(encoder_rates) > _MAX_HOP or (latent_dim is None and len(encoder_rates) > 8):
+            raise UsageError(
+                f"the encoder_rates make a hop of {prod(encoder_rates)} samples: choose fewer and "
+                f"smaller ones, of {_MAX_HOP} at most"
+            )
+        if isinstance(codebook_dim, Sequence) and len(codebook_dim) != n_codebooks:
+            raise UsageError(
+                f"codebook_dim names {len(codebook_dim)} levels and n_codebooks {n_codebooks}: "
+                "make them agree"
             )
         if decoder_kind not in ("dac", "mrf"):
             raise UsageError(f"decoder_kind {decoder_kind} is unknown: use dac or mrf")

@@ -9,12 +9,13 @@ config.json beside it, or from the published codec of just these shapes.
 import inspect
 import json
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import torch
 from torch import Tensor
 
+from mssgen.blueprints import blueprint, misfit
 from mssgen.checkpoints import resolve
 from mssgen.codecs.base import Codec
 from mssgen.codecs.dac import DAC_16KHZ, DAC_24KHZ, DAC_44KHZ, DacCodec
@@ -36,7 +37,9 @@ from mssgen.formats import (
     wrong_stage,
 )
 from mssgen.pickles import read_pickle
+from mssgen.schema import checked_options
 from mssgen.tensor_files import save_tensors
+from mssgen.wording import shown
 
 _CLASSES: dict[str, type[Codec]] = {"seanet": SeanetCodec, "dac": DacCodec, "stem": StemCodec}
 # Options that the constructors' defaults do not have already.
@@ -55,8 +58,12 @@ _TRANSFORMERS_ENCODEC = (
     ("overlap", "segment_overlap", None),
     ("dilation_growth_rate", "dilation_base", 2),
 )
-_MAX_BANDS = 64
-_MAX_RATE = 1_000_000
+# Each of these makes layers.
+_COUNTS = (
+    *("n_codebooks", "n_residual_layers", "n_lstm_layers", "ratios", "encoder_rates"),
+    *("decoder_rates", "n_encoder_blocks", "n_decoder_blocks", "n_level_codebooks"),
+    "n_level_blocks",
+)
 
 
 def load_codec(
@@ -226,7 +233,8 @@ def _check_agreement(path: Path, shapes: dict[str, Any], kwargs: dict[str, Any])
         said = list(said) if isinstance(said, tuple) else said
         if said is not None and said != value:
             raise CheckpointError(
-                f"{path} says {key} {said!r:.80} but its tensors say {value}: get the file again"
+                f"{path} says {key} {shown(said)} but its tensors say {shown(value)}: get the "
+                "file again"
             )
 
 
@@ -246,71 +254,55 @@ def _built(
     path: Path, architecture: str, options: dict[str, Any], state: dict[str, Tensor]
 ) -> Codec:
     """The codec with exactly these weights; CheckpointError if they do not fit its options."""
-    _check_options(path, options, len(state))
+    options = checked_options(_CLASSES[architecture], options, str(path))
+    _check_counts(path, options, len(state))
+    is_real = _has_these_shapes(architecture, options, state)
     try:
         with (
-            torch.device(_building_place(architecture, options, state)),
-            warnings.catch_warnings(action="ignore", category=FutureWarning),
+            nullcontext() if is_real else blueprint(),
+            warnings.catch_warnings(action="ignore"),
         ):
             codec = _CLASSES[architecture](**options)
-    except MssgenError:
-        raise
+    except MssgenError as error:
+        raise CheckpointError(f"{path}: {error}") from None
     except Exception as error:  # of any kind: the options are a stranger's
-        reason = str(error).split("\n")[0][:200]
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise CheckpointError(f"{path} has options that make no codec: {reason}") from None
-    own = {key: tuple(value.shape) for key, value in codec.state_dict().items()}
-    for key in (*own, *state):
-        if key not in state:
-            problem = f"'{key}' is missing"
-        elif key not in own:
-            problem = f"'{key}' belongs to no layer"
-        elif own[key] != tuple(state[key].shape):
-            problem = f"'{key}' has the shape {list(state[key].shape)}, not {list(own[key])}"
-        else:
-            continue
+    if problem := misfit(codec, state):
         raise CheckpointError(f"{path} does not fit the codec {architecture}: {problem}")
     codec.load_state_dict({key: value.float() for key, value in state.items()}, assign=True)
     return codec.freeze()
 
 
-def _building_place(
-    architecture: str, options: dict[str, Any], state: dict[str, Tensor]
-) -> Literal["cpu", "meta"]:
-    """Where to build: on the meta device nothing is allocated, whatever the options ask for.
+def _has_these_shapes(architecture: str, options: dict[str, Any], state: dict[str, Tensor]) -> bool:
+    """Whether the codec can be built with values at once: its tensors are as large as it says.
 
-    But its first use loads torch's compiler, for two seconds. A SEANet whose tensors are as large
-    as its options say is no danger, and drawing its weights takes a tenth of that.
+    For SEANet only, which a blueprint takes ten times as long, as torch loads its compiler for it.
     """
     if architecture != "seanet":
-        return "meta"
+        return False
     try:
         _, shapes = infer_options(state)
     except ValueError:
-        return "meta"
-    agree = all(options.get(key, value) == value for key, value in shapes.items())
-    return "cpu" if agree and all(key in options for key in shapes) else "meta"
+        return False
+    return all(key in options and options[key] == value for key, value in shapes.items())
 
 
-def _check_options(path: Path, options: dict[str, Any], n_tensors: int) -> None:
-    """Refuse what would keep the constructor busy for ever: each layer has a tensor at least."""
-    counts = [
-        options.get(key, 1) for key in ("n_codebooks", "n_residual_layers", "n_lstm_layers")
-    ] + [
-        len(value)
-        for key in ("ratios", "encoder_rates", "decoder_rates")
-        if isinstance(value := options.get(key), list)
-    ]
-    rate = options.get("sample_rate", 1)
-    fits = all(isinstance(count, int) and 0 <= count <= n_tensors for count in counts)
-    if not fits or options.get("n_bands", 1) not in range(1, _MAX_BANDS + 1):
-        raise CheckpointError(f"{path} has options that do not fit its tensors: get it again")
-    if not isinstance(rate, int) or not 1 <= rate <= _MAX_RATE:
-        raise CheckpointError(f"{path} has no proper sample rate (option sample_rate)")
+def _check_counts(path: Path, options: dict[str, Any], n_tensors: int) -> None:
+    """Refuse more layers than the file has tensors: each has one at least."""
+    for key in _COUNTS:
+        value = options.get(key, 0)
+        count = len(value) if isinstance(value, list) else value
+        if count > n_tensors:
+            raise CheckpointError(
+                f"{path} has {n_tensors} tensors and the option {key} = {shown(value)}: they do "
+                "not fit; get the file again"
+            )
 
 
 def _check_id(path: Path, codec: Codec, expected: Any) -> None:
     if expected is not None and codec.codec_id != expected:
         raise CheckpointError(
             f"{path} is damaged or was changed: its weights are {codec.codec_id}, and {CONFIG} "
-            f"says {expected!r:.100}; get it again"
+            f"says {shown(expected)}; get it again"
         )

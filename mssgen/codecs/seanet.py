@@ -13,15 +13,27 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mssgen.codecs.base import Codebook, Codec, Reconstruction, full_precision
 from mssgen.codecs.compat import import_codec_package
 from mssgen.codecs.pqmf import Pqmf
+from mssgen.errors import UsageError
+from mssgen.schema import (
+    Channels,
+    Codebooks,
+    CodebookSize,
+    Layers,
+    ModelName,
+    SampleRate,
+    Strides,
+    Width,
+)
 
 ENCODEC_24KHZ: dict[str, Any] = {"sample_rate": 24_000, "n_codebooks": 32}
 ENCODEC_48KHZ: dict[str, Any] = {
@@ -33,6 +45,12 @@ ENCODEC_48KHZ: dict[str, Any] = {
     "segment_s": 1.0,
     "normalize": True,
 }
+Norm = Literal[
+    "none", "weight_norm", "spectral_norm", "time_layer_norm", "layer_norm", "time_group_norm"
+]
+_MAX_HOP = 2**15  # samples; published codecs have up to 2048
+_MAX_DILATION = 2**12
+_MAX_SEGMENT_SAMPLES = 2**21
 
 # As in `separators.base`.
 _MIN_SHARE_OF_MONO = 0.1
@@ -46,24 +64,24 @@ class SeanetCodec(Codec):
     def __init__(
         self,
         *,
-        name: str = "encodec",
-        sample_rate: int = 24_000,
-        n_channels: int = 1,
-        ratios: Sequence[int] = (8, 5, 4, 2),
-        n_filters: int = 32,
-        latent_dim: int = 128,
-        n_residual_layers: int = 1,
-        dilation_base: int = 2,
-        n_lstm_layers: int = 2,
+        name: ModelName = "encodec",
+        sample_rate: SampleRate = 24_000,
+        n_channels: Channels = 1,
+        ratios: Strides = (8, 5, 4, 2),
+        n_filters: Width = 32,
+        latent_dim: Width = 128,
+        n_residual_layers: Annotated[int, Field(ge=0, le=16)] = 1,
+        dilation_base: Annotated[int, Field(ge=1, le=16)] = 2,
+        n_lstm_layers: Layers = 2,
         causal: bool = True,
-        norm: str = "weight_norm",
-        n_codebooks: int = 32,
-        codebook_size: int = 1024,
+        norm: Norm = "weight_norm",
+        n_codebooks: Codebooks = 32,
+        codebook_size: CodebookSize = 1024,
         normalize: bool = False,
-        segment_s: float | None = None,
-        segment_overlap: float = 0.01,
-        n_bands: int = 1,
-        n_noise_channels: int = 0,
+        segment_s: Annotated[float, Field(ge=0.02, le=60)] | None = None,
+        segment_overlap: Annotated[float, Field(ge=0, le=0.95)] = 0.01,
+        n_bands: Literal[1, 2, 4, 8, 16, 32, 64] = 1,
+        n_noise_channels: Annotated[int, Field(ge=0, le=1024)] = 0,
     ) -> None:
         """Build with fresh weights.
 
@@ -89,7 +107,7 @@ class SeanetCodec(Codec):
                 training (zeros otherwise, so that decoding gives the same twice).
 
         Raises:
-            UsageError: the encodec package is not installed.
+            UsageError: the options contradict one another, or the encodec package is not installed.
         """
         super().__init__()
         self.options = {
@@ -97,6 +115,12 @@ class SeanetCodec(Codec):
             for key, value in locals().items()
             if key not in ("self", "__class__")
         }
+        _check(prod(ratios) * n_bands, segment_s, sample_rate, normalize)
+        if n_residual_layers > 1 and dilation_base ** (n_residual_layers - 1) > _MAX_DILATION:
+            raise UsageError(
+                f"{n_residual_layers} residual layers of dilation_base {dilation_base} see more "
+                f"than {_MAX_DILATION} frames: choose fewer or a smaller base"
+            )
         modules = import_codec_package("encodec.modules")
         quantization = import_codec_package("encodec.quantization")
         self.name, self.sample_rate, self.n_channels = name, sample_rate, n_channels
@@ -186,6 +210,23 @@ class SeanetCodec(Codec):
             for part in self._segments(audio, None)
         ]
         return torch.stack(powers, dim=-1).sqrt() + 1e-8
+
+
+def _check(hop_length: int, segment_s: float | None, sample_rate: int, normalize: bool) -> None:
+    """Raise UsageError for a hop or segments that cannot be."""
+    if hop_length > _MAX_HOP:
+        raise UsageError(
+            f"ratios and n_bands make a hop of {hop_length} samples: choose {_MAX_HOP} or less"
+        )
+    if segment_s is None:
+        if normalize:
+            raise UsageError("normalize scales segments: give their length, segment_s")
+        return
+    if not hop_length <= segment_s * sample_rate <= _MAX_SEGMENT_SAMPLES:
+        raise UsageError(
+            f"segments of {segment_s:g} s at {sample_rate} Hz do not hold one hop of {hop_length} "
+            f"samples, or more than {_MAX_SEGMENT_SAMPLES}: choose another segment_s"
+        )
 
 
 @dataclass(frozen=True)

@@ -18,14 +18,18 @@ before it and blocks after ConvNeXt, Liu et al. 2022 (arXiv 2201.03545).
 """
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mssgen.codecs.base import Codebook, Codec, Reconstruction, full_precision
 from mssgen.codecs.factorized import FactorizedQuantizer
 from mssgen.codecs.stem_spectrum import InverseSpectrum, Spectrum, to_log
+from mssgen.errors import UsageError
+from mssgen.schema import Codebooks, CodebookSize, Layers, ModelName, SampleRate, Width
 
 
 class StemCodec(Codec):
@@ -40,24 +44,24 @@ class StemCodec(Codec):
     def __init__(
         self,
         *,
-        name: str = "stem",
-        sample_rate: int = 44_100,
-        n_fft: int = 1024,
-        hop_length: int = 512,
-        compression: float = 0.6,
-        width: int = 320,
-        expansion: int = 2,
-        kernel_size: int = 7,
-        n_bands: int = 32,
-        n_encoder_blocks: int = 4,
-        n_decoder_blocks: int = 6,
-        latent_dim: int = 320,
-        n_codebooks: int = 32,
-        codebook_size: int = 1024,
-        codebook_dim: int = 8,
-        n_level_codebooks: int = 0,
-        level_width: int = 128,
-        n_level_blocks: int = 3,
+        name: ModelName = "stem",
+        sample_rate: SampleRate = 44_100,
+        n_fft: Annotated[int, Field(ge=4, le=2**15)] = 1024,
+        hop_length: Annotated[int, Field(ge=1, le=2**15)] = 512,
+        compression: Annotated[float, Field(gt=0, le=1)] = 0.6,
+        width: Width = 320,
+        expansion: Annotated[int, Field(ge=1, le=16)] = 2,
+        kernel_size: Annotated[int, Field(ge=1, le=255)] = 7,
+        n_bands: Annotated[int, Field(ge=0, le=512)] = 32,
+        n_encoder_blocks: Layers = 4,
+        n_decoder_blocks: Layers = 6,
+        latent_dim: Width = 320,
+        n_codebooks: Codebooks = 32,
+        codebook_size: CodebookSize = 1024,
+        codebook_dim: Width = 8,
+        n_level_codebooks: Annotated[int, Field(ge=0, le=256)] = 0,
+        level_width: Width = 128,
+        n_level_blocks: Layers = 3,
     ) -> None:
         """Build with fresh weights.
 
@@ -65,7 +69,7 @@ class StemCodec(Codec):
             name: for messages.
             sample_rate: Hz.
             n_fft: length of the transform, samples.
-            hop_length: samples a frame, a divisor of `n_fft`.
+            hop_length: samples a frame, a divisor of `n_fft` and at least a 16th of it.
             compression: magnitudes are taken to this power.
             width: of the blocks.
             expansion: width inside a block, as a multiple.
@@ -83,11 +87,18 @@ class StemCodec(Codec):
 
         Raises:
             ValueError: levels shall be coded, but there are no bands.
+            UsageError: `hop_length` or `kernel_size` is none that the others allow.
         """
         super().__init__()
         self.options = {
             key: value for key, value in locals().items() if key not in ("self", "__class__")
         }
+        if n_fft % hop_length or n_fft > 16 * hop_length or (n_fft - hop_length) % 2:
+            raise UsageError(
+                f"hop_length {hop_length} is not a half to a 16th of n_fft {n_fft}: choose another"
+            )
+        if kernel_size % 2 == 0:
+            raise UsageError(f"kernel_size {kernel_size} is even: choose an odd one")
         self.name, self.sample_rate, self.hop_length = name, sample_rate, hop_length
         self.n_codebooks, self.codebook_size = n_level_codebooks + n_codebooks, codebook_size
         self.adds_noise = n_bands > 0

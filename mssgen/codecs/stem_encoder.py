@@ -10,9 +10,10 @@ The codec's quantiser and decoder turn them into sound. The thesis' "frozen code
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from mssgen.codecs.base import Codec
@@ -20,7 +21,9 @@ from mssgen.codecs.heads import DenseHead, TransformerHead, Window, windows
 from mssgen.codecs.song_hearing import SongHearingEncoder
 from mssgen.codecs.stem_codec import StemCodec
 from mssgen.errors import UsageError
+from mssgen.schema import Codebooks, StemName, Width
 
+_MAX_WINDOW_FRAMES = 2**14  # attention takes memory by the square of it
 Input = Literal["separated", "separated+mixture", "mixture", "noisy"]
 
 
@@ -28,7 +31,7 @@ Input = Literal["separated", "separated+mixture", "mixture", "noisy"]
 class StemEncoderOptions:
     """Which stem encoder; contradictions raise UsageError."""
 
-    stem: str = "bass"
+    stem: StemName = "bass"
     """What comes out."""
     input: Input = "separated"
     """What goes in: the stem as a separator gives it, that and the mixture (with the stem codec
@@ -39,23 +42,23 @@ class StemEncoderOptions:
     head: Literal["none", "dense", "transformer"] = "none"
     head_output: Literal["latents", "tokens"] = "latents"
     """Of a transformer; a dense head always gives tokens."""
-    head_codebooks: int | None = None
+    head_codebooks: Codebooks | None = None
     """Tokens of that many levels; None of all."""
-    hidden_size: int = 256
+    hidden_size: Width = 256
     """Of the dense head."""
-    n_layers: int = 3
+    n_layers: Annotated[int, Field(ge=1, le=64)] = 3
     """Of the transformer."""
-    n_heads: int = 4
+    n_heads: Annotated[int, Field(ge=1, le=256)] = 4
     """Of the transformer; they divide the codec's latent_dim."""
     is_causal: bool = False
     """Whether the transformer looks back only."""
     is_residual: bool = True
     """Whether the transformer adds to the latents, from nothing at first; False: the plain form."""
-    dropout: float = 0.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Of the transformer, 0 to 1."""
-    context_s: float = 16.0
+    context_s: Annotated[float, Field(gt=0, le=600)] = 16.0
     """What the transformer sees at once, seconds; the length of the segments it is trained on."""
-    n_target_codebooks: int | None = None
+    n_target_codebooks: Codebooks | None = None
     """The target is the sum of the first so many levels of the clean stem's codes; None: of all,
     or the latents before quantising."""
 
@@ -145,6 +148,11 @@ class StemEncoder(nn.Module):
         self.encoder.requires_grad_(options.encoder != "frozen")
         if isinstance(self.encoder, SongHearingEncoder):
             self.encoder.keep_levels()
+        if (self.head_window_frames or 0) > _MAX_WINDOW_FRAMES:
+            raise UsageError(
+                f"context_s {options.context_s:g} is {self.head_window_frames} frames of "
+                f"{codec.name} at once: choose one of {_MAX_WINDOW_FRAMES} frames at most"
+            )
         self.head = _build_head(codec, options)
         # The copy has the codec's eval mode, in which cuDNN's LSTM cannot go backward.
         self.train()

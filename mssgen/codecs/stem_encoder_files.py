@@ -8,8 +8,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
-
+from mssgen.blueprints import blueprint, misfit
 from mssgen.codecs.loading import load_codec, save_codec
 from mssgen.codecs.stem_encoder import StemEncoder, StemEncoderOptions
 from mssgen.errors import CheckpointError, MssgenError
@@ -23,7 +22,9 @@ from mssgen.formats import (
     read_config,
     read_safetensors,
 )
+from mssgen.schema import checked_options
 from mssgen.tensor_files import save_tensors
+from mssgen.wording import shown
 
 ARCHITECTURE = "stem_encoder"
 _IDENTITY = ("stem", "input")
@@ -87,20 +88,26 @@ def load_stem_encoder(
     codec = load_codec(place, device=device, offline=offline)
     if codec.codec_id != codec_id:
         raise CheckpointError(
-            f"{folder} was trained for the codec {codec_id} and the codec found as {name} is "
-            f"{codec.codec_id}: use the checkpoint with the codec that it was trained for"
+            f"{folder} was trained for the codec {shown(codec_id)} and the codec found as {name} "
+            f"is {codec.codec_id}: use the checkpoint with the codec that it was trained for"
         )
     path = folder / WEIGHTS
     state = checked_tensors(path, read_safetensors(path)[1])
     try:
-        identity = {key: config[key] for key in _IDENTITY}
-        options = StemEncoderOptions(**identity, **config["options"])
+        identity = {key: config[key] for key in _IDENTITY if key in config}
+        given = {**identity, **config["options"]}
+        options = StemEncoderOptions(
+            **checked_options(StemEncoderOptions, given, str(folder / CONFIG))
+        )
         if options.n_layers > len(state):  # each has tensors; nor build for ever what cannot fit
             raise ValueError(f"there are no {options.n_layers} layers")
-        # On the meta device nothing is allocated or drawn, whatever the options ask for.
-        with torch.device("meta"):
+        with blueprint():
             encoder = StemEncoder(codec, options)
+        if problem := misfit(encoder, state):
+            raise ValueError(problem)
         encoder.load_state_dict({key: value.float() for key, value in state.items()}, assign=True)
+    except CheckpointError:
+        raise
     except (MssgenError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(

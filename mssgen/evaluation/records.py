@@ -48,11 +48,21 @@ def read_scores(folder: Path) -> list[Record]:
     path = folder / SCORES
     try:
         text = path.read_text(encoding="utf-8")
-        return [Record(**json.loads(line)) for line in text.splitlines()]
+        return [_record(json.loads(line)) for line in text.splitlines()]
     except OSError as error:
         raise MssgenError(f"{path} cannot be read ({error.strerror or error})") from error
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise MssgenError(f"{path} is damaged; run mssgen evaluate again") from error
+
+
+def _record(entry: Mapping[str, Any]) -> Record:
+    """A line of scores.jsonl; TypeError where a value is of another type than ours."""
+    record = Record(**entry)
+    names = (record.system, record.track, record.stem, record.metric, record.reason)
+    is_number = type(record.value) in (int, float, type(None)) and type(record.n) is int
+    if not all(isinstance(name, str) for name in names) or not is_number:
+        raise TypeError("a name is not text, or a number not a number")
+    return record
 
 
 def evaluation_of(

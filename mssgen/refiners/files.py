@@ -14,9 +14,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from mssgen.blueprints import blueprint, misfit
 from mssgen.checkpoints import SCHEME, parse_address
 from mssgen.codecs.base import Codec
 from mssgen.codecs.loading import save_codec
@@ -40,6 +40,7 @@ from mssgen.refiners.masked_transformer import (
     MaskedTransformerOptions,
     codebook_vectors,
 )
+from mssgen.schema import checked_options
 from mssgen.tensor_files import save_tensors
 
 ARCHITECTURE = "masked_transformer"
@@ -211,9 +212,12 @@ def _read_folder(folder: Path) -> MaskedTransformer:
     if not isinstance(codec_id, str):
         raise CheckpointError(f"{folder / CONFIG} does not name its codec: get the file again")
     try:
-        options = MaskedTransformerOptions(**config["options"])
+        given = checked_options(MaskedTransformerOptions, config["options"], str(folder / CONFIG))
+        options = MaskedTransformerOptions(**given)
         return _built(options, {key: value.float() for key, value in state.items()}, codec_id)
-    except (MssgenError, TypeError, ValueError) as error:
+    except CheckpointError:
+        raise
+    except (MssgenError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(
             f"{folder} does not fit its own {CONFIG} ({error}): get the checkpoint again"
         ) from None
@@ -231,16 +235,9 @@ def _built(
     """The network with exactly these weights; ValueError if they do not fit its options."""
     if options.n_layers > len(state):  # each has tensors; nor build for ever what cannot fit
         raise ValueError(f"there are no {options.n_layers} layers")
-    with torch.device("meta"):  # nothing is allocated or drawn, whatever the options ask for
+    with blueprint():
         network = MaskedTransformer(options, codec_id)
-    own = network.state_dict()
-    for key in (*own, *state):
-        if key not in state:
-            raise ValueError(f"'{key}' is missing")
-        if key not in own:
-            raise ValueError(f"'{key}' belongs to no layer")
-        if own[key].shape != state[key].shape:
-            shapes = f"{list(state[key].shape)}, not {list(own[key].shape)}"
-            raise ValueError(f"'{key}' has the shape {shapes}")
+    if problem := misfit(network, state):
+        raise ValueError(problem)
     network.load_state_dict({key: value.float() for key, value in state.items()}, assign=True)
     return network

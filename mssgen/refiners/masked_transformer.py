@@ -12,42 +12,46 @@ Source: VampNet, Flores García et al. 2023 (arXiv 2307.04686), whose checkpoint
 
 import math
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mssgen.codecs.base import Codec
 from mssgen.errors import UsageError
+from mssgen.schema import Codebooks, CodebookSize, Width
 
 # Distances in frames from which a new bucket of the position bias begins: one each up to 8, then
 # two an octave, 8 * 16^(k / 8) rounded up; beyond the last all share one.
 _BUCKET_STARTS = (*range(1, 9), 12, 16, 23, 32, 46, 64, 91)
 _N_BUCKETS = 2 * (len(_BUCKET_STARTS) + 1)  # for what comes before, and for what comes after
+_MAX_ATTENTION_BIASES = 2**26  # 256 MB; VampNet's have up to 2**23
 
 
 @dataclass(frozen=True)
 class MaskedTransformerOptions:
     """Which network; the defaults are VampNet's coarse-to-fine. Contradictions raise UsageError."""
 
-    n_codebooks: int = 14
+    n_codebooks: Codebooks = 14
     """K, those of the input included."""
-    n_conditioning: int = 4
+    n_conditioning: Annotated[int, Field(ge=0, le=255)] = 4
     """The first so many are never predicted."""
-    n_input: int = 0
+    n_input: Annotated[int, Field(ge=0, le=255)] = 0
     """The first so many of those are levels of another signal, the separated stem that the codes
     are to improve; the others are levels of the codes themselves."""
-    codebook_size: int = 1024
+    codebook_size: CodebookSize = 1024
     """V, the codec's."""
-    codebook_dim: int = 8
+    codebook_dim: Width = 8
     """E, the codec's."""
-    n_layers: int = 16
-    n_heads: int = 20
-    width: int = 1280
+    n_layers: Annotated[int, Field(ge=1, le=256)] = 16
+    n_heads: Annotated[int, Field(ge=1, le=256)] = 20
+    width: Width = 1280
     """D, a multiple of `n_heads`."""
-    dropout: float = 0.1
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Of attention weights, inside the feed-forward parts and of what each part adds."""
-    window_frames: int = 173
+    window_frames: Annotated[int, Field(ge=1, le=2**13)] = 173
     """What it was trained on, and is shown at once."""
 
     def __post_init__(self) -> None:
@@ -56,7 +60,7 @@ class MaskedTransformerOptions:
                 f"of {self.n_codebooks} codebooks {self.n_conditioning} cannot condition, and "
                 f"{self.n_input} of these be the input's: leave one to predict at least"
             )
-        if self.width % self.n_heads:
+        if self.n_heads < 1 or self.width < 1 or self.width % self.n_heads:
             raise UsageError(
                 f"{self.n_heads} attention heads do not divide the width {self.width}: choose "
                 "another n_heads"
@@ -65,6 +69,11 @@ class MaskedTransformerOptions:
             raise UsageError(f"dropout must be from 0 to less than 1, not {self.dropout:g}")
         if min(self.codebook_size, self.codebook_dim, self.n_layers, self.window_frames) < 1:
             raise UsageError("a refiner's layers, window_frames and codebooks are at least 1 each")
+        if self.n_heads * self.window_frames**2 > _MAX_ATTENTION_BIASES:
+            raise UsageError(
+                f"{self.n_heads} attention heads on window_frames {self.window_frames} would fill "
+                "memory: choose fewer or a shorter window"
+            )
 
     @property
     def n_predicted(self) -> int:

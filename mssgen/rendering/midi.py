@@ -44,11 +44,20 @@ class DrumHit:
 def read_midi(data: bytes, name: str) -> MidiFile:
     """The bytes of a MIDI file, parsed; AudioError, with `name`, where they are none."""
     try:
-        return MidiFile(file=BytesIO(data), clip=True)
+        song = MidiFile(file=BytesIO(data), clip=True)
     except Exception as error:  # a damaged file makes mido raise whatever its parser meets
         raise AudioError(
-            f"{name} is no MIDI file that can be read ({error}); leave it out"
+            f"{name} is no MIDI file that can be read ({error!s:.100}); leave it out"
         ) from None
+    # Type 0 is one track, type 1 several that begin together; no other is a song.
+    if song.type not in (0, 1) or (song.type == 0 and len(song.tracks) != 1):
+        raise AudioError(
+            f"{name} is a MIDI file of type {song.type} with {len(song.tracks)} tracks, which "
+            "cannot be played; leave it out"
+        )
+    if song.ticks_per_beat < 1:
+        raise AudioError(f"{name} counts time in no ticks per quarter note; leave it out")
+    return song
 
 
 def split_groups(

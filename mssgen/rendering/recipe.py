@@ -17,7 +17,8 @@ from typing import Any
 from mssgen.errors import UsageError
 from mssgen.rendering.treatment import Treatment
 from mssgen.training.library import SPLITS
-from mssgen.training.sections import closest, from_section
+from mssgen.training.sections import from_section
+from mssgen.wording import closest
 
 SHIPPED = Path(__file__).parents[1] / "recipes" / "data"
 

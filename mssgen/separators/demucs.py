@@ -13,7 +13,7 @@ made from that, the residual and `no_STEM`. And what cancels in mono still has a
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -24,8 +24,9 @@ from mssgen.devices import DTYPES, choose_precision
 from mssgen.errors import CheckpointError, OutOfMemoryError, UsageError
 from mssgen.separators.base import Level, Network, measure_level
 from mssgen.separators.htdemucs import HTDemucs
-from mssgen.separators.htdemucs_state import HTDemucsConfig
+from mssgen.separators.htdemucs_state import HTDemucsConfig, check_unet
 from mssgen.separators.original import OriginalNetwork
+from mssgen.separators.original_options import DemucsOptions, HTDemucsOptions, demucs_options
 
 # Options of the original HTDemucs that our network assumes; any other value goes to the original.
 _ASSUMED = {
@@ -284,9 +285,9 @@ def load_demucs(
     members = []
     for path, stems in zip(model.paths, model.stems_of, strict=True):
         checkpoint = read_checkpoint(path)
-        if precision == "auto" and not _is_covered(checkpoint):
-            chosen = "fp32"
         try:
+            if precision == "auto" and not _is_covered(demucs_options(checkpoint)[0]):
+                chosen = "fp32"
             network = build_network(
                 checkpoint, device=device, dtype=DTYPES[chosen], segment_s=model.segment_s
             )
@@ -305,17 +306,21 @@ def build_network(
     dtype: torch.dtype = torch.float32,
     segment_s: float | None = None,
 ) -> Network:
-    """Our network where it covers the checkpoint's options, else the demucs package's."""
-    options = checkpoint.options
-    if _is_covered(checkpoint):
+    """Our network where it covers the checkpoint's options, else the demucs package's.
+
+    Raises CheckpointError where its options or tensors are none that either could have.
+    """
+    options, given = demucs_options(checkpoint)
+    if _is_covered(options):
         known = {field.name for field in fields(HTDemucsConfig)}
-        given = {name: value for name, value in options.items() if name in known}
-        given["sources"] = tuple(options["sources"])
+        given = {name: value for name, value in given.items() if name in known}
         config = HTDemucsConfig(**given)
         return HTDemucs(config, checkpoint.state, device=device, dtype=dtype)
+    if segment_s is not None:
+        check_unet(replace(options, segment=segment_s))
     return OriginalNetwork(
         checkpoint.architecture,
-        options,
+        given,
         checkpoint.state,
         device=device,
         dtype=dtype,
@@ -323,17 +328,15 @@ def build_network(
     )
 
 
-def _is_covered(checkpoint: Checkpoint) -> bool:
-    """Whether our HTDemucs can run the checkpoint."""
-    if checkpoint.architecture != "htdemucs":
+def _is_covered(options: DemucsOptions) -> bool:
+    """Whether our HTDemucs can run a checkpoint with these options."""
+    if not isinstance(options, HTDemucsOptions):
         return False
-    options = checkpoint.options
     is_as_assumed = all(
-        (options.get(name, value) or None) == (value or None) for name, value in _ASSUMED.items()
+        (getattr(options, name) or None) == (value or None) for name, value in _ASSUMED.items()
     )
-    depth = options.get("depth", HTDemucsConfig.depth)
-    n_bins = options.get("nfft", HTDemucsConfig.nfft) // 2
+    depth, n_bins = options.depth, options.nfft // 2
     # Norms start at a layer that ours does not reach, nor does it reach down to a single bin.
-    is_shallow = depth <= options.get("norm_starts", 4) and n_bins // 4 ** (depth - 1) > 8
-    has_all_parts = bool(options.get("freq_emb", 0.2)) and bool(options.get("t_layers", 5))
+    is_shallow = depth <= options.norm_starts and n_bins // 4 ** (depth - 1) > 8
+    has_all_parts = bool(options.freq_emb) and bool(options.t_layers)
     return is_as_assumed and is_shallow and has_all_parts

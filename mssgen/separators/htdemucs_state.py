@@ -3,44 +3,132 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Annotated, Protocol
 
+from pydantic import Field
 from torch import Tensor
 
 from mssgen.errors import CheckpointError
+from mssgen.schema import Channels, Layers, SampleRate, Scale, StemName, Width
 
 Shapes = Iterator[tuple[str, tuple[int, ...]]]
+StemNames = Annotated[tuple[StemName, ...], Field(strict=False, min_length=1, max_length=64)]
+SegmentSeconds = Annotated[Fraction | int | float, Field(ge=0.01, le=600)]
+Depth = Annotated[int, Field(ge=1, le=12)]
+_MAX_SEGMENT_SAMPLES = 2**21
+_MAX_SEGMENT_VALUES = 2**27
+_MAX_PLACES = 2**15
 
 
 @dataclass(frozen=True)
 class HTDemucsConfig:
-    """What tells the published HTDemucs checkpoints apart; names are the original's arguments."""
+    """What tells the published HTDemucs checkpoints apart; names are the original's arguments.
 
-    sources: tuple[str, ...]
-    samplerate: int = 44100
-    segment: Fraction = Fraction(39, 5)  # seconds
-    audio_channels: int = 2
-    channels: int = 48
-    growth: int = 2
-    depth: int = 4
-    nfft: int = 4096
-    kernel_size: int = 8
-    stride: int = 4
-    freq_emb: float = 0.2
-    emb_scale: float = 10.0
-    dconv_mode: int = 1  # residual branches; 1: in the encoders, 2: in the decoders, 3: in both
-    dconv_depth: int = 2
-    dconv_comp: int = 8
-    bottom_channels: int = 0  # width of the transformer; 0: that of the innermost layer
-    t_layers: int = 5
-    t_heads: int = 8
-    t_hidden_scale: float = 4.0
-    t_max_period: float = 10000.0
-    t_weight_pos_embed: float = 1.0
+    Contradictions raise CheckpointError.
+    """
+
+    sources: StemNames
+    samplerate: SampleRate = 44100
+    segment: SegmentSeconds = Fraction(39, 5)
+    audio_channels: Channels = 2
+    channels: Width = 48
+    growth: Annotated[int, Field(ge=1, le=8)] = 2
+    depth: Depth = 4
+    nfft: Annotated[int, Field(ge=16, le=2**16)] = 4096
+    kernel_size: Annotated[int, Field(ge=1, le=64)] = 8
+    stride: Annotated[int, Field(ge=2, le=32)] = 4
+    freq_emb: Scale | None = 0.2
+    emb_scale: Annotated[float, Field(ge=1e-6, le=1e6)] = 10.0
+    dconv_mode: Annotated[int, Field(ge=0, le=3)] = 1
+    """Residual branches; 1: in the encoders, 2: in the decoders, 3: in both."""
+    dconv_depth: Annotated[int, Field(ge=0, le=16)] = 2
+    dconv_comp: Width = 8
+    bottom_channels: Annotated[int, Field(ge=0, le=2**14)] = 0
+    """Width of the transformer; 0: that of the innermost layer."""
+    t_layers: Layers = 5
+    t_heads: Annotated[int, Field(ge=1, le=256)] = 8
+    t_hidden_scale: Annotated[float, Field(gt=0, le=64)] = 4.0
+    t_max_period: Annotated[float, Field(gt=1, le=1e12)] = 10000.0
+    t_weight_pos_embed: Scale = 1.0
+
+    def __post_init__(self) -> None:
+        check_unet(self)
+        check_transformer(self)
 
     @property
     def segment_samples(self) -> int:
         """The only length that the network takes."""
         return int(self.segment * self.samplerate)
+
+
+class UNetOptions(Protocol):
+    """What tells how much one segment costs, of either network of the Demucs family."""
+
+    samplerate: int
+    segment: Fraction | int | float
+    channels: int
+    growth: int
+    depth: int
+    nfft: int
+    kernel_size: int
+    stride: int
+    dconv_comp: int
+
+
+def check_unet(options: UNetOptions) -> None:
+    """Raise CheckpointError where sizes do not fit one another, or one segment would fill memory.
+
+    Published networks see at most 44 s of 44.1 kHz in 48 channels at once.
+    """
+    n_samples = int(options.segment * options.samplerate)
+    if n_samples < 1 or n_samples > _MAX_SEGMENT_SAMPLES:
+        raise CheckpointError(
+            f"a segment of {n_samples} samples (options segment and samplerate) is out of range: "
+            "get the file again"
+        )
+    if n_samples * options.channels > _MAX_SEGMENT_VALUES:
+        raise CheckpointError(
+            f"a segment of {n_samples} samples in {options.channels} channels (options segment, "
+            "samplerate and channels) is out of range: get the file again"
+        )
+    if options.kernel_size - options.stride != 2 * (options.kernel_size // 4):
+        raise CheckpointError(
+            f"the kernel_size {options.kernel_size} and stride {options.stride} do not fit each "
+            "other: get the file again"
+        )
+    n_bins = options.nfft // 2
+    for level in range(options.depth):
+        if n_bins > options.kernel_size and n_bins % options.stride:
+            raise CheckpointError(
+                f"the nfft {options.nfft} cannot be divided over {level + 1} layers of stride "
+                f"{options.stride}: get the file again"
+            )
+        n_bins = n_bins // options.stride if n_bins > options.kernel_size else 1
+    if options.nfft % 4 or options.channels < options.dconv_comp:
+        raise CheckpointError(
+            f"the nfft {options.nfft}, or the channels {options.channels} with the dconv_comp "
+            f"{options.dconv_comp}, cannot be divided: get the file again"
+        )
+
+
+def check_transformer(options: "HTDemucsConfig") -> None:
+    """Raise CheckpointError where the transformer cannot be built, or would see too much at once.
+
+    Published ones see 2,688 places of the spectrogram.
+    """
+    width = options.bottom_channels or options.channels * options.growth ** (options.depth - 1)
+    if width % 4 or width % options.t_heads:
+        raise CheckpointError(
+            f"{options.t_heads} attention heads (option t_heads) do not divide the width {width}, "
+            "or 4 does not: get the file again"
+        )
+    n_samples = int(options.segment * options.samplerate)
+    n_places = 2 * n_samples // options.stride**options.depth
+    if options.t_layers and n_places > _MAX_PLACES:
+        raise CheckpointError(
+            f"a segment of {n_samples} samples is too long for a transformer behind "
+            f"{options.depth} layers (options segment and depth): get the file again"
+        )
 
 
 def check_state(config: HTDemucsConfig, state: Mapping[str, Tensor]) -> None:

@@ -4,13 +4,18 @@ The only file that imports demucs.
 """
 
 import contextlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from mssgen.blueprints import blueprint, misfit
 from mssgen.errors import CheckpointError
+
+# What torch says where tensors do not fit one another.
+_SHAPES = re.compile(r"size|shape|dimension|channel|group|pad|invalid for input", re.IGNORECASE)
 
 
 class OriginalNetwork:
@@ -18,7 +23,7 @@ class OriginalNetwork:
 
     Args:
         architecture: "hdemucs" or "htdemucs".
-        options: the constructor's arguments.
+        options: the constructor's arguments, as `original_options.demucs_options` checks them.
         state: its state dict.
         segment_s: length of a segment in seconds; None takes the checkpoint's.
 
@@ -40,12 +45,21 @@ class OriginalNetwork:
         from demucs.htdemucs import HTDemucs
 
         kind = {"hdemucs": HDemucs, "htdemucs": HTDemucs}[architecture]
+        # Neither is of any effect on what is loaded, and both would read the weights.
+        unread = {"rescale": 0, "emb_smooth": False}
         try:
-            self.network = kind(**options)
-            self.network.load_state_dict({key: tensor.float() for key, tensor in state.items()})
-        except (TypeError, ValueError, RuntimeError, AssertionError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise CheckpointError(f"the checkpoint does not fit {architecture}: {reason}") from None
+            with blueprint():
+                self.network = kind(**{**options, **unread})
+            problem = misfit(self.network, state)
+        except (TypeError, ValueError, RuntimeError, AssertionError, ArithmeticError) as error:
+            problem = _first_line(error)
+        if problem is not None:
+            raise CheckpointError(
+                f"the checkpoint does not fit {architecture}: {problem}; get the file again"
+            )
+        weights = {key: tensor.float() for key, tensor in state.items()}
+        self.network.load_state_dict(weights, assign=True)
+        self.architecture = architecture
         self.device, self.dtype = torch.device(device), dtype
         self.network.to(self.device).eval()
         self.sources = tuple(self.network.sources)
@@ -59,10 +73,34 @@ class OriginalNetwork:
 
     @torch.inference_mode()
     def __call__(self, mixture: Tensor) -> Tensor:
-        """[B, C, T] fp32 -> [B, S, C, T] fp32; reduced precision by torch's autocast."""
+        """[B, C, T] fp32 -> [B, S, C, T] fp32; reduced precision by torch's autocast.
+
+        Raises CheckpointError where the options, which any file may state, do not fit one another.
+        """
         is_reduced = self.dtype != torch.float32
-        with (
-            torch.autocast(self.device.type, self.dtype) if is_reduced else contextlib.nullcontext()
-        ):
-            stems: Tensor = self.network(mixture.to(self.device, torch.float32))
+        try:
+            with (
+                torch.autocast(self.device.type, self.dtype)
+                if is_reduced
+                else contextlib.nullcontext()
+            ):
+                stems: Tensor = self.network(mixture.to(self.device, torch.float32))
+        except (TypeError, ValueError, IndexError, AssertionError) as error:
+            raise self._contradiction(error) from None
+        except RuntimeError as error:
+            if not _SHAPES.search(str(error)):
+                raise  # memory, or the device: nothing that the options could cure
+            raise self._contradiction(error) from None
         return stems.float()
+
+    def _contradiction(self, error: Exception) -> CheckpointError:
+        return CheckpointError(
+            f"the checkpoint's options make no {self.architecture} that runs "
+            f"({_first_line(error)}): get the file again"
+        )
+
+
+def _first_line(error: Exception) -> str:
+    """The first line of a library's message, or the kind of error where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__

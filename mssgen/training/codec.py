@@ -31,8 +31,9 @@ from mssgen.training.codec_options import CodecLossOptions
 from mssgen.training.codec_start import start_from_sound, start_levels, with_levels
 from mssgen.training.discriminators import build_discriminator
 from mssgen.training.recipes import Recipe
-from mssgen.training.sections import closest, from_section
+from mssgen.training.sections import from_section
 from mssgen.training.task import Batch
+from mssgen.wording import closest
 
 Starts = Literal["all", "levels", "nothing"]
 

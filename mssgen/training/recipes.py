@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mssgen.errors import UsageError
-from mssgen.training.sections import closest
 from mssgen.training.sections import from_section as from_section
+from mssgen.wording import closest, shown
 
 Kind = Literal["encoder", "codec", "refiner"]
 KINDS: tuple[Kind, ...] = ("encoder", "codec", "refiner")
 SECTIONS = ("model", "loss", "data", "train")
 SHIPPED = Path(__file__).parents[1] / "recipes"
+_MAX_BYTES, _MAX_DEPTH = 2**20, 16
 _HEAD = ("why", "inherits", "kind")
 
 
@@ -85,11 +86,15 @@ class Recipe:
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> "Recipe":
         """What `as_dict` gave; raises UsageError where a newer or older mssgen wrote it."""
-        known = {key: record[key] for key in record if key != "train"}
-        train = from_section(TrainOptions, record.get("train", {}), "train")
         try:
-            return cls(**known, train=train)
-        except TypeError as error:
+            known = {key: record[key] for key in record if key != "train"}
+            train = from_section(TrainOptions, record.get("train", {}), "train")
+            recipe = cls(**known, train=train)
+            sections = (recipe.model, recipe.loss, recipe.data)
+            if recipe.kind not in KINDS or not all(isinstance(each, dict) for each in sections):
+                raise TypeError("a section is missing")
+            return recipe
+        except (TypeError, AttributeError, LookupError) as error:
             raise UsageError(
                 f"this record of a recipe does not fit this version of mssgen ({error}); use the "
                 "version that wrote it"
@@ -144,6 +149,11 @@ def _find(path_or_name: str, kind: Kind | None) -> Path:
         if not path.is_file():
             raise UsageError(f"recipe {path} does not exist; check its spelling")
         return path.resolve()
+    return _shipped(path_or_name, kind)
+
+
+def _shipped(path_or_name: str, kind: Kind | None) -> Path:
+    """The file of a recipe that ships, given by name or by kind/name."""
     folder, _, name = path_or_name.rpartition("/")
     kinds = [each for each in KINDS if folder in ("", each) and kind in (None, each)]
     found = [file for each in kinds if (file := SHIPPED / each / f"{name}.toml").is_file()]
@@ -163,12 +173,18 @@ def _parent(path: Path, inherits: str | None, kind: Kind | None) -> Path | None:
     """What `path` inherits: a file beside it, else a recipe that ships."""
     if inherits is None:
         return None
+    if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)*", inherits):
+        raise UsageError(
+            f"{path} inherits {shown(inherits)}, which is not a name; use that of a recipe beside "
+            "it or of one that ships"
+        )
     beside = (path.parent / f"{inherits}.toml").resolve()
     # A file may bear the name of the shipped recipe that it inherits.
-    if beside.is_file() and (beside != path or SHIPPED in path.parents):
+    is_other = beside != path or SHIPPED in path.parents
+    if beside.is_relative_to(path.parent) and beside.is_file() and is_other:
         return beside
     try:
-        return _find(inherits, kind)
+        return _shipped(inherits, kind)
     except UsageError as error:
         raise UsageError(f"{path} inherits {inherits!r}, but {error}") from None
 
@@ -176,11 +192,15 @@ def _parent(path: Path, inherits: str | None, kind: Kind | None) -> Path | None:
 def _read(path: Path) -> dict[str, Any]:
     """One file, its outermost keys checked."""
     try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise UsageError(f"recipe {path} is larger than a recipe can be; check its name")
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"recipe {path} cannot be read: {error.strerror or error}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"recipe {path} is not valid TOML: {error}") from None
+    except (ValueError, RecursionError) as error:  # int() limits the digits of a number
+        raise UsageError(f"recipe {path} is not valid TOML: {error!s:.200}") from None
+    if _is_deep(table):
+        raise UsageError(f"recipe {path} has tables inside tables beyond {_MAX_DEPTH} levels")
     for key, value in table.items():
         if key not in SECTIONS + _HEAD:
             hint = closest(key, SECTIONS + _HEAD)
@@ -193,6 +213,21 @@ def _read(path: Path) -> dict[str, Any]:
     if not why or "\n" in why:
         raise UsageError(f'recipe {path} does not say why it exists; add one line: why = "..."')
     return {**table, "why": why}
+
+
+def _is_deep(table: dict[str, Any]) -> bool:
+    """Whether tables or arrays stand in one another further than a recipe needs."""
+    level: list[Any] = [table]
+    for _ in range(_MAX_DEPTH):
+        level = [
+            inner
+            for each in level
+            for inner in (each.values() if isinstance(each, dict) else each)
+            if isinstance(inner, dict | list)
+        ]
+        if not level:
+            return False
+    return True
 
 
 def _kind_of(path: Path, table: Mapping[str, Any]) -> Kind | None:
@@ -237,7 +272,7 @@ def _parse(override: str) -> dict[str, Any]:
     value: Any
     try:
         value = tomllib.loads(f"value = {text.strip()}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         # The shell has eaten the quotes of a string.
         if not re.fullmatch(r"[\w./:+~-]+", value := text.strip()):
             raise UsageError(f"--set {override}: {text!r} is no TOML value") from None

@@ -304,8 +304,8 @@ def _read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
-    except ValueError as error:
-        raise CheckpointError(_damage(path, str(error))) from None
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(_damage(path, f"{error!s:.100}")) from None
     if not isinstance(value, dict):
         raise CheckpointError(_damage(path, "it is no table"))
     return value

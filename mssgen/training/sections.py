@@ -1,12 +1,12 @@
 """From a section of a recipe to a frozen dataclass, strictly."""
 
-import difflib
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from mssgen.errors import UsageError
+from mssgen.wording import closest, shown
 
 T = TypeVar("T")
 
@@ -35,14 +35,6 @@ def from_section(cls: type[T], section: Mapping[str, Any], name: str) -> T:
         if key not in values and field.default is MISSING and field.default_factory is MISSING:
             raise UsageError(f"recipe section [{name}] lacks '{key}', which has no default; add it")
     return cls(**values)
-
-
-def closest(word: str, known: Iterable[str]) -> str:
-    """The end of a sentence on an unknown word: what may have been meant, else all there is."""
-    words = list(known)
-    if near := difflib.get_close_matches(word, words, n=3):
-        return f"; did you mean {' or '.join(near)}?"
-    return f"; it knows {', '.join(words)}" if words else "; it knows none"
 
 
 def _converted(kind: Any, value: Any, name: str) -> Any:
@@ -113,4 +105,4 @@ _NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: 
 
 def _refusal(name: str, value: Any, wanted: str) -> UsageError:
     section, _, key = name.partition(".")
-    return UsageError(f"recipe section [{section}]: {key} = {value!r:.60} must be {wanted}")
+    return UsageError(f"recipe section [{section}]: {key} = {shown(value)} must be {wanted}")

@@ -1,0 +1,122 @@
+"""Options of a model from a file that nobody vouches for, checked before anything is built.
+
+The signature of what is built is the schema: each parameter's annotation says its type and range
+(`Annotated[int, Field(ge=1, le=64)]`), and its default what an absent key means. Nothing is
+converted: "3" is not a whole number, and 1 is not true.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Annotated, Any, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic_core import ErrorDetails
+
+from mssgen.errors import CheckpointError
+from mssgen.wording import closest, shown
+
+# Counts and sizes of which each costs layers or memory. Published models stay far below.
+Layers = Annotated[int, Field(ge=0, le=64)]
+Width = Annotated[int, Field(ge=1, le=2**14)]
+Codebooks = Annotated[int, Field(ge=1, le=256)]
+CodebookSize = Annotated[int, Field(ge=1, le=2**16)]  # codes are stored in 16 bits
+Strides = Annotated[
+    Sequence[Annotated[int, Field(ge=1, le=64)]], Field(min_length=1, max_length=12)
+]
+Channels = Annotated[int, Field(ge=1, le=64)]
+SampleRate = Annotated[int, Field(ge=1, le=1_000_000)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Scale = Annotated[float, Field(ge=-1e6, le=1e6)]
+StemName = Annotated[str, Field(pattern=r"^[\w-]{1,40}$")]
+ModelName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
+
+_WANTED = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "string_type": "a string",
+    "string_sub_type": "a string",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "sequence_str": "a list",
+    "string_pattern_mismatch": "a plain name",
+    "is_instance_of": "a list",
+    "none_required": "null",
+    "greater_than": "more than {gt}",
+    "greater_than_equal": "{ge} or more",
+    "less_than": "less than {lt}",
+    "less_than_equal": "{le} or less",
+    "too_short": "a list of {min_length} or more",
+    "too_long": "a list of {max_length} or less",
+    "string_too_short": "a string of {min_length} or more characters",
+    "string_too_long": "a string of {max_length} or fewer characters",
+    "literal_error": "{expected}",
+}
+_VAGUE = ("fraction_parsing", "is_instance_of", "too_short")
+
+
+def checked_options(
+    build: Callable[..., Any], options: Mapping[str, Any], place: str
+) -> dict[str, Any]:
+    """Those of `options` that were given, of the types and ranges that `build` takes.
+
+    Args:
+        build: a class or function whose parameters are annotated as in the head of this module.
+        options: keys and values as JSON or a package gives them.
+        place: begins the message: the file.
+
+    Raises CheckpointError for an unknown key, a missing one, and a value of another type or out of
+    range, naming the key and what it must be.
+    """
+    schema = _schema(build)
+    try:
+        model = schema.model_validate(dict(options))
+    except ValidationError as error:
+        raise CheckpointError(f"{place} {_problem(error, schema, options)}") from None
+    return {key: getattr(model, key) for key in model.model_fields_set}
+
+
+@cache
+def _schema(build: Callable[..., Any]) -> type[BaseModel]:
+    """The signature of `build` as a model of pydantic's."""
+    hints = get_type_hints(build.__init__ if inspect.isclass(build) else build, include_extras=True)
+    fields: dict[str, Any] = {
+        name: (hints[name], ... if parameter.default is parameter.empty else parameter.default)
+        for name, parameter in inspect.signature(build).parameters.items()
+    }
+    config = ConfigDict(
+        strict=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        protected_namespaces=(),
+        hide_input_in_errors=True,
+    )
+    return create_model("Options", __config__=config, **fields)
+
+
+def _problem(error: ValidationError, schema: type[BaseModel], options: Mapping[str, Any]) -> str:
+    """What is wrong with the first wrong key, and the cure."""
+    errors = error.errors(include_url=False, include_input=False)
+    key = str(errors[0]["loc"][0]) if errors[0]["loc"] else "options"
+    kind = errors[0]["type"]
+    if kind == "extra_forbidden":
+        return f"has an unknown option {shown(key)}{closest(key, schema.model_fields)}"
+    if kind == "missing":
+        return f"lacks the option {key}, which has no default: get the file again"
+    of_key = [each for each in errors if each["loc"] and each["loc"][0] == key]
+    # In a union some members only repeat what others say better.
+    of_key = [each for each in of_key if each["type"] not in _VAGUE] or of_key
+    words = " or ".join(dict.fromkeys(_wanted(each) for each in of_key))
+    value = shown(options.get(key))
+    return f"has the option {key} = {value}, which must be {words}: get the file again"
+
+
+def _wanted(error: ErrorDetails) -> str:
+    """What one of pydantic's errors asks for, in our words."""
+    template = _WANTED.get(error["type"])
+    inner = [part for part in error["loc"][1:] if isinstance(part, int)]
+    words = template.format(**error.get("ctx", {})) if template else error["msg"].lower()
+    return f"{words} at [{inner[0]}]" if inner else words
