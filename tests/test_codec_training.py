@@ -133,7 +133,9 @@ def test_a_recipe_trains_at_full_size() -> None:
 
 def test_recipes_differ_from_what_they_inherit() -> None:
     resolved = [load_recipe(name, kind="codec") for name in RECIPES]
-    assert all(from_section(DataOptions, each.data, "data").input == "clean" for each in resolved)
+    inputs = {each.name: from_section(DataOptions, each.data, "data").input for each in resolved}
+    assert inputs.pop("rave_separated") == "separated"
+    assert set(inputs.values()) == {"clean"}
     contents = [(each.model, each.loss, each.data, each.train) for each in resolved]
     assert all(contents.count(each) == 1 for each in contents)
     assert len({each.why for each in resolved}) == len(resolved)
@@ -172,6 +174,58 @@ def test_frozen_stage_changes_the_decoder_alone() -> None:
     resumed.codec.load_state_dict(first)
     take_step(resumed, batch, 2)
     assert same({key: first[key] for key in first if not key.startswith("decoder")}, state(resumed))
+
+
+@pytest.mark.parametrize("name", ["rave_separated", "encodec_48khz", "dac_44khz", "stem"])
+def test_a_codec_hears_its_input_and_not_the_target(name: str) -> None:
+    """Silence and noise as input must not give one loss; the target is what output is judged by."""
+    found = []
+    for kind in ("target", "noise", "silence"):
+        task = small_task(name, "loss.adversarial=0", "loss.features=0")
+        target = noise_batch(task).target
+        noise = 0.5 * target.flip(-1)
+        heard = {"target": target, "noise": noise, "silence": 0 * noise}[kind]
+        batch = Batch(heard, target, ("a", "b"))
+        steps = tuple(float(take_step(task, batch, step)["loss"]) for step in range(3))
+        seen = task.validate(batch)
+        found.append((steps, float(seen["loss"])))
+        if kind == "noise":
+            assert float(seen["sdr_of_input"]) < 0
+            assert torch.equal(task.listen(batch)["input"], noise[0])
+    for values in zip(*found, strict=True):
+        assert len(set(values)) == 3
+
+
+def test_a_frozen_encoder_stays_as_it_is_whatever_the_input() -> None:
+    task = small_task("rave_separated", "loss.freeze_encoder_after=1")
+    clean = noise_batch(task)
+    batch = Batch(0.5 * clean.target.flip(0), clean.target, clean.keys)
+    take_step(task, batch, 0)  # which starts the codebooks
+    before = state(task)
+    take_step(task, batch, 1)
+    after = state(task)
+    changed = {key.split(".")[0] for key in before if not torch.equal(before[key], after[key])}
+    assert changed == {"decoder"}
+
+
+def test_a_codec_learns_to_give_the_target_for_its_input() -> None:
+    """What a codec that hears the target only could not do: one tone is heard, another wanted."""
+    task = small_task("rave_separated", "loss.adversarial=0", "loss.features=0")
+    task.optimizers["codec"].param_groups[0]["lr"] = 3e-3
+    time = torch.arange(2048) / task.sample_rate
+    heard, wanted = (
+        0.3 * torch.sin(6.283 * hz * time).expand(2, task.n_channels, -1) for hz in (300, 700)
+    )
+    batch = Batch(heard, wanted, ("a", "b"))
+    first = float(task.validate(batch)["loss/stft"])
+    for step in range(60):
+        take_step(task, batch, step)
+    assert float(task.validate(batch)["loss/stft"]) < 0.7 * first
+
+
+def test_a_mixture_beside_the_input_is_refused() -> None:
+    with pytest.raises(UsageError, match=r'hears one sound.*"separated\+mixture"'):
+        small_task("rave", "data.input=separated+mixture")
 
 
 def test_looking_does_not_thaw_or_teach() -> None:

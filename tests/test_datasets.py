@@ -256,6 +256,53 @@ def explained(audio: Audio, by: list[Audio]) -> tuple[Audio, float]:
     return weights.T, level(np.asarray(audio.T - basis @ weights, np.float32))
 
 
+def test_any_name_is_trainable_and_the_mixture_holds_every_stem(tmp_path: Path) -> None:
+    names = [
+        "bass",
+        "violin",
+        "drums",
+        "guitar",
+        "synth",
+        "choir",
+        "horns",
+        "organ",
+        "harp",
+        "flute",
+        "fx",
+    ]
+    for track in "AB":
+        for place, name in enumerate(names):
+            write(tmp_path / track / f"{name}.wav", noise(ord(track), place))
+    for stem in (*names, "other"):
+        data = dataset(tmp_path, stem=stem)
+        segment = data[0]
+        (track,) = (each for each in data.tracks if segment.key.startswith(each.key))
+        start = int(segment.key.split("@")[1].split("+")[0])
+        where = {"sample_rate": RATE, "n_channels": 2}
+        target = track.read(stem, start, data.n_samples, **where)
+        whole = track.read("mixture", start, data.n_samples, **where)
+        np.testing.assert_allclose(segment.target, target, atol=1e-6)
+        np.testing.assert_allclose(segment.input, whole, atol=1e-6)
+        # Altered stems are summed anew: the target is in there once.
+        louder = dataset(tmp_path, stem=stem, augment=Augmentation(-60, -60))[0]
+        np.testing.assert_allclose(louder.input, whole / 1000, atol=1e-6)
+
+
+def test_other_of_pairs_is_what_their_model_does_not_name(tmp_path: Path) -> None:
+    for name in ("bass", "other", "guitar", "violin"):
+        write(tmp_path / "tracks/A" / f"{name}.wav", noise(len(name)))
+        write(tmp_path / "pairs/A" / f"{name}.wav", noise(9))
+    (track,) = open_library(tmp_path / "tracks").tracks
+    manifest = {"format_version": 1, "model": "five", "sha256": []}
+    manifest |= {"tracks": {"A": track.fingerprint}, "stems": ["bass", "other", "guitar"]}
+    (tmp_path / "pairs/pairs.json").write_text(json.dumps(manifest))
+    how = {"stem": "other", "input": "separated", "fixed_segment": True}
+    segment = dataset(tmp_path / "tracks", pairs=tmp_path / "pairs", **how)[0]
+    start = int(segment.key.split("@")[1].split("+")[0])
+    expected = sum(noise(len(name))[:, start : start + RATE // 2] for name in ("other", "violin"))
+    np.testing.assert_allclose(segment.target, expected, atol=1e-6)
+
+
 def test_augmented_mixtures_hold_the_altered_target_and_altered_others(folder: Path) -> None:
     data = dataset(folder, augment=ALIKE)
     gains = []
@@ -406,6 +453,7 @@ def test_both_datasets_at_once(folder: Path) -> None:
     ("how", "message"),
     [
         ({"stem": "kazoo"}, "no track of .* has the stem kazoo"),
+        ({"named": ("bass", "other")}, "lists what is not other"),
         ({"stem": "mixture"}, 'needs data.input "clean" or "noisy"'),
         ({"input": "separated"}, "`mssgen data pairs`"),
         ({"input": "loud"}, "data.input 'loud' is unknown; use one of separated"),

@@ -45,7 +45,6 @@ def test_musdb18_hq_with_splits_at_any_depth(tmp_path: Path) -> None:
     for stem in STEMS:
         sound(tmp_path / f"db/test/C/{stem}.flac")
     mixture = sound(tmp_path / "db/test/C/mixture.flac")
-    sound(tmp_path / "db/test/C/cover.flac")
     sound(tmp_path / "db/.hidden/D/bass.wav")
 
     library = open_library(tmp_path)
@@ -76,7 +75,60 @@ def test_a_folder_can_be_one_track(tmp_path: Path) -> None:
     np.testing.assert_array_equal(silence, np.zeros((1, 10)))
 
 
-def test_moisesdb_sums_the_recordings_of_four_stems(tmp_path: Path) -> None:
+def test_every_sound_file_of_a_track_is_a_stem(tmp_path: Path) -> None:
+    names = ("bass", "violin", "kick in", "lead vox 2")
+    stems = {name: sound(tmp_path / "A" / f"{name}.wav") for name in names}
+    (tmp_path / "A" / "notes.txt").write_text("x")
+
+    (track,) = open_library(tmp_path).tracks
+
+    assert set(track.files) == set(names)
+    mixed = track.read("mixture", 0, RATE, sample_rate=RATE, n_channels=2)
+    np.testing.assert_allclose(mixed, sum(stems.values()), atol=1e-6)
+    for name, audio in stems.items():
+        assert track.has(name)
+        read = track.read(name, 0, RATE, sample_rate=RATE, n_channels=2)
+        np.testing.assert_array_equal(read, audio)
+    rest = track.read("other", 0, RATE, sample_rate=RATE, n_channels=2)
+    np.testing.assert_allclose(rest, sum(stems.values()) - stems["bass"], atol=1e-6)
+
+
+def test_a_mixture_file_is_no_stem(tmp_path: Path) -> None:
+    for name in ("kick", "violin"):
+        sound(tmp_path / "A" / f"{name}.flac")
+    mixture = sound(tmp_path / "A" / "mixture.wav")
+    (track,) = open_library(tmp_path).tracks
+    assert set(track.files) == {"kick", "violin"}
+    mixed = track.read("mixture", 0, RATE, sample_rate=RATE, n_channels=2)
+    np.testing.assert_array_equal(mixed, mixture)
+
+
+def test_files_of_unknown_names_are_stems_where_they_are_equally_long(tmp_path: Path) -> None:
+    for name in ("cello", "harp"):
+        sound(tmp_path / "quartet" / f"{name}.wav")
+        sound(tmp_path / "album" / f"{name}.wav", seconds=len(name) / 4)
+    (track,) = open_library(tmp_path).tracks
+    assert (track.key, set(track.files)) == ("quartet", {"cello", "harp"})
+
+
+def test_other_is_what_a_model_does_not_name(tmp_path: Path) -> None:
+    stems = {
+        name: sound(tmp_path / "A" / f"{name}.wav")
+        for name in ("bass", "other", "guitar", "piano", "violin")
+    }
+    library = open_library(tmp_path)
+    for named, expected in (
+        (("drums", "bass", "other", "vocals"), ("other", "guitar", "piano", "violin")),
+        (("drums", "bass", "other", "vocals", "guitar", "piano"), ("other", "violin")),
+        (tuple(stems), ("other",)),
+    ):
+        (track,) = library.naming(named).tracks
+        assert set(track.parts("other")) == set(expected)
+        read = track.read("other", 0, RATE, sample_rate=RATE, n_channels=2)
+        np.testing.assert_allclose(read, sum(stems[name] for name in expected), atol=1e-6)
+
+
+def test_moisesdb_keeps_its_stems_and_sums_their_recordings(tmp_path: Path) -> None:
     folder = tmp_path / "moisesdb_v0.1" / "uuid"
     kick = sound(folder / "drums" / "1.wav")
     snare = sound(folder / "drums" / "2.wav", seconds=0.5)
@@ -96,10 +148,13 @@ def test_moisesdb_sums_the_recordings_of_four_stems(tmp_path: Path) -> None:
     assert {stem: len(files) for stem, files in track.files.items()} == {
         "drums": 2,
         "bass": 1,
-        "other": 2,
+        "guitar": 1,
+        "other_keys": 1,
     }
     padded = np.pad(snare, ((0, 0), (0, RATE // 2)))
     whole = {stem: track.read(stem, 0, RATE, sample_rate=RATE, n_channels=2) for stem in STEMS}
+    alone = track.read("guitar", 0, RATE, sample_rate=RATE, n_channels=2)
+    np.testing.assert_array_equal(alone, guitar)
     np.testing.assert_allclose(whole["drums"], kick + padded, atol=1e-6)
     np.testing.assert_allclose(whole["other"], guitar + organ, atol=1e-6)
     np.testing.assert_allclose(whole["bass"], bass.repeat(2, axis=0), atol=1e-6)
@@ -191,7 +246,7 @@ def test_a_damaged_stem_mp4(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "split", "message"),
     [
-        ([], None, "holds no tracks: a folder a song with drums, bass, other, vocals"),
+        ([], None, "holds no tracks: a folder for each song with its stems"),
         (["A/song.wav"], None, "holds no tracks"),
         (["A/bass.wav", "A/bass.flac"], None, "holds bass twice"),
         (["A/bass.wav"], "train", "no tracks below a folder train"),

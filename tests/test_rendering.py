@@ -573,6 +573,13 @@ def test_check_finds_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture
     assert fine.code == 0
     assert fine.events[0]["hours"]["train"]["bass"] == pytest.approx(2 / 3600, abs=1e-4)
 
+    assert fine.events[0]["n_with"]["train"] == dict.fromkeys(STEMS, 1)
+
+    write_track(tmp_path / "train/strings", **stems, violin=stems["bass"][::-1])
+    said = mssgen("data", "check", tmp_path)
+    assert said.code == 0
+    assert "train: further stems, part of other: violin in 1" in said.out
+    write_track(tmp_path / "train/mixed", **stems, master=mixture)
     write_track(tmp_path / "train/off", **stems, mixture=mixture * 0.9)
     write_track(tmp_path / "train/three", **{name: stems[name] for name in STEMS[:3]})
     write_track(tmp_path / "valid/quiet", **dict.fromkeys(STEMS, silent))
@@ -586,6 +593,7 @@ def test_check_finds_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture
     report = check_library(open_library(tmp_path))
     assert {(finding.track, finding.fault) for finding in report.findings} == {
         ("train/off", "sum"),
+        ("train/mixed", "sum"),
         ("train/three", "lacks"),
         ("valid/quiet", "silent"),
         ("valid/loud", "clipped"),

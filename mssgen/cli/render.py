@@ -77,7 +77,8 @@ def check(
     """Look over a folder of tracks: hours of sound per stem and split, and what is wrong.
 
     Wrong is: damaged files, lacking or all silent stems, clipping, lengths that differ, stems that
-    do not sum to the mixture file. Exit codes: 0 all well, 1 something is wrong, 2 wrong call.
+    do not sum to the mixture file, a mixture under another name. Exit codes: 0 all well, 1
+    something is wrong, 2 wrong call.
     """
     from mssgen.rendering.check import check_library
     from mssgen.training.library import open_library
@@ -92,10 +93,15 @@ def check(
 
 def _show(report: "Report") -> None:
     from mssgen.cli.console import printable
+    from mssgen.registry import STEMS
 
     for split, hours in report.hours.items():
         heard = ", ".join(f"{stem} {hours[stem]:.2f}" for stem in hours if stem != "mixture")
         typer.echo(f"{split or 'all'}: {hours['mixture']:.2f} h; heard: {heard}")
+        more = {stem: n for stem, n in report.n_with[split].items() if stem not in STEMS}
+        if more:
+            tracks = ", ".join(f"{stem} in {n}" for stem, n in more.items())
+            typer.echo(printable(f"{split or 'all'}: further stems, part of other: {tracks}"))
         silent = {stem: n for stem, n in report.n_silent[split].items() if n}
         if silent:
             tracks = ", ".join(f"{stem} in {n}" for stem, n in silent.items())

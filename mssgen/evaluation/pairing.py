@@ -198,7 +198,7 @@ def _moises(folder: Path) -> dict[str, Recording]:
         track = open_library(folder).tracks[0]
     except UsageError:
         return {}
-    return {stem: Recording(files) for stem, files in track.files.items() if files}
+    return {stem: Recording(track.recordings(stem)) for stem in STEMS if track.has(stem)}
 
 
 def _matched(keys: Sequence[str], others: Sequence[str]) -> dict[str, str]:

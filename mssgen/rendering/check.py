@@ -20,6 +20,8 @@ _FULL_SCALE = 1 - 2.0**-15
 _CLIPPED_RUN = 3
 """Samples at full scale in a row: one or two are peaks that were scaled to it."""
 _MAX_LENGTH_S = 0.1
+_SAME_POWER = 1e-3
+"""-30 dB: a mixture of another name, which may have been through a lossy format."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class Report:
     the length of the tracks."""
     n_silent: dict[str, dict[str, int]]
     """By split and stem: tracks in which the stem is never heard, which is no fault."""
+    n_with: dict[str, dict[str, int]]
+    """By split and stem: tracks with recordings of that stem."""
     findings: tuple[Finding, ...]
 
     def as_dict(self) -> dict[str, Any]:
@@ -64,25 +68,33 @@ class _Measured:
     stems: dict[str, _Seen] = field(default_factory=lambda: defaultdict(_Seen))
     signal: float = 0.0
     residual: float = 0.0
+    energy: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    from_rest: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    """Of each stem: energy of its difference from the sum of all others."""
 
 
 def check_library(library: Library, *, max_sum_error_db: float = -30.0) -> Report:
     """Read all of a library once.
 
-    Faults of a track: files that are damaged; one of the four stems missing; all stems silent;
-    clipping (three samples in a row at full scale); lengths that differ by more than 0.1 s; and,
-    where there is a mixture file, stems that miss it by more than `max_sum_error_db`.
+    Faults of a track: files that are damaged; one of the four stems missing ("other" is there where
+    any stem is that is neither drums, bass nor vocals); all stems silent; clipping (three samples
+    in a row at full scale); lengths that differ by more than 0.1 s; a stem that is the sum of all
+    others, such as a mixture of another name; and, where there is a mixture file, stems that miss
+    it by more than `max_sum_error_db`.
     """
     hours: dict[str, dict[str, float]] = {}
     n_silent: dict[str, dict[str, int]] = {}
+    n_with: dict[str, dict[str, int]] = {}
     findings: list[Finding] = []
     for track in library.tracks:
+        counts = n_with.setdefault(track.split, {})
+        counts.update({stem: counts.get(stem, 0) + 1 for stem in track.files})
         try:
             findings += _check(track, hours, n_silent, max_sum_error_db)
         except MssgenError as error:
             findings.append(Finding(track.key, "damaged", str(error)))
     rounded = {split: {k: round(v, 4) for k, v in each.items()} for split, each in hours.items()}
-    return Report(len(library.tracks), rounded, n_silent, tuple(findings))
+    return Report(len(library.tracks), rounded, n_silent, n_with, tuple(findings))
 
 
 def _check(
@@ -96,8 +108,8 @@ def _check(
         yield Finding(track.key, "lacks", f"has no {', '.join(missing)}")
     lengths_s = {
         file.path.name: file.n_samples / file.sample_rate
-        for stem in (*track.files, MIXTURE)
-        for file in track.recordings(stem)
+        for files in (*track.files.values(), track.recordings(MIXTURE))
+        for file in files
     }
     spread_s = max(lengths_s.values()) - min(lengths_s.values())
     if spread_s > _MAX_LENGTH_S:
@@ -116,6 +128,11 @@ def _check(
             yield Finding(track.key, "clipped", message)
     if not any(seen.n_active for seen in measured.stems.values()):
         yield Finding(track.key, "silent", "none of its stems is ever heard")
+    for stem, error in measured.from_rest.items():
+        signal = measured.energy[stem]
+        if len(track.files) > 2 and signal and error < _SAME_POWER * signal:
+            message = f"{stem} is the sum of its other stems; call it mixture, or take it away"
+            yield Finding(track.key, "sum", message)
     if track.mixture is not None and measured.signal:
         error_db = 10 * float(np.log10(max(measured.residual / measured.signal, 1e-20)))
         if error_db > max_sum_error_db:
@@ -130,10 +147,8 @@ def _measure(track: TrackStems) -> _Measured:
     if any(f.sample_rate != rate for files in track.files.values() for f in files):
         raise AudioError(f"the files of {track.key} differ in sample rate; convert them to one")
     n_block = round(_BLOCK_S * rate)
-    readers = {
-        stem: [_blocks(file, n_block) for file in track.recordings(stem)]
-        for stem in (*track.files, *([MIXTURE] if track.mixture is not None else []))
-    }
+    sources = {**track.files, **({MIXTURE: (track.mixture,)} if track.mixture else {})}
+    readers = {stem: [_blocks(file, n_block) for file in files] for stem, files in sources.items()}
     for _ in range(-(-track.n_samples(rate) // n_block)):
         blocks = {
             stem: np.sum([to_channels(next(each), 2) for each in opened], axis=0)
@@ -142,10 +157,14 @@ def _measure(track: TrackStems) -> _Measured:
         }
         for stem, block in blocks.items():
             _note(found.stems[stem], block)
-        if MIXTURE in blocks:
-            mixture = blocks.pop(MIXTURE).astype(np.float64)
-            found.signal += float(np.sum(mixture**2))
-            found.residual += float(np.sum((mixture - sum(blocks.values())) ** 2))
+        mixture = blocks.pop(MIXTURE, None)
+        total = np.sum(list(blocks.values()), axis=0, dtype=np.float64)
+        if mixture is not None:
+            found.signal += float(np.sum(np.square(mixture, dtype=np.float64)))
+            found.residual += float(np.sum((mixture - total) ** 2))
+        for stem, block in blocks.items():
+            found.energy[stem] += float(np.sum(np.square(block, dtype=np.float64)))
+            found.from_rest[stem] += float(np.sum((2 * block - total) ** 2))
     return found
 
 

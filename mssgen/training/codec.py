@@ -1,11 +1,15 @@
 """Training a codec: it reconstructs short segments, and discriminators judge the result.
 
-    target --encoder, quantiser, decoder--> output     distances to the target, commitment
+    input --encoder, quantiser, decoder--> output      distances to the target, commitment
     target, output --discriminators--> logits, features     adversarial loss, feature matching
 
 The gradients of all losses with respect to the output are summed there, by weights or by EnCodec's
 balancer, and go through the codec once. EnCodec, SoundStream, DAC and RAVE's two stages are
 options.
+
+Input and target are the same sound for an ordinary codec (data.input "clean"). With another input,
+such as the separated stem, the codec learns to give the clean stem for it: from fresh weights, from
+a trained codec (model.codec), or with a frozen encoder (loss.freeze_encoder_after = 0).
 """
 
 import inspect
@@ -29,6 +33,7 @@ from mssgen.training.balancer import Balancer
 from mssgen.training.codebooks import CodebookKeeper
 from mssgen.training.codec_options import CodecLossOptions
 from mssgen.training.codec_start import start_from_sound, start_levels, with_levels
+from mssgen.training.datasets import DataOptions
 from mssgen.training.discriminators import build_discriminator
 from mssgen.training.recipes import Recipe
 from mssgen.training.sections import from_section
@@ -46,6 +51,7 @@ class CodecTask:
         loss: what from.
         recipe_name: for the record.
         starts: what of a stem codec `start` sets.
+        input_kind: what the codec hears, `data.input` of the recipe.
 
     Raises:
         UsageError: the losses do not fit the codec.
@@ -58,13 +64,14 @@ class CodecTask:
         *,
         recipe_name: str = "",
         starts: Starts = "all",
+        input_kind: str = "clean",
     ) -> None:
         for n_levels in loss.dropout_levels:
             codec.check_n_codebooks(n_levels)
         if loss.start_segments and not isinstance(codec, StemCodec):
             raise UsageError("loss.start_segments works with the architecture stem only; use 0")
         self.codec, self._loss, self._recipe_name = codec, loss, recipe_name
-        self._starts = starts
+        self._starts, self._input_kind = starts, input_kind
         self.sample_rate, self.n_channels = codec.sample_rate, codec.n_channels
         self._keeper = CodebookKeeper(codec, loss.dead_code_share)
         self.modules: dict[str, nn.Module] = {"codec": codec.requires_grad_(True)}
@@ -82,17 +89,23 @@ class CodecTask:
     def from_recipe(
         cls, recipe: Recipe, codec: Codec | None = None, *, offline: bool = False
     ) -> "CodecTask":
-        """From [model] and [loss] of a recipe.
+        """From [model], [loss] and, for what the codec hears, [data] of a recipe.
 
         [model] holds `architecture` and that codec's options, or `codec`, a name or a folder to go
         on from, which may get levels that it did not have; `codec` as an argument is used instead
         of both. Raises UsageError for what does not fit, CheckpointError for the codec's files.
         """
         loss = from_section(CodecLossOptions, recipe.loss, "loss")
+        input_kind = recipe.data.get("input", DataOptions.input)
+        if input_kind == "separated+mixture":
+            raise UsageError(
+                'a codec hears one sound, which data.input "separated+mixture" is not; use '
+                '"separated", "mixture", "noisy" or "clean"'
+            )
         starts: Starts = "all"
         if codec is None:
             codec, starts = _codec(recipe, offline=offline)
-        return cls(codec, loss, recipe_name=recipe.name, starts=starts)
+        return cls(codec, loss, recipe_name=recipe.name, starts=starts, input_kind=input_kind)
 
     @property
     def n_start_segments(self) -> int:
@@ -116,11 +129,12 @@ class CodecTask:
         """One batch forward and back; logs "loss", "loss/<name>", "replaced_codes", and
         "perplexity/<level>" of the levels that every step has.
 
-        `batch.input` is not used. `step` counts from 0 and says which stage it is.
+        The codec hears `batch.input`, and its output is to be `batch.target`. `step` counts from 0
+        and says which stage it is.
         """
         is_frozen = self._enter(step)
         target = batch.target
-        reconstruction = self.modules["codec"](target, self._n_levels(step))
+        reconstruction = self.modules["codec"](batch.input, self._n_levels(step))
         n_replaced = self._keeper.refresh()
         # Losses end here; what they leave goes on through the codec, in one pass for all.
         sounds = [reconstruction.audio]
@@ -148,20 +162,25 @@ class CodecTask:
 
     @torch.no_grad()
     def validate(self, batch: Batch) -> dict[str, Tensor]:
-        """Distances to the target and "sdr" (dB) with all levels; "perplexity/<level>"."""
-        output, codes = self._reconstruct(batch.target)
+        """Distances to the target and "sdr" (dB) with all levels; "perplexity/<level>"; and
+        "sdr_of_input" where the input is not the target."""
+        output, codes = self._reconstruct(batch.input)
         found = self._distances(output, output, batch.target)
-        return {
+        scalars = {
             **_named(found, self._total(found)),
             "sdr": losses.sdr_db(output, batch.target),
             **self._perplexities(codes),
         }
+        if batch.input is not batch.target:
+            scalars["sdr_of_input"] = losses.sdr_db(batch.input, batch.target)
+        return scalars
 
     @torch.no_grad()
     def listen(self, batch: Batch) -> dict[str, Tensor]:
-        """Target and output."""
-        output, _ = self._reconstruct(batch.target[:1])
-        return {"target": batch.target[0], "output": output[0]}
+        """Target and output, and the input where it is not the target."""
+        output, _ = self._reconstruct(batch.input[:1])
+        heard = {} if batch.input is batch.target else {"input": batch.input[0]}
+        return {**heard, "target": batch.target[0], "output": output[0]}
 
     def export(self, folder: Path) -> None:
         """Write the codec as `load_codec` reads it."""
@@ -178,6 +197,7 @@ class CodecTask:
             "architecture": self.codec.architecture,
             "sample_rate": self.sample_rate,
             "n_channels": self.n_channels,
+            "input": self._input_kind,
             "model": self.codec.options,
             "loss": asdict(self._loss),
             "n_parameters": sum(weight.numel() for weight in self.codec.parameters()),
@@ -265,12 +285,12 @@ class CodecTask:
         weights = self._loss.weights
         return torch.stack([weights[name] * loss for name, loss in found.items()]).sum()
 
-    def _reconstruct(self, target: Tensor) -> tuple[Tensor, Tensor]:
+    def _reconstruct(self, sound: Tensor) -> tuple[Tensor, Tensor]:
         """Audio [B, C, T] and codes [B, K, N], as the codec is used: without noise or learning."""
         codec = self.codec.eval()
-        scale = codec.scales(target)
-        codes = codec.quantize(codec.latents(target, scale))
-        audio = codec.synthesize(codec.dequantize(codes), target.shape[-1], scale)
+        scale = codec.scales(sound)
+        codes = codec.quantize(codec.latents(sound, scale))
+        audio = codec.synthesize(codec.dequantize(codes), sound.shape[-1], scale)
         return audio.float(), codes
 
     def _perplexities(self, codes: Tensor) -> dict[str, Tensor]:

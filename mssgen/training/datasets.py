@@ -27,7 +27,16 @@ from mssgen.training.augment import (
     draw_change,
     level_db,
 )
-from mssgen.training.library import MIXTURE, Library, StemFile, TrackStems, open_library, read_sum
+from mssgen.training.library import (
+    MIXTURE,
+    NAMED,
+    OTHER,
+    Library,
+    StemFile,
+    TrackStems,
+    open_library,
+    read_sum,
+)
 from mssgen.training.pairs import open_pairs, paired
 from mssgen.training.task import Batch
 
@@ -44,8 +53,12 @@ class DataOptions:
     """The section [data] of a recipe; contradictions raise UsageError."""
 
     stem: str = "bass"
-    """The target: a stem of the library; with clean or noisy input also "mixture", or "any": one of
-    the track's stems or its mixture, each as often as the others."""
+    """The target: a stem of the library, by any name that its files have; with clean or noisy input
+    also "mixture", or "any": one of the track's stems or its mixture, each as often as the others.
+    """
+    named: tuple[str, ...] = NAMED
+    """The stem "other" is the sum of all stems but these. For separated input it is what the model
+    that separated does not name."""
     input: str = "separated"
     """What the model hears: "separated" (of the pairs folder), "separated+mixture" (that, and the
     mixture as further channels), "mixture", "noisy" (the target with white noise) or "clean" (the
@@ -87,6 +100,10 @@ class DataOptions:
         for name, lowest in (("n_tries", 1), ("n_valid_tracks", 0)):
             if getattr(self, name) < lowest:
                 raise UsageError(f"data.{name} is {getattr(self, name)}; use {lowest} or more")
+        if {OTHER, MIXTURE, ANY} & set(self.named):
+            raise UsageError(
+                f"data.named lists what is not {OTHER}; leave out {OTHER}, {MIXTURE} and {ANY}"
+            )
         if self.max_tracks < 0:
             raise UsageError(f"data.max_tracks is {self.max_tracks}; use 1 or more, or 0 for all")
         if not 0 < self.segment_s <= 3600:
@@ -147,6 +164,7 @@ class SegmentDataset(Dataset[Segment]):
             raise UsageError(f"segments have 1 or 2 channels, not {n_channels}")
         if seed < 0:
             raise UsageError(f"--seed {seed} is negative; use 0 or more")
+        library = library.naming(options.named)
         if pairs is not None and options.input in _PAIRED:
             library = paired(library, pairs)
         training, validation = split_tracks(library, options)
@@ -180,7 +198,7 @@ class SegmentDataset(Dataset[Segment]):
         drawn = self._draw(np.random.default_rng(place), index)
         track, stem, start, target = drawn.track, drawn.stem, drawn.start, drawn.target
         numbers = np.random.default_rng([*self._seed, index, 1])
-        others = [other for other in track.files if other != stem]
+        others = [other for other in track.files if other not in track.parts(stem)]
         is_mixture = self.options.input == "mixture"
         # A track of one stem and the mixture cannot be mixed anew.
         is_fixed = self.is_valid or self.options.fixed_segment or (is_mixture and not others)
@@ -209,7 +227,7 @@ class SegmentDataset(Dataset[Segment]):
             if is_altered:
                 for other, alter in changes.items():
                     where = self._elsewhere(other, numbers) if is_remixed else (track, start)
-                    heard = heard + alter(self._read(where[0].recordings(other), where[1]))
+                    heard = heard + alter(self._read(where[0].files[other], where[1]))
             else:  # as it was mastered, where that is at hand
                 heard = self._read(track.recordings(MIXTURE), start)
         key = f"{track.key}/{stem}@{start}+{self.n_samples}#{track.fingerprint}"
@@ -261,8 +279,8 @@ class SegmentDataset(Dataset[Segment]):
         return start // step * step
 
     def _elsewhere(self, stem: str, numbers: np.random.Generator) -> tuple[TrackStems, int]:
-        """A place in any track that has `stem`."""
-        choices = [number for number, track in enumerate(self.tracks) if track.has(stem)]
+        """A place in any track with recordings of `stem`."""
+        choices = [number for number, track in enumerate(self.tracks) if stem in track.files]
         number = choices[int(numbers.integers(len(choices)))]
         return self.tracks[number], self._start(number, numbers)
 
@@ -353,7 +371,7 @@ def split_tracks(
     if not training:
         raise UsageError(
             f"no track of {library.folder} to train on has the stem {options.stem}; choose another "
-            "data.stem"
+            f"data.stem: {', '.join(sorted({s for t in library.tracks for s in t.files})[:20])}"
         )
     validation = [track for track in tracks if track.split == "valid"]
     if not validation:

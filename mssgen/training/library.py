@@ -2,20 +2,25 @@
 
 Three layouts are told apart by what is in a folder, at any depth and mixed if need be:
 
-* MUSDB18-HQ: a folder a track with drums.wav, bass.wav, other.wav, vocals.wav and perhaps
-  mixture.wav (or flac, ...: all that mssgen reads);
+* MUSDB18-HQ: a folder for each track with drums.wav, bass.wav, other.wav, vocals.wav and perhaps
+  mixture.wav (or flac, ...: all that mssgen reads). Every other sound file in such a folder is a
+  stem of the track as well, under its own name; a folder that has none of these names is a track
+  where it holds two or more sound files of one length, and no other folders;
 * MUSDB18: TRACK.stem.mp4 with the streams mixture, drums, bass, other, vocals
   (https://sigsep.github.io/datasets/musdb.html), read by the stempeg package;
-* MoisesDB: a folder a track with data.json, whose "stems" list the recordings of each stem as
-  STEM/ID.EXTENSION (https://github.com/moises-ai/moises-db, moisesdb/track.py). As in its
-  `mix_4_stems` all that is neither drums, bass nor vocals is other.
+* MoisesDB: a folder for each track with data.json, whose "stems" list the recordings of each stem
+  as STEM/ID.EXTENSION (https://github.com/moises-ai/moises-db, moisesdb/track.py).
+
+The stem "other" is the sum of all that a model does not name: of everything but drums, bass and
+vocals for a model of four stems (as in MoisesDB's `mix_4_stems`), without guitar and piano for one
+of six. `Library.naming` says which stems are named.
 """
 
 import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -34,9 +39,12 @@ MIXTURE = "mixture"
 SPLITS = ("train", "valid", "test")
 PAIRS_MANIFEST = "pairs.json"
 """Marks a folder of separated stems, which look like tracks but are none."""
-# Two more that datasets of the MUSDB18-HQ layout may have (htdemucs_6s gives them): without them
-# the sum of the stems would not be the mixture.
-_NAMES = (*STEMS, "guitar", "piano")
+OTHER = "other"
+NAMED = tuple(stem for stem in STEMS if stem != OTHER)
+"""What is not other, for a model of four stems."""
+_TRACK_NAMES = {*STEMS, "guitar", "piano", MIXTURE}
+"""A folder with a sound file of one of these names is a track, whatever else is in it."""
+_MAX_SPREAD_S = 0.1
 # Sound around a segment, so that its ends are resampled as they are within the whole song.
 _CONTEXT_S = 0.05
 
@@ -96,18 +104,25 @@ class TrackStems:
     """None where the mixture is the sum of the stems."""
     split: str = ""
     """"train", "valid", "test", or "" where the library has no such folders."""
+    named: tuple[str, ...] = NAMED
+    """The stems that are not part of "other"."""
 
     def has(self, stem: str) -> bool:
         """Whether there is such a stem; "mixture" is always there."""
-        return stem == MIXTURE or bool(self.files.get(stem))
+        return bool(self.recordings(stem))
+
+    def parts(self, stem: str) -> tuple[str, ...]:
+        """The keys of `files` that sum to `stem`: several where that is "other"."""
+        if stem == OTHER:
+            return tuple(name for name in self.files if name not in self.named)
+        return (stem,) if stem in self.files else ()
 
     def recordings(self, stem: str) -> tuple[StemFile, ...]:
         """What sums to `stem`, or to the "mixture"."""
-        if stem != MIXTURE:
-            return self.files.get(stem, ())
-        if self.mixture is not None:
+        if stem == MIXTURE and self.mixture is not None:
             return (self.mixture,)
-        return tuple(file for files in self.files.values() for file in files)
+        names = self.files if stem == MIXTURE else self.parts(stem)
+        return tuple(file for name in names for file in self.files[name])
 
     @property
     def sample_rate(self) -> int:
@@ -166,12 +181,18 @@ class Library:
             raise UsageError(f"{self.folder} holds tracks to test on only; name others to train on")
         return Library(self.folder, tracks)
 
+    def naming(self, stems: Iterable[str]) -> "Library":
+        """The same tracks, whose "other" is the sum of all but `stems`."""
+        named = tuple(stem for stem in stems if stem != OTHER)
+        return replace(self, tracks=tuple(replace(track, named=named) for track in self.tracks))
+
 
 def open_library(folder: Path, *, split: str | None = None) -> Library:
     """Find the tracks of `folder`; `split` takes those below a folder train, valid or test only.
 
     Raises UsageError where there are none, or a package that they need is not installed;
-    AudioError for a damaged data.json. Sound files are not opened yet.
+    AudioError for a damaged data.json. Sound files are not opened yet, but for those whose names
+    do not tell whether they are stems.
     """
     if split is not None and split not in SPLITS:
         raise UsageError(f"split {split!r} is unknown; use one of {', '.join(SPLITS)}")
@@ -188,7 +209,8 @@ def open_library(folder: Path, *, split: str | None = None) -> Library:
         tracks[track.key] = track
     if not tracks:
         raise UsageError(
-            f"{folder} holds no tracks: a folder a song with {', '.join(STEMS)} as sound files, "
+            f"{folder} holds no tracks: a folder for each song with its stems as sound files "
+            f"({', '.join(STEMS)} or others of one length), "
             f"SONG{SUFFIX} files or MoisesDB's folders are expected"
         )
     found = tuple(tracks[key] for key in sorted(tracks) if split in (None, tracks[key].split))
@@ -270,26 +292,39 @@ def _walk(folder: Path, root: Path) -> Iterator[TrackStems]:
 
 
 def _stem_track(folder: Path, entries: list[Path], root: Path) -> TrackStems | None:
-    """A folder with sound files that are called like stems."""
-    found: dict[str, Path] = {}
-    for entry in entries:
-        name = entry.stem.lower()
-        if (
-            name in (*_NAMES, MIXTURE)
-            and entry.suffix.lower() in SOUND_EXTENSIONS
-            and entry.is_file()
-        ):
-            if name in found:
-                raise UsageError(f"{folder} holds {name} twice; keep one of the files")
-            found[name] = entry
-    if not set(found) & set(_NAMES):
+    """A folder whose sound files are stems."""
+    sounds = [
+        entry
+        for entry in entries
+        if entry.suffix.lower() in SOUND_EXTENSIONS
+        and not entry.name.lower().endswith(SUFFIX)
+        and entry.is_file()
+    ]
+    names = [entry.stem.lower() for entry in sounds]
+    if not set(names) - {MIXTURE}:
         return None
-    files: dict[str, tuple[StemFile, ...]] = {
-        name: (SoundFile(found[name]),) for name in _NAMES if name in found
-    }
-    mixture = SoundFile(found[MIXTURE]) if MIXTURE in found else None
+    if not set(names) & _TRACK_NAMES and not _are_stems(entries, sounds):
+        return None
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"{folder} holds {name} twice; keep one of the files")
+    found = {name: SoundFile(entry) for name, entry in zip(names, sounds, strict=True)}
+    mixture = found.pop(MIXTURE, None)
+    # Known stems first, in their usual order.
+    order = sorted(found, key=lambda name: STEMS.index(name) if name in STEMS else len(STEMS))
     key = _key(folder, root)
-    return TrackStems(key, files, mixture, _split(key))
+    return TrackStems(key, {name: (found[name],) for name in order}, mixture, _split(key))
+
+
+def _are_stems(entries: list[Path], sounds: list[Path]) -> bool:
+    """Whether files whose names do not tell are stems: those of one song are equally long."""
+    if len(sounds) < 2 or any(entry.is_dir() for entry in entries):
+        return False
+    try:
+        lengths_s = [file.n_samples / file.sample_rate for file in map(SoundFile, sounds)]
+    except AudioError:
+        return False
+    return max(lengths_s) - min(lengths_s) <= _MAX_SPREAD_S
 
 
 def _moises_track(folder: Path, root: Path) -> TrackStems | None:
@@ -305,13 +340,14 @@ def _moises_track(folder: Path, root: Path) -> TrackStems | None:
     files: dict[str, tuple[StemFile, ...]] = {}
     try:
         for stem in stems:
-            name = stem["stemName"] if stem["stemName"] in STEMS else "other"
-            found = [_inside(folder, stem["stemName"], track) for track in stem["tracks"]]
-            files[name] = (*files.get(name, ()), *found)
+            name = stem["stemName"]
+            found = [_inside(folder, name, track) for track in stem["tracks"]]
+            if found:
+                files[name] = (*files.get(name, ()), *found)
     except (KeyError, TypeError, ValueError) as error:
         raise AudioError(f"{path} does not list stems as MoisesDB does; get it again") from error
     key = _key(folder, root)
-    return TrackStems(key, files, None, _split(key)) if any(files.values()) else None
+    return TrackStems(key, files, None, _split(key)) if files else None
 
 
 def _inside(folder: Path, stem: str, track: dict[str, Any]) -> SoundFile:

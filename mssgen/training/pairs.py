@@ -91,6 +91,8 @@ def make_pairs(
         offline=offline,
         progress=progress,
     )
+    # What of a track belongs to "other" depends on what else the model names.
+    manifest["stems"] = list(resolved.bundle.stems if resolved.bundle else separator.sources)
     plan = plan_outputs(separator.sources, stems=stems)
     options = WriteOptions(
         template=_TEMPLATE,
@@ -117,9 +119,14 @@ def make_pairs(
 
 
 def paired(library: Library, folder: Path) -> Library:
-    """What of `library` the pairs in `folder` were made of: all, or an excerpt of each track."""
-    manifest = _read(folder)
-    excerpt_s = manifest and manifest.get("excerpt_s")
+    """What of `library` the pairs in `folder` were made of: all, or an excerpt of each track.
+
+    Its "other" is the sum of what the model that separated them does not name.
+    """
+    manifest = _read(folder) or {}
+    if stems := manifest.get("stems"):
+        library = library.naming(stems)
+    excerpt_s = manifest.get("excerpt_s")
     return excerpts(library, excerpt_s) if excerpt_s else library
 
 
