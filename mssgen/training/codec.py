@@ -248,14 +248,17 @@ class CodecTask:
     ) -> tuple[dict[str, Tensor], Tensor]:
         """The codec's losses, and the discriminators' own, whose gradients are there then."""
         options, judge = self._loss, self.modules["discriminator"]
+        output, target = self._judged_part(output, target)
         gan = losses.GAN_LOSSES[options.gan]
-        learns = int((step + 1) * options.discriminator_share) > int(
-            step * options.discriminator_share
-        )
+        is_alone = step < options.adversarial_after + options.discriminator_lead
+        share = options.discriminator_share
+        learns = is_alone or int((step + 1) * share) > int(step * share)
         if learns:
             real, fake = judge(torch.cat([target, output.detach()])).halves()
             loss = gan.discriminator(real.logits, fake.logits)
             backward(loss)
+        if is_alone:
+            return {}, loss
         # Its weights are the same still: they step after this batch.
         fake = judge(output)
         if not learns:
@@ -270,6 +273,12 @@ class CodecTask:
                 real.features, fake.features, relative=options.relative_features
             )
         return found, loss
+
+    def _judged_part(self, *sounds: Tensor) -> list[Tensor]:
+        """The same part of sounds [B, C, T], at random."""
+        n_samples = round(self._loss.discriminator_s * self.sample_rate) or sounds[0].shape[-1]
+        start = int(torch.randint(max(1, sounds[0].shape[-1] - n_samples + 1), ()))
+        return [sound[..., start : start + n_samples] for sound in sounds]
 
     def _gradient(self, found: Mapping[str, Tensor], outputs: Tensor) -> Tensor:
         """Of all losses with respect to the outputs [B, ..., C, T]; nothing else gets any."""

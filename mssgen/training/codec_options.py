@@ -46,7 +46,11 @@ class CodecLossOptions:
     relative_features: bool = True
     """Whether feature matching is relative to the features' magnitude."""
     adversarial_after: int = 0
-    """The step from which on there are discriminators."""
+    """The step from which on there are discriminators ..."""
+    discriminator_lead: int = 0
+    """... and for so many steps more they learn alone, before the codec hears what they say."""
+    discriminator_s: float = 0.0
+    """They hear a part of each segment, so many seconds from a random place; 0: all of it."""
     freeze_encoder_after: int | None = None
     """The step from which on only the decoder learns (RAVE's second stage); None: never."""
     discriminator_share: float = 1.0
@@ -68,8 +72,9 @@ class CodecLossOptions:
             raise UsageError("the weights of the losses must not be negative: use 0 to leave out")
         if max(self.time, self.mel, self.stft, self.spectrum) == 0:
             raise UsageError("a codec needs a distance to learn from: time, mel, stft or spectrum")
-        if self.start_segments < 0:
-            raise UsageError(f"loss.start_segments is {self.start_segments}; use 0 or more")
+        for name in ("start_segments", "discriminator_lead", "discriminator_s"):
+            if (number := getattr(self, name)) < 0:
+                raise UsageError(f"loss.{name} is {number:g}; use 0 or more")
         for name, known in (("mel_form", MEL_FORMS), ("gan", GAN_LOSSES)):
             if (word := getattr(self, name)) not in known:
                 raise UsageError(f"loss.{name} has no '{word}': use one of {', '.join(known)}")

@@ -1,7 +1,7 @@
 """Discriminators: what tells a codec's output from the real sound, so that it learns to sound real.
 
 Each kind is one function of its options; all take sounds [B, C, T] and give `Judgement`s. The
-networks are those of the `encodec` and `descript-audio-codec` packages.
+networks are those of the `encodec` and `descript-audio-codec` packages, and small ones of ours.
 """
 
 import warnings
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mssgen.codecs.compat import import_codec_package
 from mssgen.errors import UsageError
+from mssgen.training.small_discriminators import SmallDiscriminators
 
 
 @dataclass(frozen=True)
@@ -42,13 +43,13 @@ class DiscriminatorOptions:
     kind: str = "stft"
     """A word of `DISCRIMINATORS`."""
     n_filters: int = 32
-    """Width of "stft"."""
+    """Width of "stft", and of "small", whose layers on periods get up to eight times as wide."""
     windows: tuple[int, ...] = (2048, 1024, 512, 256, 128)
     """Of the STFTs, samples."""
     rates: tuple[int, ...] = (1, 2, 4)
     """The waveform is seen at the rate divided by each of these."""
     periods: tuple[int, ...] = (2, 3, 5, 7, 11)
-    """The waveform is folded at each of these, samples ("wave" and "dac")."""
+    """The waveform is folded at each of these, samples ("wave", "dac" and "small")."""
 
 
 def build_discriminator(
@@ -85,11 +86,17 @@ def _dac(options: DiscriminatorOptions, sample_rate: int, n_channels: int) -> nn
     return _Descript(sample_rate, periods=options.periods, windows=options.windows)
 
 
+def _small(options: DiscriminatorOptions, sample_rate: int, n_channels: int) -> nn.Module:
+    """Ours, for a CPU: multi-period, and multi-resolution on compressed complex STFTs."""
+    return _Small(SmallDiscriminators(options.n_filters, options.windows, options.periods))
+
+
 DISCRIMINATORS: dict[str, Callable[[DiscriminatorOptions, int, int], nn.Module]] = {
     "stft": _stft,
     "wave": _wave,
     "soundstream": _soundstream,
     "dac": _dac,
+    "small": _small,
 }
 
 
@@ -132,6 +139,16 @@ class _Descript(nn.Module):
     def forward(self, audio: Tensor) -> Judgement:
         # Channels stay with their item, so that a batch can be cut in two afterwards.
         layers = self.network(audio.flatten(0, 1)[:, None])
+        return Judgement([each[-1] for each in layers], [each[:-1] for each in layers])
+
+
+class _Small(nn.Module):
+    def __init__(self, network: SmallDiscriminators) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, audio: Tensor) -> Judgement:
+        layers = self.network(audio)
         return Judgement([each[-1] for each in layers], [each[:-1] for each in layers])
 
 
