@@ -35,8 +35,9 @@ ROWS = [
         "mssgen.chunking",
     ],
     ["mssgen.audio", "mssgen.stem_writer", "mssgen.encoding", "mssgen.tags"],
-    ["mssgen.files", "mssgen.tensor_files"],
+    ["mssgen.files", "mssgen.tensor_files", "mssgen.stable_bytes"],
     ["mssgen.ffmpeg", "mssgen.events", "mssgen.leftovers", "mssgen.commits", "mssgen.transfers"],
+    ["mssgen.workers"],
     ["mssgen.errors"],
 ]
 # Each of these libraries appears in its own adapters only.
