@@ -37,7 +37,7 @@ ROWS = [
     ["mssgen.audio", "mssgen.stem_writer", "mssgen.encoding", "mssgen.tags"],
     ["mssgen.files", "mssgen.tensor_files", "mssgen.stable_bytes"],
     ["mssgen.ffmpeg", "mssgen.events", "mssgen.leftovers", "mssgen.commits", "mssgen.transfers"],
-    ["mssgen.workers"],
+    ["mssgen.workers", "mssgen.cells"],
     ["mssgen.errors"],
 ]
 # Each of these libraries appears in its own adapters only.
