@@ -47,7 +47,7 @@ class RunLog:
         with reported(self._folder / METRICS):
             self._metrics.write(json.dumps({"step": step, "kind": kind, **plain}) + "\n")
             self._metrics.flush()
-            os.fsync(self._metrics.fileno())  # a checkpoint does not outlive it
+            os.fsync(self._metrics.fileno())  # before the checkpoint of that step
         if self._board is not None:
             for name, value in values.items():
                 self._board.add_scalar(f"{kind}/{name}", value, step)
