@@ -23,6 +23,7 @@ from mssgen.encoding import CONTAINERS, Encoding
 from mssgen.errors import AudioError, UsageError
 from mssgen.files import Draft, unwritable
 from mssgen.speakers import Layout, order_for
+from mssgen.stable_bytes import settle
 from mssgen.tags import Tags, write_tags
 
 CLIP_MODES = ("rescale", "clamp", "none")
@@ -74,9 +75,13 @@ class StemWriter:
             self._draft = Draft(target)
             if clip == "rescale" and not encoding.is_float:
                 self._spool = tempfile.TemporaryFile(dir=target.parent)  # noqa: SIM115
-            seed = zlib.crc32(os.fsencode(target.name))
             self._encoder = _Encoder(
-                self._draft.path, sample_rate, n_channels, encoding, format_names, seed
+                self._draft.path,
+                sample_rate,
+                n_channels,
+                encoding,
+                format_names,
+                _seed(target),
             )
 
     @property
@@ -132,6 +137,7 @@ class StemWriter:
             assert self._draft is not None
             self._encoder.close()
             write_layout(self._draft.path, self._layout, self._encoding.container)
+            settle(self._draft.path, self._encoding.container, _seed(self._target))
             if tags is not None:
                 write_tags(self._draft.path, tags, stem=stem, container=self._encoding.container)
             if announce is not None:
@@ -178,6 +184,11 @@ class StemWriter:
         except BaseException:
             self.discard()
             raise
+
+
+def _seed(target: Path) -> int:
+    """What stands for chance in a file: the same name gives the same bytes."""
+    return zlib.crc32(os.fsencode(target.name))
 
 
 class _Encoder:

@@ -278,6 +278,17 @@ class TestExistingOutputs:
         assert done.n_done == 1
         assert (tmp_path / "out/song/bass.wav").read_bytes() == expected
 
+    def test_an_empty_file_is_no_output(self, tmp_path: Path) -> None:
+        """What a power cut left of files that were never forced to the disk."""
+        path = song(tmp_path / "song.wav")
+        run([path], tmp_path / "out")
+        whole = {stem: stem.read_bytes() for stem in sorted(tmp_path.glob("out/song/*.wav"))}
+        for stem in list(whole)[::2]:
+            stem.write_bytes(b"")
+        done, _ = run([path], tmp_path / "out", existing="skip")
+        assert (done.n_done, done.n_skipped, done.n_failed) == (1, 0, 0)
+        assert {stem: stem.read_bytes() for stem in whole} == whole
+
     def test_complete_songs_are_skipped_without_reading_them(self, tmp_path: Path) -> None:
         one, two = song(tmp_path / "one.wav"), song(tmp_path / "two.wav")
         run([one], tmp_path / "out")

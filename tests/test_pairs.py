@@ -220,6 +220,15 @@ def test_nothing_is_written_among_other_files(folder: Path, model: Path) -> None
     assert files(folder) == before
 
 
+def test_what_a_kill_left_blocks_nothing(folder: Path, tmp_path: Path, model: Path) -> None:
+    """Of the first file of all, which says whose folder this is."""
+    (tmp_path / "pairs").mkdir()
+    (tmp_path / "pairs" / ".mssgen-0123456789ab.part").write_text("{")
+    done, _ = make(folder, tmp_path / "pairs", model, stems=["bass"])
+    assert done.n_failed == 0
+    assert not list((tmp_path / "pairs").glob(".*"))
+
+
 def test_missing_pairs(folder: Path, tmp_path: Path, model: Path) -> None:
     tracks = open_library(folder, split="train").tracks
     output = tmp_path / "pairs"

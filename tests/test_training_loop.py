@@ -464,6 +464,66 @@ def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
         latest_checkpoint(tmp_path / "other")
 
 
+def test_a_folder_that_another_process_trains_in_is_refused(tmp_path: Path) -> None:
+    process = program(str(tmp_path / "run"), "slow")
+    try:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "run" / "metrics.jsonl").is_file():
+            assert process.poll() is None, process.communicate()[1]
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        with pytest.raises(UsageError, match="in use by another training; wait until"):
+            run(Toy(), tmp_path / "run", resume=True)
+    finally:
+        process.kill()
+        process.communicate()
+    run(Toy(), tmp_path / "run", resume=True)  # at once: nothing of the killed one keeps it
+
+
+@pytest.mark.parametrize("left", [(), ("checkpoints/",), (".mssgen-0123456789ab.part",)])
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_kill_before_the_record_blocks_nothing(
+    tmp_path: Path, left: tuple[str, ...], resume: bool
+) -> None:
+    (tmp_path / "run").mkdir()
+    for name in left:
+        place = tmp_path / "run" / name
+        place.mkdir() if name.endswith("/") else place.touch()
+    run(Toy(), tmp_path / "run", replace(TINY, steps=1), resume=resume)
+    assert not list((tmp_path / "run").glob(".*"))
+
+
+def test_a_full_disk_is_told_as_such(tmp_path: Path) -> None:
+    """A file may not exceed so many bytes: the system's answer is that of a full disk."""
+    pytest.importorskip("resource")
+    code = """
+import resource, signal, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from test_training_loop import CheckpointError, RunFolder, Toy, run
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+save = RunFolder.save
+def limited(*arguments, **options):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+    return save(*arguments, **options)
+RunFolder.save = limited
+try:
+    run(Toy(), Path(sys.argv[1]))
+except CheckpointError as error:
+    print(error)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "run"), str(Path(__file__).parent)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "step-00000005 cannot be written: the file would be too large" in done.stdout, done
+    assert not list((tmp_path / "run" / "checkpoints").iterdir())
+
+
 def test_resuming_with_another_recipe_is_refused(tmp_path: Path) -> None:
     run(Toy(), tmp_path / "run", record={"recipe": recorded(TINY)})
     other = replace(TINY, batch_size=2)

@@ -1,12 +1,12 @@
 """An analysis as CSV tables, one row a fact."""
 
-import csv
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
 
 from mssgen.analysis.codec import Analysis
 from mssgen.analysis.statistics import dead_share, perplexity
+from mssgen.cells import csv_text
 
 Row = dict[str, str | int]
 
@@ -20,14 +20,9 @@ def write_tables(analysis: Analysis, folder: Path) -> None:
         "files.csv": _files(analysis),
     }
     for name, table in tables.items():
-        rows = list(table)
         # Names of files need not be text.
-        with open(
-            folder / name, "w", newline="", encoding="utf-8", errors="backslashreplace"
-        ) as file:
-            writer = csv.DictWriter(file, rows[0])
-            writer.writeheader()
-            writer.writerows(rows)
+        data = csv_text(list(table)).encode("utf-8", "backslashreplace")
+        (folder / name).write_bytes(data)
 
 
 def _usage(analysis: Analysis) -> Iterator[Row]:

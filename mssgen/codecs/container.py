@@ -53,7 +53,7 @@ class CodedAudio:
 def pack(coded: CodedAudio) -> bytes:
     """The bytes of a `.codes` file."""
     codes = coded.codes
-    tensors = {"codes": codes.codes.to(torch.uint16)}
+    tensors = {"codes": codes.codes.cpu().to(torch.uint16)}
     if codes.scale is not None:
         tensors["scale"] = codes.scale.float()
     metadata = {

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from mssgen.cells import csv_text, md_text
 from mssgen.errors import MssgenError, UsageError
 from mssgen.evaluation.statistics import bootstrap
 from mssgen.files import write_text
@@ -208,9 +209,9 @@ def write_ratings(
     excluded = {screened.listener for screened in screening if screened.is_excluded}
     table = [{**asdict(rating), "is_excluded": rating.listener in excluded} for rating in ratings]
     return [
-        write_text(folder / "ratings.csv", _csv(table)),
-        write_text(folder / "listeners.csv", _csv([asdict(one) for one in screening])),
-        write_text(folder / "ratings_summary.csv", _csv([asdict(one) for one in summaries])),
+        write_text(folder / "ratings.csv", csv_text(table)),
+        write_text(folder / "listeners.csv", csv_text([asdict(one) for one in screening])),
+        write_text(folder / "ratings_summary.csv", csv_text([asdict(one) for one in summaries])),
         write_text(folder / "ratings_summary.md", _markdown(screening, summaries)),
     ]
 
@@ -312,15 +313,6 @@ def _t_quantile(n_free: int) -> float:
     return float(t.ppf(0.975, n_free))
 
 
-def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    stream = io.StringIO()
-    if rows:
-        writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    return stream.getvalue()
-
-
 def _markdown(screening: Sequence[Screening], summaries: Sequence[Summary]) -> str:
     excluded = [screened for screened in screening if screened.is_excluded]
     lines = [
@@ -328,7 +320,7 @@ def _markdown(screening: Sequence[Screening], summaries: Sequence[Summary]) -> s
         "|---|---|---|---|---|---|---|",
     ]
     for row in summaries:
-        name, stem = (text.replace("|", "\\|") for text in (row.condition, row.stem))
+        name, stem = (md_text(text) for text in (row.condition, row.stem))
         lines.append(
             f"| {stem} | {name} | {row.mean:.1f} | {_interval(row.low_t, row.high_t)} | "
             f"{_interval(row.low_bootstrap, row.high_bootstrap)} | {row.n_listeners} | "
@@ -344,7 +336,7 @@ def _markdown(screening: Sequence[Screening], summaries: Sequence[Summary]) -> s
             "",
             f"Screened by ITU-R BS.1534-3, 4.1.2: {len(excluded)} of {len(screening)} listeners "
             "excluded.",
-            *(f"- {screened.listener}: {screened.reason}" for screened in excluded),
+            *(f"- {md_text(screened.listener)}: {screened.reason}" for screened in excluded),
         ]
     return "\n".join(lines) + "\n"
 

@@ -21,6 +21,7 @@ from mssgen.evaluation.recordings import Recording, load_song
 from mssgen.evaluation.records import Record
 from mssgen.evaluation.score_cache import ScoreCache, identity, key_of
 from mssgen.events import Done, Failed, Hook, Progress, Start, ignore
+from mssgen.workers import end_with_parent
 
 MAX_JOBS = 64
 _DEFAULT_JOBS = 8
@@ -278,6 +279,7 @@ def _in_processes(
 
 
 def _start_process() -> None:
+    end_with_parent()
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as with `nohup`
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a traceback
 

@@ -1,8 +1,6 @@
 """Fréchet audio distances of whole sets: all estimates of a stem against all of its references."""
 
-import csv
 import hashlib
-import io
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -10,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mssgen.cells import csv_text
 from mssgen.errors import MssgenError, UsageError
 from mssgen.evaluation.base import Metric
 from mssgen.evaluation.codec_rows import codec_hash
@@ -91,15 +90,7 @@ def set_distances(
 
 def set_distances_csv(distances: Iterable[SetDistance]) -> str:
     """A line for each system, stem and embedding; "" where there is none."""
-    lines = io.StringIO(newline="")
-    writer: csv.DictWriter[str] | None = None
-    for distance in distances:
-        row = asdict(distance)
-        if writer is None:
-            writer = csv.DictWriter(lines, list(row), lineterminator="\n")
-            writer.writeheader()
-        writer.writerow(row)
-    return lines.getvalue()
+    return csv_text([asdict(distance) for distance in distances])
 
 
 class _Frames:

@@ -4,11 +4,10 @@ Every metric has a column of its own, so that museval's SDR (median of windows) 
 never stand in one; metrics of one group stand in one table for each stem.
 """
 
-import csv
-import io
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+from mssgen.cells import csv_text, md_text
 from mssgen.evaluation.base import Metric
 from mssgen.evaluation.statistics import CONFIDENCE, MIN_PAIRS, Aggregate, Comparison
 from mssgen.evaluation.summary import Summary
@@ -41,7 +40,7 @@ def summary_csv(summary: Summary) -> str:
                         "reasons": _reasons(cell.reasons),
                     }
                 )
-    return _csv(rows)
+    return csv_text(rows)
 
 
 def comparisons_csv(summary: Summary) -> str:
@@ -67,7 +66,7 @@ def comparisons_csv(summary: Summary) -> str:
                 "remark": found.remark,
             }
         )
-    return _csv(rows)
+    return csv_text(rows)
 
 
 def summary_md(summary: Summary, evaluation: Mapping[str, Any]) -> str:
@@ -85,25 +84,25 @@ def summary_md(summary: Summary, evaluation: Mapping[str, Any]) -> str:
     if n_tracks < MIN_PAIRS:
         parts.append(f"With fewer than {MIN_PAIRS} tracks intervals are too narrow to be trusted.")
     for stem in summary.stems:
-        parts.append(f"## {text(stem)}")
+        parts.append(f"## {md_text(stem)}")
         for group in dict.fromkeys(metric.group for metric in summary.metrics):
             metrics = [metric for metric in summary.metrics if metric.group == group]
             parts += [f"### {group}", markdown_table(_stem_rows(summary, stem, metrics))]
     parts += _sets_md(evaluation.get("set_distances", []))
     parts += [*_differences_md(summary), *_missing_md(summary)]
     parts += [*_notes_md(evaluation["notes"]), "## Definitions"]
-    parts.append("\n".join(f"- **{text(m.title)}**: {_defined(m)}" for m in summary.metrics))
+    parts.append("\n".join(f"- **{md_text(m.title)}**: {_defined(m)}" for m in summary.metrics))
     parts += ["## Made by", _made_by(evaluation, summary)]
     return "\n\n".join(parts) + "\n"
 
 
 def _stem_rows(summary: Summary, stem: str, metrics: Sequence[Metric]) -> Iterator[list[str]]:
-    yield ["system", *(f"{text(m.title)} {ARROWS[m.better]}" for m in metrics)]
+    yield ["system", *(f"{md_text(m.title)} {ARROWS[m.better]}" for m in metrics)]
     best = {metric.name: summary.best(stem, metric) for metric in metrics}
     for row in summary.systems:
         if summary.has(row.name, stem):
             yield [
-                text(row.name),
+                md_text(row.name),
                 *(
                     shown(summary.cell(row.name, stem, m), best[m.name] == row.name)
                     for m in metrics
@@ -139,7 +138,7 @@ def _sets_md(distances: Sequence[Mapping[str, Any]]) -> list[str]:
         infinity = found["fad_infinity"]
         rows.append(
             [
-                *(text(found[key]) for key in ("stem", "embedding", "system")),
+                *(md_text(found[key]) for key in ("stem", "embedding", "system")),
                 number(found["fad"]),
                 "–" if infinity is None else number(infinity),
                 str(found["n_tracks"]),
@@ -165,15 +164,15 @@ def _differences_md(summary: Summary) -> list[str]:
         about = [found.remark, f"{found.n_zero} equal" if found.n_zero else ""]
         rows.append(
             [
-                text(stem),
-                text(metric.title),
-                f"{text(second)} − {text(first)}",
+                md_text(stem),
+                md_text(metric.title),
+                f"{md_text(second)} − {md_text(first)}",
                 shown(
                     Aggregate(found.difference.value, found.difference.low, found.difference.high)
                 ),
                 f"≈ {p_value}" if found.method == "approximate" else p_value,
                 str(found.difference.n_tracks),
-                text("; ".join(filter(None, about))),
+                md_text("; ".join(filter(None, about))),
             ]
         )
     few = " Only those with the first system; comparisons.csv has all pairs."
@@ -206,8 +205,12 @@ def _missing_md(summary: Summary) -> list[str]:
             for metric in summary.metrics:
                 cell = summary.cell(row.name, stem, metric)
                 if cell.n_missing:
-                    why = text(_reasons(cell.reasons))
-                    texts = [text(row.name), text(stem), text(metric.title)]
+                    why = md_text(_reasons(cell.reasons))
+                    texts = [
+                        md_text(row.name),
+                        md_text(stem),
+                        md_text(metric.title),
+                    ]
                     rows.append([*texts, str(cell.n_missing), why])
     return ["## Missing values", markdown_table(iter(rows), (0, 1, 2, 4))] if len(rows) > 1 else []
 
@@ -219,7 +222,7 @@ def _notes_md(notes: Sequence[Mapping[str, str]]) -> list[str]:
     lines = []
     for (system, words), where in tracks.items():
         place = where[0] if len(where) == 1 else f"{len(where)} tracks"
-        lines.append(f"- {text(': '.join(filter(None, (system, place, words))))}")
+        lines.append(f"- {md_text(': '.join(filter(None, (system, place, words))))}")
     if len(lines) > _MAX_NOTES:
         lines[_MAX_NOTES:] = [f"- and {len(lines) - _MAX_NOTES} more in evaluation.json"]
     return ["## Notes", "\n".join(lines)] if lines else []
@@ -237,7 +240,7 @@ def _made_by(evaluation: Mapping[str, Any], summary: Summary) -> str:
     ]
     for system in evaluation["systems"]:
         made = f", checkpoint {system['checkpoint_hash']}" if "checkpoint_hash" in system else ""
-        lines.append(f"- {text(system['name'])}: `{system['folder']}`{made}")
+        lines.append(f"- {md_text(system['name'])}: `{system['folder'].replace('`', ' ')}`{made}")
     return "\n".join(lines)
 
 
@@ -249,7 +252,7 @@ def _listed(value: object) -> str:
 
 def _defined(metric: Metric) -> str:
     best = {"higher": "Higher is better", "lower": "Lower is better", "zero": "Zero is best"}
-    definition = text(metric.definition).rstrip(".")
+    definition = md_text(metric.definition).rstrip(".")
     return f"{definition}. {metric.aggregate.capitalize()} over tracks. {best[metric.better]}."
 
 
@@ -260,24 +263,9 @@ def markdown_table(rows: Iterator[list[str]], left: Collection[int] = (0,)) -> s
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def text(words: str) -> str:
-    """On one line and without what would end a cell."""
-    return " ".join(words.split()).replace("|", "\\|")
-
-
 def _reasons(reasons: Mapping[str, int]) -> str:
     return "; ".join(f"{reason} ({n})" if n > 1 else reason for reason, n in reasons.items())
 
 
 def _plain(value: float | None) -> str:
     return "" if value is None else f"{value:.6f}"
-
-
-def _csv(rows: Sequence[Mapping[str, object]]) -> str:
-    if not rows:
-        return ""
-    lines = io.StringIO(newline="")
-    writer = csv.DictWriter(lines, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return lines.getvalue()

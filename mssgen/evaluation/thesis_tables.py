@@ -8,6 +8,7 @@ the most that any of the systems could reach.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from mssgen.cells import md_text
 from mssgen.evaluation.base import Metric
 from mssgen.evaluation.codec_rows import (
     DRUMS_AND_BASS,
@@ -15,7 +16,7 @@ from mssgen.evaluation.codec_rows import (
     MIXTURE_SYSTEM,
 )
 from mssgen.evaluation.summary import Summary
-from mssgen.evaluation.tables import markdown_table, shown, text
+from mssgen.evaluation.tables import markdown_table, shown
 
 TABLES = ("thesis-1", "thesis-3", "thesis-4")
 _STEMS_1 = ("bass", "drums", "vocals", DRUMS_AND_BASS, MIXTURE_STEM)
@@ -86,21 +87,21 @@ def thesis_table(
         order = [source, codec_only, *refiners, ceiling]
         for stem in summary.stems:
             if any(summary.has(system, stem) for system in names if system != ceiling):
-                parts.append(f"## {text(stem)}")
+                parts.append(f"## {md_text(stem)}")
                 parts.append(markdown_table(_columns(summary, stem, metrics, order, heads)))
-    parts.append("\n".join(f"- {text(m.title)}: {m.aggregate} over tracks." for m in metrics))
+    parts.append("\n".join(f"- {md_text(m.title)}: {m.aggregate} over tracks." for m in metrics))
     return "\n\n".join(parts) + "\n"
 
 
 def _table_1(summary: Summary, metrics: Sequence[Metric], ceiling: str) -> Iterator[list[str]]:
     stems = [stem for stem in _STEMS_1 if stem in summary.stems]
     stems += [stem for stem in summary.stems if stem not in stems]
-    yield ["", *map(text, stems)]
+    yield ["", *map(md_text, stems)]
     names = [ceiling, *(row.name for row in summary.systems if row.name != ceiling)]
     for system in names:
         for metric in metrics:
             cells = [shown(summary.cell(system, stem, metric)) for stem in stems]
-            yield [f"{text(metric.title)}, {text(system)}", *cells]
+            yield [f"{md_text(metric.title)}, {md_text(system)}", *cells]
 
 
 def _columns(
@@ -110,9 +111,9 @@ def _columns(
     systems: Sequence[str],
     heads: dict[str, str],
 ) -> Iterator[list[str]]:
-    yield ["", *(text(heads.get(system, system)) for system in systems)]
+    yield ["", *(md_text(heads.get(system, system)) for system in systems)]
     for metric in metrics:
         yield [
-            text(metric.title),
+            md_text(metric.title),
             *(shown(summary.cell(system, stem, metric)) for system in systems),
         ]

@@ -19,6 +19,7 @@ from mssgen.rendering.recipe import RenderRecipe
 from mssgen.rendering.songs import Rendered, Unsuitable, render_song
 from mssgen.rendering.treatment import SAMPLE_RATE
 from mssgen.training.augment import level_db
+from mssgen.workers import end_with_parent
 
 _ENCODING = Encoding("flac", "16")
 _MAX_JOBS = 256
@@ -109,7 +110,7 @@ def _outcomes(
             yield _make(song, recipe, plan.sounds.get(song.split), output)
         return
     # Not forked: what runs in threads of this process would be cut in two.
-    pool = ProcessPoolExecutor(n_jobs, mp_context=get_context("spawn"))
+    pool = ProcessPoolExecutor(n_jobs, mp_context=get_context("spawn"), initializer=end_with_parent)
     futures: dict[Future[_Outcome], Song] = {
         pool.submit(_make, song, recipe, plan.sounds.get(song.split), output): song
         for song in songs

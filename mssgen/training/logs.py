@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from mssgen.encoding import Encoding
 from mssgen.errors import MssgenError
-from mssgen.files import whole_file
+from mssgen.files import reported, whole_file
 from mssgen.stem_writer import StemWriter
 
 METRICS = "metrics.jsonl"
@@ -43,8 +44,10 @@ class RunLog:
     def scalars(self, step: int, kind: str, values: Mapping[str, float]) -> None:
         """One line of metrics.jsonl; `kind` is "train" or "valid". What is no number is null."""
         plain = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        self._metrics.write(json.dumps({"step": step, "kind": kind, **plain}) + "\n")
-        self._metrics.flush()
+        with reported(self._folder / METRICS):
+            self._metrics.write(json.dumps({"step": step, "kind": kind, **plain}) + "\n")
+            self._metrics.flush()
+            os.fsync(self._metrics.fileno())  # before the checkpoint of that step
         if self._board is not None:
             for name, value in values.items():
                 self._board.add_scalar(f"{kind}/{name}", value, step)
