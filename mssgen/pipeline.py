@@ -21,8 +21,9 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
+from mssgen.arrays import as_rate, as_samples
 from mssgen.audio import (
     BLOCK_SAMPLES,
     MAX_CHANNELS,
@@ -156,8 +157,8 @@ def mixture_of(
 
 
 def separate(
-    audio: str | Path | NDArray[np.float32] | torch.Tensor,
-    sample_rate: int | None = None,
+    audio: str | Path | ArrayLike | torch.Tensor,
+    sample_rate: float | None = None,
     *,
     stems: Sequence[str] = (),
     two_stems: str | None = None,
@@ -175,7 +176,7 @@ def separate(
 
     Args:
         audio: a sound file, or samples [C, T] or [T], numpy or torch, full scale at 1.
-        sample_rate: of the samples, Hz; left out for a file.
+        sample_rate: of the samples, a whole number of Hz, 8000 to 192000; left out for a file.
         stems, two_stems, without, residual, mix_consistent: see `mssgen.outputs.plan_outputs`.
         downmix: mix more than two channels to stereo.
         separator: from `load_separator`; None loads `model` with `device`, `precision`, `options`.
@@ -307,15 +308,9 @@ class _ArraySource:
 
     @staticmethod
     def from_samples(
-        samples: NDArray[np.float32] | torch.Tensor, sample_rate: int | None
+        samples: ArrayLike | torch.Tensor, sample_rate: float | None
     ) -> "_ArraySource":
-        if sample_rate is None or sample_rate < 1:
-            raise UsageError("samples need their rate: separate(samples, sample_rate)")
-        if isinstance(samples, torch.Tensor):
-            samples = samples.detach().cpu().numpy()
-        array = np.atleast_2d(np.asarray(samples, np.float32))
-        if array.ndim != 2 or not array.size:
-            raise UsageError(f"samples must be [C, T] and not empty, not {list(array.shape)}")
+        sample_rate, array = as_rate(sample_rate), as_samples(samples)
         if len(array) > MAX_CHANNELS:
             raise UsageError(f"samples must be [C, T], and {list(array.shape)} looks like [T, C]")
         return _ArraySource(array, AudioInfo(sample_rate, len(array), "array", "FLOAT"))

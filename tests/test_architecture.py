@@ -34,6 +34,7 @@ ROWS = [
         "mssgen.folder_scan",
         "mssgen.own_folders",
         "mssgen.lists",
+        "mssgen.arrays",
         "mssgen.names",
         "mssgen.channels",
         "mssgen.chunking",
