@@ -24,6 +24,7 @@ from mssgen.audio import (
 from mssgen.channels import n_mixed
 from mssgen.errors import AudioError, MssgenError, UsageError
 from mssgen.events import Done, Failed, Hook, Skipped, Start, Warned, Written, ignore
+from mssgen.memory import told
 from mssgen.outputs import OutputPlan
 from mssgen.pipeline import Measured, Source, measure, out_samples, stream_outputs
 from mssgen.separators.base import Separator
@@ -136,6 +137,7 @@ def separate_groups(
                 except Exception as error:
                     n_failed += 1
                     _log.debug("%s failed", job.track.label, exc_info=True)
+                    error = told(error, "separating")
                     is_ours = isinstance(error, MssgenError)
                     name = f"unexpected {type(error).__name__}: "
                     hook(Failed(job.track.label, f"{'' if is_ours else name}{error}"))

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mssgen.errors import CheckpointError
+from mssgen.memory import is_out_of_memory, told
 from mssgen.pickles import ARCHITECTURES, is_codec, read_package
 from mssgen.registry import LAYOUTS, STAGES
 
@@ -89,6 +90,8 @@ def read_checkpoint(path: Path, *, config: Path | None = None) -> Checkpoint:
             check_promised_hash(path)
             return _checked(path, *_from_package(path))
     except OSError as error:
+        if is_out_of_memory(error):
+            raise told(error, f"reading {path}") from None
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
     raise CheckpointError(
         f"{path} is neither safetensors nor a Demucs package: it may be damaged or of another kind"
@@ -174,6 +177,8 @@ def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, "torch.Tenso
             metadata = dict(file.metadata() or {})
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
+        if is_out_of_memory(error):  # the file is not to blame
+            raise told(error, f"reading {path}") from None
         raise CheckpointError(
             f"{path} is damaged or incomplete ({error}): get the file again"
         ) from None

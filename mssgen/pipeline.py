@@ -44,6 +44,7 @@ from mssgen.enhancers.codec import CodecEnhancer
 from mssgen.enhancers.loading import Refining, load_enhancer
 from mssgen.errors import UsageError
 from mssgen.events import Hook, Progress, Warned, ignore
+from mssgen.memory import tells_of_memory
 from mssgen.outputs import OutputPlan, plan_outputs
 from mssgen.separators.base import Level, Separator, measure_level
 from mssgen.separators.demucs import SeparationOptions, load_demucs
@@ -73,6 +74,7 @@ class Measured:
     """At the rate of the separator."""
 
 
+@tells_of_memory("loading the model")
 def load_separator(
     model: str = "htdemucs",
     *,

@@ -39,6 +39,7 @@ from mssgen.formats import (
     sha256_of,
     wrong_stage,
 )
+from mssgen.memory import tells_of_memory
 from mssgen.pickles import read_pickle
 
 _CLASSES: dict[str, type[Codec]] = {"seanet": SeanetCodec, "dac": DacCodec, "stem": StemCodec}
@@ -62,6 +63,7 @@ _MAX_BANDS = 64
 _MAX_RATE = 1_000_000
 
 
+@tells_of_memory("loading the model")
 def load_codec(
     name_or_path: str, *, device: str = "cpu", offline: bool = False, progress: bool = False
 ) -> Codec:
