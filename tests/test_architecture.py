@@ -40,7 +40,7 @@ ROWS = [
         "mssgen.chunking",
     ],
     ["mssgen.audio", "mssgen.stem_writer", "mssgen.encoding", "mssgen.targets", "mssgen.tags"],
-    ["mssgen.ffmpeg", "mssgen.events", "mssgen.memory"],
+    ["mssgen.ffmpeg", "mssgen.events", "mssgen.memory", "mssgen.extras"],
     ["mssgen.errors"],
 ]
 # Each of these libraries appears in its own adapters only.

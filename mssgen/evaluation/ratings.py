@@ -18,6 +18,7 @@ import numpy as np
 from mssgen.errors import MssgenError, UsageError
 from mssgen.evaluation.records import write_text
 from mssgen.evaluation.statistics import bootstrap
+from mssgen.extras import missing
 
 FORMAT = "mssgen-ratings"
 REFERENCE, LOW_ANCHOR, MID_ANCHOR = "reference", "anchor35", "anchor70"
@@ -308,7 +309,7 @@ def _t_quantile(n_free: int) -> float:
     try:
         from scipy.stats import t
     except ModuleNotFoundError:
-        raise UsageError("scipy is not installed: run `pip install 'mssgen[evaluate]'`") from None
+        raise missing("scipy", "evaluate", "averaging ratings") from None
     return float(t.ppf(0.975, n_free))
 
 
