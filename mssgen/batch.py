@@ -28,6 +28,7 @@ from mssgen.errors import AudioError, MssgenError, UsageError
 from mssgen.events import Done, Failed, Hook, Skipped, Start, Warned, Written, ignore
 from mssgen.jobs import EXISTING, Decision, Places, decide
 from mssgen.manifest import Entry, Manifest
+from mssgen.memory import told
 from mssgen.outputs import OutputPlan
 from mssgen.pipeline import Measured, measure, mixed_layout, out_samples, stream_outputs
 from mssgen.separators.base import Separator
@@ -188,6 +189,7 @@ def separate_groups(
                 except Exception as error:
                     n_failed += 1
                     _log.debug("%s failed", job.track.label, exc_info=True)
+                    error = told(error, "separating")
                     is_ours = isinstance(error, MssgenError)
                     message = f"{'' if is_ours else f'unexpected {type(error).__name__}: '}{error}"
                     job.record.failed(message)

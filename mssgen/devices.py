@@ -1,11 +1,16 @@
 """From words such as "auto" to a device and a number format of torch."""
 
 import ctypes
+import os
 import sys
 
 import torch
 
 from mssgen.errors import UsageError
+
+# A forked process has none of the threads that torch counts on, and would wait for them for ever.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

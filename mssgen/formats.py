@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from mssgen.errors import CheckpointError
 from mssgen.files import sha256_of
+from mssgen.memory import is_out_of_memory, told
 from mssgen.pickles import ARCHITECTURES, is_codec, read_package
 from mssgen.registry import LAYOUTS, STAGES
 from mssgen.safetensors_header import check_header
@@ -92,6 +93,8 @@ def read_checkpoint(path: Path, *, config: Path | None = None) -> Checkpoint:
             check_promised_hash(path)
             return _checked(path, *_from_package(path))
     except OSError as error:
+        if is_out_of_memory(error):
+            raise told(error, f"reading {path}") from None
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
     raise CheckpointError(
         f"{path} is neither safetensors nor a Demucs package: it may be damaged or of another kind"
@@ -185,7 +188,9 @@ def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, "torch.Tenso
         raise CheckpointError(
             f"{path} is damaged or incomplete ({error}): get the file again"
         ) from None
-    except (OSError, ValueError, TypeError, RuntimeError) as error:
+    except (OSError, ValueError, TypeError, RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):  # the file is not to blame
+            raise told(error, f"reading {path}") from None
         # The library turns what interrupts it, a signal or full memory, into errors of its own.
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{path} was not read to its end ({reason}): try again") from None

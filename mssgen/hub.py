@@ -119,9 +119,10 @@ def fetch(
     if bundle.is_address and not offline and not is_commit(bundle.revision):
         path = None
     if path is None and offline:
+        where = "under HF_HUB_OFFLINE" if constants.HF_HUB_OFFLINE else "offline"
         raise CheckpointError(
-            f"{bundle.name} is not on this machine ({file.name} of {bundle.repo}) and --offline or "
-            f"HF_HUB_OFFLINE forbids the download: run `mssgen models pull {bundle.name}` online"
+            f"{bundle.name} is not on this machine ({file.name} of {bundle.repo}), and {where} "
+            f"nothing is downloaded: run `mssgen models pull {bundle.name}` online"
         )
     if path is None:
         try:

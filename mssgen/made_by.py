@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from mssgen.checkpoints import ResolvedModel, resolve
 from mssgen.errors import CheckpointError
+from mssgen.files import sha256_of
 from mssgen.folders import CARD, TRAINING, checkpoint_files
-from mssgen.formats import CONFIG, EMBEDDED_CODEC, read_json, sha256_of
+from mssgen.formats import CONFIG, EMBEDDED_CODEC, read_json
 from mssgen.registry import REGISTRY
 
 if TYPE_CHECKING:

@@ -82,7 +82,7 @@ def _what_and_usage(facts: CardFacts) -> tuple[str, list[str]]:
     address, stem = f"{SCHEME}{facts.repo}", facts.config.get("stem")
     name = STAGES[facts.stage][0]
     kind = f"{name[0].upper()}{name[1:]} of mssgen {__version__}"
-    install = 'pip install "mssgen[codecs]"'
+    install = "pip install '.[codecs]'  # in a checkout of mssgen"
     if facts.stage == "codec":
         return f"{kind}: sound to tokens and back.", [
             install,
@@ -92,7 +92,7 @@ def _what_and_usage(facts: CardFacts) -> tuple[str, list[str]]:
     if facts.stage == "separate":
         stems = ", ".join(str(each) for each in facts.config["options"].get("sources", []))
         return f"{kind}: a song to {stems}.", [
-            "pip install mssgen",
+            "pip install .  # in a checkout of mssgen",
             f"mssgen separate song.wav --model {address}",
         ]
     if facts.stage == "refine":

@@ -21,8 +21,9 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
+from mssgen.arrays import as_rate, as_samples
 from mssgen.audio import (
     BLOCK_SAMPLES,
     MAX_CHANNELS,
@@ -43,6 +44,7 @@ from mssgen.enhancers.codec import CodecEnhancer
 from mssgen.enhancers.loading import Refining, load_enhancer
 from mssgen.errors import UsageError
 from mssgen.events import Hook, Progress, Warned, ignore
+from mssgen.memory import tells_of_memory
 from mssgen.outputs import OutputPlan, plan_outputs
 from mssgen.separators.base import Level, Separator, measure_level
 from mssgen.separators.demucs import SeparationOptions, load_demucs
@@ -73,6 +75,7 @@ class Measured:
     """At the rate of the separator."""
 
 
+@tells_of_memory("loading the model")
 def load_separator(
     model: str = "htdemucs",
     *,
@@ -158,8 +161,8 @@ def mixture_of(
 
 
 def separate(
-    audio: str | Path | NDArray[np.float32] | torch.Tensor,
-    sample_rate: int | None = None,
+    audio: str | Path | ArrayLike | torch.Tensor,
+    sample_rate: float | None = None,
     *,
     stems: Sequence[str] = (),
     two_stems: str | None = None,
@@ -179,7 +182,7 @@ def separate(
     Args:
         audio: a sound file, or samples [C, T] or [T], numpy or torch, full scale at 1;
             six channels are L R C LFE and two surrounds, as in WAV.
-        sample_rate: of the samples, Hz; left out for a file.
+        sample_rate: of the samples, a whole number of Hz, 8000 to 192000; left out for a file.
         stems, two_stems, without, residual, mix_consistent: see `mssgen.outputs.plan_outputs`.
         downmix: mix more than two channels to stereo.
         separator: from `load_separator`; None loads `model` with `device`, `precision`, `options`.
@@ -322,15 +325,9 @@ class _ArraySource:
 
     @staticmethod
     def from_samples(
-        samples: NDArray[np.float32] | torch.Tensor, sample_rate: int | None
+        samples: ArrayLike | torch.Tensor, sample_rate: float | None
     ) -> "_ArraySource":
-        if sample_rate is None or sample_rate < 1:
-            raise UsageError("samples need their rate: separate(samples, sample_rate)")
-        if isinstance(samples, torch.Tensor):
-            samples = samples.detach().cpu().numpy()
-        array = np.atleast_2d(np.asarray(samples, np.float32))
-        if array.ndim != 2 or not array.size:
-            raise UsageError(f"samples must be [C, T] and not empty, not {list(array.shape)}")
+        sample_rate, array = as_rate(sample_rate), as_samples(samples)
         if len(array) > MAX_CHANNELS:
             raise UsageError(f"samples must be [C, T], and {list(array.shape)} looks like [T, C]")
         layout = usual_layout(len(array), "array")

@@ -380,8 +380,9 @@ def lookup(name: str, stage: str | None = None) -> Bundle:
     if found is not None:
         return found
     near = difflib.get_close_matches(name.lower(), choices, n=2)
+    example = name if name.startswith(("./", "../", "/")) else f"./{name}"
     guess = f"; did you mean {' or '.join(near)}?" if near else ""
     raise UsageError(
         f"unknown model '{name}': choose one of {', '.join(choices)} (a file or folder is given "
-        f"by its path, such as ./{name}){guess}"
+        f"by its path, such as {example}){guess}"
     )

@@ -399,7 +399,8 @@ def test_a_missing_package_is_named_before_any_work(
     result = cli(tmp_path / "bass.wav", "-o", tmp_path / "out")
     assert result.code == 2
     assert f"the package {package} is not installed" in result.err
-    assert "mssgen[analysis]" in result.err
+    assert f"run `pip install '{package}" in result.err
+    assert "`pip install '.[analysis]'` in a checkout of mssgen" in result.err
 
 
 def test_too_few_points_for_a_projection_still_make_a_report(tmp_path: Path, cli: Program) -> None:

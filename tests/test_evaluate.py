@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from mssgen.evaluation.run import EvaluationOptions, evaluate_systems
 from mssgen.evaluation.score_cache import identity
 from mssgen.evaluation.summary import Row, Summary
 from mssgen.evaluation.tables import number, summary_md
-from mssgen.events import Done, Event, Failed, Progress
+from mssgen.events import Done, Event, Failed, Progress, Warned
 
 RATE = 8000
 TRACKS = ("one", "two", "three", "four", "five", "six")
@@ -180,6 +181,14 @@ def test_a_failing_metric_leaves_the_others(folder: Path) -> None:
     assert (gap.value, gap.reason) == (None, "not finite")
     (failure,) = [event for event in events if isinstance(event, Failed)]
     assert "nothing to divide" in failure.message
+
+
+def test_what_has_no_partner_is_said_on_the_console(folder: Path) -> None:
+    shutil.copytree("A/one", "A/alone")
+    _, _, events = run()
+    [told] = [event.message for event in events if isinstance(event, Warned)]
+    assert told.startswith("not everything has a partner: ")
+    assert "A: alone: this track has no reference and was left out" in told
 
 
 def test_a_killed_process_ends_in_a_sentence(folder: Path) -> None:

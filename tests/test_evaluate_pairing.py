@@ -1,6 +1,8 @@
 """Which files belong together, in every layout, and how they are made to fit."""
 
+import unicodedata
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -51,6 +53,19 @@ def test_layouts_fit_each_other(
     write(tmp_path / "A" / estimate)
     pairing = pair({"A": str(tmp_path / "A")}, str(tmp_path / "R"))
     assert found(pairing) == {key: [stem]}
+    assert pairing.notes == ()
+
+
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")], ids="-".join)
+def test_names_pair_however_their_letters_are_composed(
+    tmp_path: Path, forms: tuple[Literal["NFC", "NFD"], Literal["NFC", "NFD"]]
+) -> None:
+    for folder, form in zip(("R", "A"), forms, strict=True):
+        for name in ("test/Café/bass.wav", "test/Café/öd.wav", "Plain/bass.wav"):
+            write(tmp_path / folder / unicodedata.normalize(form, name))
+    pairing = pair({"A": str(tmp_path / "A")}, str(tmp_path / "R"))
+    cafe = unicodedata.normalize(forms[0], "test/Café")
+    assert found(pairing) == {"Plain": ["bass"], cafe: ["bass", "öd"]}
     assert pairing.notes == ()
 
 

@@ -331,7 +331,7 @@ class TestChoice:
         monkeypatch.setattr(
             importlib.util, "find_spec", lambda name: None if name == "museval" else found(name)
         )
-        with pytest.raises(UsageError, match=r"museval is not installed.*mssgen\[evaluate\]"):
+        with pytest.raises(UsageError, match=r"museval is not installed.*'\.\[evaluate\]'"):
             choose_metrics(["sdr"])
         assert choose_metrics(["usdr"])
 

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import unicodedata
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -227,6 +228,22 @@ def test_what_a_kill_left_blocks_nothing(folder: Path, tmp_path: Path, model: Pa
     done, _ = make(folder, tmp_path / "pairs", model, stems=["bass"])
     assert done.n_failed == 0
     assert not list((tmp_path / "pairs").glob(".*"))
+
+
+def test_pairs_of_names_that_another_system_composed(
+    folder: Path, tmp_path: Path, model: Path
+) -> None:
+    output, apart = tmp_path / "pairs", unicodedata.normalize("NFD", "train/Café")
+    (folder / "train/B").rename(folder / "train/Café")
+    make(folder, output, model, stems=["bass"])
+    (output / "train/Café").rename(output / apart)
+    (folder / "train/Café").rename(folder / apart)
+    tracks = open_library(folder, split="train").tracks
+    found = open_pairs(output, tracks, "bass")
+    assert set(found) == {"train/A", apart}
+    (folder / apart).rename(folder / "train/Café")
+    tracks = open_library(folder, split="train").tracks
+    assert set(open_pairs(output, tracks, "bass")) == {"train/A", "train/Café"}
 
 
 def test_missing_pairs(folder: Path, tmp_path: Path, model: Path) -> None:

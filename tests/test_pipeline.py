@@ -104,7 +104,7 @@ class TestArrays:
             (np.zeros(0), 8000, "not empty"),
             (np.zeros((3000, 2)), 8000, r"looks like \[T, C\]"),
             (np.zeros((2, 300)), None, "need their rate"),
-            (np.zeros((2, 300)), 0, "need their rate"),
+            (np.zeros((2, 300)), 0, "out of range"),
         ],
     )
     def test_wrong_shapes(self, samples: Any, rate: Any, message: str) -> None:

@@ -27,7 +27,6 @@ from mssgen.analysis.statistics import (
     FrequentCodes,
     count_codes,
     frequent_codes,
-    missing,
     power_db,
     sdr_db,
 )
@@ -38,6 +37,7 @@ from mssgen.codecs.base import Codec
 from mssgen.codecs.streaming import decode_stream, encode_stream
 from mssgen.errors import AudioError, MssgenError, UsageError
 from mssgen.events import Done, Failed, Hook, Progress, Start, Warned, ignore
+from mssgen.extras import missing
 from mssgen.tracks import STDIN, Track
 
 STEM_SOURCES = ("name", "folder", "all")
@@ -197,7 +197,7 @@ def check_packages() -> None:
     """Raise UsageError unless what draws the report is installed."""
     for module, package in (("matplotlib", "matplotlib"), ("sklearn", "scikit-learn")):
         if importlib.util.find_spec(module) is None:
-            raise UsageError(missing(package))
+            raise missing(package, "analysis", "the analysis")
 
 
 def stem_of(track: Track, stem_from: str) -> str:

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mssgen.analysis.codec import Analysis, StemAnalysis
-from mssgen.analysis.statistics import dead_share, missing, perplexity, project
-from mssgen.errors import UsageError
+from mssgen.analysis.statistics import dead_share, perplexity, project
+from mssgen.extras import missing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,7 +35,7 @@ def draw(analysis: Analysis) -> dict[str, "Figure"]:
     try:
         import matplotlib
     except ModuleNotFoundError:
-        raise UsageError(missing("matplotlib")) from None
+        raise missing("matplotlib", "analysis", "the analysis") from None
     with matplotlib.rc_context(_STYLE):
         return {
             "sdr": _sdr(analysis),

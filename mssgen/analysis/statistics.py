@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mssgen.codecs.base import Codec
-from mssgen.errors import UsageError
+from mssgen.extras import missing
 
 _MAX_SDR_DB = 120.0  # float32 is no finer
 
@@ -121,7 +121,7 @@ def project(
         from sklearn.decomposition import PCA  # type: ignore[import-untyped]
         from sklearn.manifold import MDS  # type: ignore[import-untyped]
     except ModuleNotFoundError:
-        raise UsageError(missing("scikit-learn")) from None
+        raise missing("scikit-learn", "analysis", "the analysis") from None
     if len(points) < 3 or not np.ptp(points, axis=0).any():  # nothing to turn
         return np.zeros((len(points), 2)), ("1st component", "2nd component")
     pca = PCA(2, random_state=seed)
@@ -134,14 +134,6 @@ def project(
         warnings.simplefilter("ignore", FutureWarning)
         mds = MDS(2, n_init=1, max_iter=100, random_state=seed)
         return mds.fit_transform(points.astype(np.float64), init=plane), ("1st axis", "2nd axis")
-
-
-def missing(package: str) -> str:
-    """The sentence for a package of the extra that is not installed."""
-    return (
-        f"the package {package} is not installed, and the analysis needs it: "
-        "pip install 'mssgen[analysis]'"
-    )
 
 
 def power_db(power: float) -> float:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from mssgen.cli import signals
 from mssgen.cli.streams import OutputError, drop_output
 from mssgen.errors import MssgenError
+from mssgen.memory import told
 
 INTERRUPTED = 130
 
@@ -70,6 +71,7 @@ def _run(command: Callable[[], object], verbose: bool) -> int:
 
 def _told(error: Exception, verbose: bool) -> int:
     """Say what went wrong, and return the exit code."""
+    error = told(error, "loading or computing")
     if isinstance(error, MssgenError):
         warn(str(error))
         if isinstance(error, OutputError):

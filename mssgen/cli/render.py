@@ -42,15 +42,12 @@ def render(
     interrupted.
     """
     with given.session(as_json=as_json, quiet=quiet, verbose=verbose) as hook:
-        from mssgen.errors import UsageError
+        from mssgen.extras import missing
 
         try:
             from mssgen.rendering.render import render_library
         except ModuleNotFoundError as error:
-            raise UsageError(
-                f"rendering data needs the package {error.name}; install it with "
-                "`pip install 'mssgen[data]'`"
-            ) from None
+            raise missing(str(error.name), "data", "rendering data") from None
         from mssgen.rendering.fetch import default_cache
         from mssgen.rendering.recipe import load_recipe
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from mssgen.errors import UsageError
+from mssgen.extras import require
 
 _EXTENSION = "torchaudio._extension"
 
@@ -21,13 +21,7 @@ _EXTENSION = "torchaudio._extension"
 def import_codec_package(name: str) -> Any:
     """Import `name` ("encodec", "dac.model"); UsageError names the extra where it is absent."""
     _ensure_torchaudio()
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            f"the package {error.name} is not installed, and this codec needs it: "
-            "pip install 'mssgen[codecs]'"
-        ) from None
+    return require(name, "codecs", "this codec")
 
 
 def _ensure_torchaudio() -> None:

@@ -36,6 +36,7 @@ from mssgen.formats import (
     read_safetensors,
     wrong_stage,
 )
+from mssgen.memory import tells_of_memory
 from mssgen.pickles import read_pickle
 from mssgen.schema import checked_options
 from mssgen.tensor_files import save_tensors
@@ -66,6 +67,7 @@ _COUNTS = (
 )
 
 
+@tells_of_memory("loading the model")
 def load_codec(
     name_or_path: str, *, device: str = "cpu", offline: bool = False, progress: bool = False
 ) -> Codec:

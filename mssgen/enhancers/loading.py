@@ -14,6 +14,7 @@ from mssgen.devices import choose_device
 from mssgen.enhancers.codec import CodecEnhancer
 from mssgen.errors import UsageError
 from mssgen.formats import CONFIG, read_config
+from mssgen.memory import tells_of_memory
 from mssgen.refiners.files import load_refiner
 from mssgen.refiners.masked_transformer import MaskedTransformer
 from mssgen.refiners.refine import Refinement, Refiner
@@ -61,6 +62,7 @@ class Refining:
         return Refiner(codec, load(self.c2f, "c2f"), coarse=coarse, options=self.options)
 
 
+@tells_of_memory("loading the model")
 def load_enhancer(
     checkpoint: str,
     *,
@@ -100,6 +102,7 @@ def load_enhancer(
     return _enhancer(encoder, checkpoint, refining, offline=offline, progress=progress)
 
 
+@tells_of_memory("loading the model")
 def load_codec_enhancer(
     codec: str,
     *,

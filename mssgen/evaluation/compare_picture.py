@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from mssgen.errors import AudioError, UsageError
+from mssgen.errors import AudioError
 from mssgen.evaluation.spectrograms import SpectrogramPair, mel_ticks
+from mssgen.extras import missing
 from mssgen.files import reported, whole_file
 
 if TYPE_CHECKING:
@@ -25,9 +26,7 @@ def check_packages() -> None:
     try:
         import matplotlib  # noqa: F401
     except ModuleNotFoundError:
-        raise UsageError(
-            "matplotlib is not installed: run `pip install 'mssgen[evaluate]'`"
-        ) from None
+        raise missing("matplotlib", "evaluate", "drawing a comparison") from None
 
 
 def draw_comparison(spectrograms: SpectrogramPair, name_a: str, name_b: str, path: Path) -> Path:

@@ -28,6 +28,7 @@ from mssgen.evaluation.listening_trials import (
 from mssgen.evaluation.report.audio_files import amplified, match, read_excerpt
 from mssgen.evaluation.report.results import Results, StemFiles, read_results
 from mssgen.events import Hook, Warned, Written, ignore
+from mssgen.extras import missing
 from mssgen.files import write_text
 
 PAGE = "index.html"
@@ -74,7 +75,7 @@ def low_passed(audio: Audio, sample_rate: int, cutoff_hz: float) -> Audio:
     try:
         from scipy.signal import firwin, kaiserord, oaconvolve
     except ModuleNotFoundError:
-        raise UsageError("scipy is not installed: run `pip install 'mssgen[evaluate]'`") from None
+        raise missing("scipy", "evaluate", "a listening test") from None
     width_hz = cutoff_hz / 7
     if cutoff_hz + width_hz >= sample_rate / 2:
         return audio.copy()

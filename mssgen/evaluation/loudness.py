@@ -8,7 +8,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from mssgen.errors import UsageError
+from mssgen.extras import missing
 
 _HOP_S = 0.1
 _MOMENTARY_HOPS, _SHORT_TERM_HOPS = 4, 30
@@ -83,7 +83,7 @@ def k_weighting(sample_rate: int) -> NDArray[np.float64]:
     try:
         import scipy.signal  # noqa: F401
     except ModuleNotFoundError:
-        raise UsageError("scipy is not installed: run `pip install 'mssgen[evaluate]'`") from None
+        raise missing("scipy", "evaluate", "measuring loudness") from None
     # Shelf: +4 dB above 1.7 kHz, the head. High-pass at 38 Hz: "revised low-frequency B curve".
     gain, shelf_q = 10 ** (3.999843853973347 / 20), 0.7071752369554196
     edge = gain**0.4996667741545416

@@ -18,6 +18,7 @@ from pathlib import Path
 from mssgen.errors import UsageError
 from mssgen.evaluation.recordings import Recording
 from mssgen.folder_scan import SOUND_EXTENSIONS, is_hidden, leads_up
+from mssgen.names import composed
 from mssgen.registry import STEMS
 from mssgen.training.library import MIXTURE, SPLITS, SoundFile, open_library
 from mssgen.training.stem_mp4 import STREAMS, SUFFIX, StemStream
@@ -172,7 +173,7 @@ def _walk(folder: Path, root: Path, excluded: Path | None, found: Found) -> None
         elif is_flat:
             key, stem = parent + entry.stem, ONLY_STEM
         else:
-            key, stem = _key(folder, root), entry.stem.lower()
+            key, stem = _key(folder, root), composed(entry.stem.lower())
         stems = found.setdefault(key, {})
         if stem in stems:
             raise UsageError(
@@ -202,17 +203,19 @@ def _moises(folder: Path) -> dict[str, Recording]:
 
 
 def _matched(keys: Sequence[str], others: Sequence[str]) -> dict[str, str]:
-    """For each of `keys` the partner among `others`: of the same path, else of the same name."""
+    """For each of `keys` the partner among `others`: of the same path, else of the same name.
+
+    Names are the same in whatever form Unicode composes their letters.
+    """
     partners = {key: key for key in keys if key in others}
-    rest = [key for key in keys if key not in partners]
-    rest_others = [key for key in others if key not in partners]
-    n_named = Counter(map(_name, rest))
-    by_name = {_name(key): key for key in rest_others}
-    n_others = Counter(map(_name, rest_others))
-    for key in rest:
-        name = _name(key)
-        if n_named[name] == 1 == n_others[name]:
-            partners[key] = by_name[name]
+    for same in (composed, lambda key: composed(_name(key))):
+        rest = [key for key in keys if key not in partners]
+        rest_others = [key for key in others if key not in partners.values()]
+        n_same, n_others = Counter(map(same, rest)), Counter(map(same, rest_others))
+        by_form = {same(key): key for key in rest_others}
+        partners |= {
+            key: by_form[same(key)] for key in rest if n_same[same(key)] == 1 == n_others[same(key)]
+        }
     # A folder that is itself a track may be called anything.
     if not partners and len(keys) == 1 == len(others) and "/" not in keys[0] + others[0]:
         partners[keys[0]] = others[0]

@@ -18,6 +18,7 @@ import numpy as np
 from mssgen.cells import csv_text, md_text
 from mssgen.errors import MssgenError, UsageError
 from mssgen.evaluation.statistics import bootstrap
+from mssgen.extras import missing
 from mssgen.files import write_text
 
 FORMAT = "mssgen-ratings"
@@ -309,7 +310,7 @@ def _t_quantile(n_free: int) -> float:
     try:
         from scipy.stats import t
     except ModuleNotFoundError:
-        raise UsageError("scipy is not installed: run `pip install 'mssgen[evaluate]'`") from None
+        raise missing("scipy", "evaluate", "averaging ratings") from None
     return float(t.ppf(0.975, n_free))
 
 

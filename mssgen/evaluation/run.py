@@ -21,6 +21,7 @@ from mssgen.evaluation.codec_rows import (
 from mssgen.evaluation.metric_table import CodecSource, chosen_metrics, shared_codec
 from mssgen.evaluation.pairing import Pairing, pair
 from mssgen.evaluation.records import (
+    EVALUATION,
     evaluation_of,
     write_evaluation,
     write_scores,
@@ -30,11 +31,12 @@ from mssgen.evaluation.set_distances import SetDistance, set_distances, set_dist
 from mssgen.evaluation.summary import Row, Summary
 from mssgen.evaluation.tables import comparisons_csv, summary_csv, summary_md
 from mssgen.evaluation.thesis_tables import FORMS, TABLES, thesis_table
-from mssgen.events import Done, Event, Failed, Hook, Written, ignore
+from mssgen.events import Done, Event, Failed, Hook, Warned, Written, ignore
 from mssgen.files import sha256_of, write_text
 from mssgen.formats import WEIGHTS
 
 CACHE = "cache"
+_MAX_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,8 @@ def evaluate_systems(
         mixture=options.mixture,
         exclude=folder,
     )
+    if pairing.notes:
+        hook(Warned("", _unpaired(pairing)))
     codec = None
     if options.codec is not None:
         codec = CodecSource(options.codec, options.device, options.offline, progress)
@@ -147,6 +151,17 @@ def evaluate_systems(
     done = replace(scored.done, n_failed=max(scored.done.n_failed, 1 if failures else 0))
     hook(done)
     return done, text
+
+
+def _unpaired(pairing: Pairing) -> str:
+    """One line of what has no partner."""
+    shown = [
+        ": ".join(part for part in (note.system, note.track, note.note) if part)
+        for note in pairing.notes[:_MAX_SHOWN]
+    ]
+    rest = len(pairing.notes) - len(shown)
+    more = f"; and {rest} more in {EVALUATION}" if rest else ""
+    return f"not everything has a partner: {'; '.join(shown)}{more}"
 
 
 def _labels(options: EvaluationOptions) -> list[str]:

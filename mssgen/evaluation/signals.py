@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from mssgen.audio import resample
 from mssgen.errors import UsageError
 from mssgen.evaluation.base import Audio, Score, Song
+from mssgen.extras import missing
 
 SILENCE_DB = -80.0
 """Mean power over a whole song, dB of full scale, below which it is silent: above 16-bit dither."""
@@ -122,7 +123,4 @@ def at_rate(audio: Audio, in_rate: int, out_rate: int) -> Audio:
 
 def absent(package: str, extra: str = "evaluate") -> UsageError:
     """The refusal where a metric's package is not installed."""
-    return UsageError(
-        f"the package {package} is not installed, and this metric needs it: "
-        f"pip install 'mssgen[{extra}]'"
-    )
+    return missing(package, extra, "this metric")

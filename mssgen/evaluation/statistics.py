@@ -14,8 +14,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mssgen.errors import UsageError
 from mssgen.evaluation.base import Metric, Score
+from mssgen.extras import missing
 
 N_RESAMPLES = 2000
 CONFIDENCE = 0.95
@@ -140,9 +140,7 @@ def signed_rank(differences: NDArray[np.float64]) -> tuple[float, str]:
     try:
         from scipy.stats import PermutationMethod, wilcoxon
     except ImportError:
-        raise UsageError(
-            "comparing two systems needs the package scipy; run pip install 'mssgen[evaluate]'"
-        ) from None
+        raise missing("scipy", "evaluate", "comparing two systems") from None
     has_ties = len(np.unique(np.abs(differences))) < len(differences)
     if not has_ties and len(differences) <= _MAX_EXACT:
         return float(wilcoxon(differences, method="exact").pvalue), "exact"

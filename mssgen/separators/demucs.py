@@ -22,6 +22,7 @@ from mssgen.checkpoints import Checkpoint, ResolvedModel, read_checkpoint
 from mssgen.chunking import align, overlap_add
 from mssgen.devices import DTYPES, choose_precision
 from mssgen.errors import CheckpointError, OutOfMemoryError, UsageError
+from mssgen.memory import is_out_of_memory
 from mssgen.separators.base import Level, Network, measure_level
 from mssgen.separators.htdemucs import HTDemucs
 from mssgen.separators.htdemucs_state import HTDemucsConfig, check_unet
@@ -222,7 +223,7 @@ class DemucsSeparator:
             try:
                 results.append(network(flat[n_done : n_done + self.batch_size]).cpu())
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 if self.batch_size == 1:
                     cure = "" if self.device == "cpu" else ", or use --device cpu"
@@ -259,14 +260,6 @@ class DemucsSeparator:
         is_ours = all(isinstance(member.network, HTDemucs) for member in self.members)
         is_cpu = self.device == "cpu"
         return min(_MAX_AUTO_BATCH_CPU, torch.get_num_threads()) if is_ours and is_cpu else 1
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """CUDA raises a type of its own; the CPU's allocator only a RuntimeError with a sentence."""
-    is_known = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    # Windows; Linux; libraries below.
-    sentences = ("not enough memory", "can't allocate memory", "out of memory")
-    return is_known or any(sentence in str(error) for sentence in sentences)
 
 
 def load_demucs(

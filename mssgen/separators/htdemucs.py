@@ -21,6 +21,7 @@ Activations: spectrogram branch [B, F, N, C] (bins, frames), waveform branch [B,
 """
 
 import math
+import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
@@ -95,7 +96,7 @@ class HTDemucs:
             for name in ("layers", "layers_t")
         ]
         self.window = torch.hann_window(config.nfft, device=self.device)
-        self._pools: dict[int, ThreadPoolExecutor] = {}
+        self._pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
         self._positions: dict[tuple[int, ...], Tensor] = {}
 
     def __call__(self, mixture: Tensor) -> Tensor:
@@ -116,11 +117,12 @@ class HTDemucs:
         """Threads that each take one segment at a time and an equal share of torch's threads."""
         n_threads = torch.get_num_threads()
         n_workers = min(n_segments, n_threads)
-        if n_workers not in self._pools:
-            self._pools[n_workers] = ThreadPoolExecutor(
+        key = (os.getpid(), n_workers)  # a forked process has no threads of its parent's
+        if key not in self._pools:
+            self._pools[key] = ThreadPoolExecutor(
                 n_workers, "htdemucs", torch.set_num_threads, (n_threads // n_workers,)
             )
-        return self._pools[n_workers]
+        return self._pools[key]
 
     def _n_block(self, activations: Tensor) -> int:
         """How many rows of [B, F, N, C] to process at a time."""

@@ -15,16 +15,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mssgen.codecs.stem_spectrum import Spectrum, to_log
-from mssgen.errors import UsageError
+from mssgen.extras import missing
 
 try:
     import auraloss.freq
     import librosa.filters
 except ModuleNotFoundError as error:
-    raise UsageError(
-        f"the package {error.name} is not installed, and training a codec needs it: "
-        "pip install 'mssgen[train]'"
-    ) from None
+    raise missing(str(error.name), "train", "training a codec") from None
 
 _FLOOR = 1e-5
 

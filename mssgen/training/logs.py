@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mssgen.encoding import Encoding
 from mssgen.errors import MssgenError
+from mssgen.extras import install
 from mssgen.files import reported, whole_file
 from mssgen.stem_writer import StemWriter
 
@@ -36,7 +37,7 @@ class RunLog:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
-            warn("there will be no TensorBoard log; install it with `pip install 'mssgen[train]'`")
+            warn(f"there will be no TensorBoard log: {install('tensorboard', 'train')}")
         else:
             self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
         self._draws = True
@@ -83,9 +84,7 @@ class RunLog:
             from matplotlib.image import imsave
         except ImportError:
             self._draws = False
-            return self._warn(
-                "there will be no spectrograms; install matplotlib by `pip install 'mssgen[train]'`"
-            )
+            return self._warn(f"there will be no spectrograms: {install('matplotlib', 'train')}")
         figure = Figure(figsize=(10, 2.5 * len(sounds)), layout="constrained")
         canvas = FigureCanvasAgg(figure)
         for row, (name, sound) in enumerate(sounds.items(), start=1):

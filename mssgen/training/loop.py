@@ -21,6 +21,7 @@ from torch.utils.data import Dataset
 
 from mssgen.errors import MssgenError, OutOfMemoryError
 from mssgen.events import Warned
+from mssgen.memory import is_out_of_memory
 from mssgen.training.batches import Collate, Place, to_device, train_batches, valid_batches
 from mssgen.training.events import (
     Began,
@@ -112,7 +113,9 @@ def train(
         fabric.barrier()
         with closing(_Loop(task, options, run, fabric, tell)) as loop, stop_requests() as stop:
             return loop.run(train_data, valid_data, collate, stop)
-    except torch.OutOfMemoryError as error:
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
         raise OutOfMemoryError(
             f"memory ran out with train.batch_size = {options.batch_size}; halve it, and double "
             "train.accumulate to keep the size of a step"

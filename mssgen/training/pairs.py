@@ -25,6 +25,7 @@ from mssgen.events import Done, Event, Failed, Hook, ignore
 from mssgen.files import is_there, reported, safe_target, sha256_of, whole_file
 from mssgen.formats import WEIGHTS
 from mssgen.leftovers import holds_nothing, scratch_folder
+from mssgen.names import as_on_disk, composed
 from mssgen.outputs import OutputPlan, plan_outputs
 from mssgen.pipeline import load_separator
 from mssgen.separators.base import Separator
@@ -140,15 +141,17 @@ def open_pairs(folder: Path, tracks: Sequence[TrackStems], stem: str) -> dict[st
         raise UsageError(
             f"{folder} holds no {PAIRS_MANIFEST}; make separated stems with `mssgen data pairs`"
         )
+    known = {composed(key): fingerprint for key, fingerprint in manifest["tracks"].items()}
     found: dict[str, StemFile] = {}
     for track in tracks:
-        path = _target(folder, track.key, stem)
-        if manifest["tracks"].get(track.key) not in (None, track.fingerprint):
+        path = as_on_disk(_target(folder, track.key, stem))
+        key = composed(track.key)
+        if known.get(key) not in (None, track.fingerprint):
             raise UsageError(
                 f"{folder} was made from another library: its {track.key} is not the same; run "
                 "`mssgen data pairs` again"
             )
-        if track.key not in manifest["tracks"] or not is_there(path):
+        if key not in known or not is_there(path):
             raise UsageError(
                 f"{folder} has no separated {stem} of {track.key}; run `mssgen data pairs` again, "
                 f"with --stem {stem}"

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from mssgen.devices import choose_device
 from mssgen.errors import UsageError
+from mssgen.extras import missing
 from mssgen.training.processes import are_several, average, broadcast
 
 if TYPE_CHECKING:
@@ -36,9 +37,7 @@ def open_fabric(device: str, n_devices: int, precision: str) -> "Fabric":
     try:
         from lightning_fabric import Fabric
     except ImportError:
-        raise UsageError(
-            "training needs Lightning Fabric; install it with `pip install 'mssgen[train]'`"
-        ) from None
+        raise missing("lightning-fabric", "train", "training") from None
     # It tells of every process that joins; the hook tells how many there are.
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     chosen = choose_device(device)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mssgen.errors import AudioError, UsageError
+from mssgen.extras import missing
 
 SUFFIX = ".stem.mp4"
 STREAMS = ("mixture", "drums", "bass", "other", "vocals")
@@ -82,9 +83,7 @@ def _stempeg(path: Path) -> Any:
     try:
         import stempeg  # type: ignore[import-untyped]
     except ImportError as error:
-        raise UsageError(
-            f"{path} needs the stempeg package: pip install 'mssgen[train]'"
-        ) from error
+        raise missing("stempeg", "train", f"reading {path}") from error
     except RuntimeError as error:  # it looks for them as it is imported
         raise UsageError(f"{path} needs ffmpeg and ffprobe: install them") from error
     return stempeg

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mssgen.errors import UsageError
+from mssgen.extras import missing
 
 Image = NDArray[np.float32]
 
@@ -132,7 +132,5 @@ def _write(pixels: NDArray[np.uint8], path: Path) -> None:
     try:
         from PIL import Image as Pillow
     except ModuleNotFoundError:
-        raise UsageError(
-            "Pillow is not installed, which writes pictures: pip install 'mssgen[evaluate]'"
-        ) from None
+        raise missing("pillow", "evaluate", "drawing pictures") from None
     Pillow.fromarray(pixels).save(path, "WEBP", quality=_QUALITY, method=3)
