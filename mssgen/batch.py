@@ -322,7 +322,9 @@ def _separate_job(
                     writers[name].write(block)
         job.record.check_input()
         gain = _gain(job, peak, encoding, options, hook)
-        job.record.finishing(gain, {"device": separator.device, "precision": separator.precision})
+        about = {"model": separator.name, "template": options.template}
+        about |= {"device": separator.device, "precision": separator.precision}
+        job.record.finishing(gain, about)
         made = job.group.made
         for name, writer in writers.items():
             announce = job.record.announcing(job.targets[name], made[name])
