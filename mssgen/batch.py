@@ -102,7 +102,7 @@ class Group:
             return dict.fromkeys(self.plan.names)
         return {
             output.name: {
-                "weights": {"mixture": output.mixture_weight, **output.stem_weights},
+                "weights": [["mixture", output.mixture_weight], *output.stem_weights.items()],
                 "made_by": {stem: self.made_by[stem] for stem in output.stem_weights},
             }
             for output in self.plan.outputs
