@@ -173,6 +173,8 @@ def separate_groups(
                         read_ahead(index + 1)
                     with opened.stack:
                         _separate_job(job, opened, options, hook)
+                except BrokenPipeError:  # nobody listens any more
+                    raise
                 except Exception as error:
                     n_failed += 1
                     _log.debug("%s failed", job.track.label, exc_info=True)

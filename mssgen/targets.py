@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mssgen.errors import UsageError
 
-_TEMPLATE_NAMES = ("track", "trackext", "parent", "path", "stem", "ext")
+_TEMPLATE_NAMES = ("track", "trackext", "stem", "ext", "parent", "path")
 _SEPARATORS = re.escape(os.sep + (os.altsep or ""))
 _MAX_NAME_BYTES = 255
 
