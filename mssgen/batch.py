@@ -106,7 +106,7 @@ class Group:
             return dict.fromkeys(self.plan.names)
         return {
             output.name: {
-                "weights": {"mixture": output.mixture_weight, **output.stem_weights},
+                "weights": [["mixture", output.mixture_weight], *output.stem_weights.items()],
                 "made_by": {stem: self.made_by[stem] for stem in output.stem_weights},
             }
             for output in self.plan.outputs
@@ -186,6 +186,8 @@ def separate_groups(
                         read_ahead(index + 1)
                     with opened.stack:
                         _separate_job(job, opened, options, hook)
+                except BrokenPipeError:  # nobody listens any more
+                    raise
                 except Exception as error:
                     n_failed += 1
                     _log.debug("%s failed", job.track.label, exc_info=True)
@@ -359,7 +361,9 @@ def _separate_job(
                     writers[name].write(block)
         job.record.check_input()
         gain = _gain(job, peak, encoding, options, hook)
-        job.record.finishing(gain, {"device": separator.device, "precision": separator.precision})
+        about = {"model": separator.name, "template": options.template}
+        about |= {"device": separator.device, "precision": separator.precision}
+        job.record.finishing(gain, about)
         made = job.group.made
         for name, writer in writers.items():
             announce = job.record.announcing(job.targets[name], made[name])

@@ -4,10 +4,11 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +19,6 @@ from mssgen.audio import (
     choose_encoding,
     copy_to_stdout,
     open_source,
-    safe_target,
 )
 from mssgen.batch import CUT_OFF
 from mssgen.codecs.base import Codec
@@ -29,10 +29,14 @@ from mssgen.errors import AudioError, MssgenError, UsageError
 from mssgen.events import Done, Failed, Hook, Progress, Skipped, Start, Warned, Written, ignore
 from mssgen.files import is_there
 from mssgen.leftovers import scratch_folder
+from mssgen.jobs import Decision, Places, decide
+from mssgen.manifest import Manifest, is_there
 from mssgen.pipeline import out_samples
 from mssgen.registry import REGISTRY
-from mssgen.tracks import STDIN, Track
+from mssgen.song_record import SongRecord
+from mssgen.tracks import EXTENSIONS, STDIN, Track
 
+_OUTPUT = "output"
 _log = logging.getLogger(__name__)
 
 
@@ -43,36 +47,69 @@ class CodecOutput:
     path: str = "codes"
     """A file (with the suffix of what is written), a folder, or "-" for standard output."""
     existing: str = "refuse"
-    """"refuse", "skip" or "overwrite" what is there."""
+    """What to do with what is there; see `mssgen.jobs.EXISTING`."""
 
     @property
     def is_stdout(self) -> bool:
         return self.path == "-"
 
-    def targets(self, tracks: Sequence[Track], suffix: str) -> list[Path | None]:
-        """The file of each track, None for standard output; UsageError where two would be one."""
-        is_file = Path(self.path).suffix.lower() == suffix
-        if (self.is_stdout or is_file) and len(tracks) != 1:
+    def check(self, tracks: Sequence[Track], suffix: str) -> None:
+        """Raise UsageError for a path that does not take what is written."""
+        if (self.is_stdout or self.is_file(suffix)) and len(tracks) != 1:
             raise UsageError(f"-o {self.path} takes one input, not {len(tracks)}: name a folder")
+        if self.is_stdout and sys.stdout.isatty():
+            raise UsageError("-o - would fill the terminal; pipe it, or name a file")
+        given = Path(self.path).suffix.lower()
+        is_folder = self.path.endswith("/") or Path(self.path).is_dir()
+        if given in (*EXTENSIONS, SUFFIX, ".raw") and given != suffix and not is_folder:
+            raise UsageError(
+                f"-o {self.path} is called like a {given} file, and {suffix} is written: name a "
+                f"{suffix} file or a folder"
+            )
+
+    def is_file(self, suffix: str) -> bool:
+        return Path(self.path).suffix.lower() == suffix
+
+    def manifest(self, suffix: str) -> Manifest | None:
+        """Of a folder."""
+        is_folder = not self.is_stdout and not self.is_file(suffix)
+        return Manifest(self.path) if is_folder else None
+
+    def decisions(
+        self,
+        tracks: Sequence[Track],
+        suffix: str,
+        made: Mapping[str, Any] | None,
+        manifest: Manifest | None,
+    ) -> list[Decision]:
+        """What becomes of each track; no targets for standard output. UsageError: see `decide`."""
+        self.check(tracks, suffix)
         if self.is_stdout:
-            if sys.stdout.isatty():
-                raise UsageError("-o - would fill the terminal; pipe it, or name a file")
-            return [None]
-        if is_file:
-            targets = [Path(self.path)]
-        else:
-            targets = [
-                safe_target(Path(self.path), "{track}.{ext}", track=t.name, stem="", ext=suffix[1:])
-                for t in tracks
-            ]
-        if len(set(targets)) < len(targets):
-            double = next(target for target in targets if targets.count(target) > 1)
-            raise UsageError(f"{double} would be written twice: name the folder that holds both")
-        inputs = {track.real_path: track.label for track in tracks}
-        for target in targets:
-            if (source := inputs.get(os.path.realpath(target))) is not None:
-                raise UsageError(f"{target} would replace the input {source}: choose another -o")
-        return list(targets)
+            return [Decision()]
+        if self.is_file(suffix):
+            return [self._file_decision(tracks[0])]
+        places = Places(Path(self.path), "{track}.{ext}", suffix[1:])
+        return decide(
+            [(track, {_OUTPUT: made}) for track in tracks],
+            places,
+            existing=self.existing,
+            options={},
+            manifest=manifest,
+            cure="name the folder that holds both, or name them in two calls",
+        )
+
+    def _file_decision(self, track: Track) -> Decision:
+        """For a file that was named outright, of which no manifest tells."""
+        target = Path(self.path)
+        if track.real_path == os.path.realpath(target):
+            raise UsageError(f"{target} would replace the input {track.label}: choose another -o")
+        if not is_there(target) or self.existing == "overwrite":
+            return Decision({_OUTPUT: target})
+        if self.existing == "skip":
+            return Decision()
+        return Decision(
+            refusal=f"{target} exists: use --overwrite to replace it or --skip-existing to keep it"
+        )
 
 
 def encode_files(
@@ -82,16 +119,19 @@ def encode_files(
     *,
     n_codebooks: int | None = None,
     strict: bool = False,
+    files_of_codec: Sequence[str] | None = None,
     hook: Hook = ignore,
 ) -> Done:
     """Code sound files; one that fails does not stop the others.
 
     Damaged files are coded as far as they can be read, with a warning; `strict` refuses them.
-    Raises UsageError for wrong options, before any work.
+    `files_of_codec` are their hashes, see `mssgen.made_by.hashes_of`; without them what exists is
+    never taken for the same. Raises UsageError for wrong options, before any work.
     """
     codec.check_n_codebooks(n_codebooks)
+    made = {"codec": files_of_codec, "n_codebooks": n_codebooks} if files_of_codec else None
 
-    def work(track: Track, target: Path | None) -> None:
+    def work(track: Track, target: Path | None, record: SongRecord) -> None:
         def warn(message: str) -> None:
             hook(Warned(track.label, message))
 
@@ -107,9 +147,10 @@ def encode_files(
             sys.stdout.buffer.write(pack(coded))
             sys.stdout.buffer.flush()
         else:
-            write_codes(target, coded)
+            record.check_input()
+            write_codes(target, coded, announce=record.announcing(target, made))
 
-    return _run(tracks, output, SUFFIX, work, hook)
+    return _run(tracks, output, SUFFIX, made, work, hook)
 
 
 def decode_files(
@@ -123,6 +164,7 @@ def decode_files(
     bit_depth: str | None = None,
     sample_rate: int | None = None,
     clip: str = "rescale",
+    files_of_codec: Sequence[str] | None = None,
     hook: Hook = ignore,
 ) -> Done:
     """Decode `.codes` files; one that fails does not stop the others.
@@ -134,6 +176,8 @@ def decode_files(
         codec: its name or path; None takes the one that each file names, if the registry knows it.
         n_codebooks: decode from the first levels only; None: from all.
         container, bit_depth, sample_rate, clip: see `mssgen.batch.WriteOptions`.
+        files_of_codec: the hashes of `codec`, see `mssgen.made_by.hashes_of`; without them what a
+            named codec made is never taken for the same.
         hook: told what happens.
 
     Raises:
@@ -141,8 +185,18 @@ def decode_files(
     """
     choose_encoding(AudioInfo(48_000, 1, "", "PCM_16"), container, bit_depth)
     codecs: dict[str, Codec] = {}
+    made: dict[str, Any] | None = {
+        "codec": files_of_codec or "as named",
+        "n_codebooks": n_codebooks,
+        "format": container,
+        "bit_depth": bit_depth,
+        "sample_rate": sample_rate,
+        "clip": clip,
+    }
+    if codec is not None and files_of_codec is None:
+        made = None
 
-    def work(track: Track, target: Path | None) -> None:
+    def work(track: Track, target: Path | None, record: SongRecord) -> None:
         with ExitStack() as stack:
             coded = read_codes(_local(stack, track.path), name=track.label)
             name = codec or coded.codec
@@ -162,11 +216,13 @@ def decode_files(
             path = target
             if path is None:  # a temporary file, because header and gain come last
                 path = stack.enter_context(scratch_folder()) / "sound"
-            _write_sound(coded, loaded, path, encoding, rate, clip, track.label, hook)
+            record.check_input()
+            announce = record.announcing(target, made) if target is not None else None
+            _write_sound(coded, loaded, path, encoding, rate, clip, track.label, hook, announce)
             if target is None:
                 copy_to_stdout(path, sys.stdout.buffer)
 
-    return _run(tracks, output, f".{container}", work, hook)
+    return _run(tracks, output, f".{container}", made, work, hook)
 
 
 def _first_levels(
@@ -191,6 +247,7 @@ def _write_sound(
     clip: str,
     label: str,
     hook: Hook,
+    announce: Callable[[Path], None] | None = None,
 ) -> None:
     n_samples = out_samples(coded.n_samples, coded.sample_rate, sample_rate)
     with StemWriter(
@@ -211,30 +268,35 @@ def _write_sound(
             done = "it was lowered by that" if clip == "rescale" else CUT_OFF
             over_db = -20 * np.log10(gain)
             hook(Warned(label, f"the sound peaks {over_db:.1f} dB over full scale; {done}"))
-        writer.finish(gain if clip == "rescale" else 1.0)
+        writer.finish(gain if clip == "rescale" else 1.0, announce=announce)
 
 
 def _run(
     tracks: Sequence[Track],
     output: CodecOutput,
     suffix: str,
-    work: Callable[[Track, Path | None], None],
+    made: Mapping[str, Any] | None,
+    work: Callable[[Track, Path | None, SongRecord], None],
     hook: Hook,
 ) -> Done:
-    """Do `work` on each track, count and tell."""
+    """Do `work` on each track, count and tell; `made` is what decides how the outputs sound."""
     started = time.monotonic()
     n_done = n_skipped = n_failed = 0
-    for track, target in zip(tracks, output.targets(tracks, suffix), strict=True):
-        if target is not None and is_there(target) and output.existing == "skip":
+    manifest = output.manifest(suffix)
+    decisions = output.decisions(tracks, suffix, made, manifest)
+    for track, decision in zip(tracks, decisions, strict=True):
+        target = decision.targets.get(_OUTPUT)
+        if target is None and not decision.refusal and not output.is_stdout:
             n_skipped += 1
             hook(Skipped(track.label))
             continue
+        record = SongRecord(manifest, track, {})
         try:
-            if target is not None and target.exists() and output.existing == "refuse":
-                raise AudioError(
-                    f"{target} exists; use --overwrite to replace it or --skip-existing to keep it"
-                )
-            work(track, target)
+            if decision.refusal:
+                raise AudioError(decision.refusal)
+            record.opened()
+            work(track, target, record)
+            record.done()
             n_done += 1
             if target is not None:
                 hook(Written(track.label, suffix[1:], target))
@@ -244,6 +306,7 @@ def _run(
             n_failed += 1
             _log.debug("%s failed", track.label, exc_info=True)
             name = "" if isinstance(error, MssgenError) else f"unexpected {type(error).__name__}: "
+            record.failed(f"{name}{error}")
             hook(Failed(track.label, f"{name}{error}"))
     done = Done(n_done, n_skipped, n_failed, time.monotonic() - started)
     hook(done)

@@ -69,8 +69,11 @@ def decide(
     existing: str,
     options: Mapping[str, Any],
     manifest: Manifest | None,
+    cure: str = "",
 ) -> list[Decision]:
     """One decision per song; `options` is what all outputs have in common.
+
+    `cure` says how songs that would share a file are told apart; "": by another template.
 
     Raises UsageError for what is wrong with the call as a whole: a template that gives no paths, or
     one file for all songs; an output in the place of an input.
@@ -89,7 +92,7 @@ def decide(
             refusals.append(str(error))
     tracks = [track for track, _ in songs]
     _check_inputs(tracks, targets)
-    shared = _shared(tracks, targets, places)
+    shared = _shared(tracks, targets, places, cure)
     if shared and not any(f"{{{each}}}" in places.template for each in _OF_TRACK):
         raise UsageError(
             f"--template {places.template!r} does not tell songs apart: files would be written "
@@ -128,7 +131,11 @@ def _existing(
         except MssgenError as error:
             return Decision(refusal=str(error))
         if existing == "refuse" or objection:
-            why = f"and {objection}" if objection else "and was made from this file in this way"
+            why = (
+                f"and {objection}"
+                if objection
+                else "and was made from this file with these options"
+            )
             return Decision(
                 refusal=f"{path} exists {why}: use --overwrite to replace it, --skip-existing to "
                 "keep it, or another --output"
@@ -171,7 +178,7 @@ def _check_inputs(tracks: Sequence[Track], targets: Sequence[dict[str, Path]]) -
 
 
 def _shared(
-    tracks: Sequence[Track], targets: Sequence[dict[str, Path]], places: Places
+    tracks: Sequence[Track], targets: Sequence[dict[str, Path]], places: Places, cure: str
 ) -> dict[int, str]:
     """Why songs are refused, by their number, that would share a file with others."""
     claims = defaultdict[str, dict[int, Path]](dict)
@@ -179,7 +186,6 @@ def _shared(
         for path in paths.values():
             claims[os.path.realpath(path)][index] = path
     refusals: dict[int, str] = {}
-    cure = ""
     for songs in claims.values():
         if len(songs) < 2:
             continue

@@ -90,7 +90,7 @@ def read(path: Path | str) -> Audio:
 def files(folder: Path | str) -> set[str]:
     folder = Path(folder)
     found = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
-    return found - {MANIFEST}
+    return {name for name in found if Path(name).name != MANIFEST}
 
 
 def stem_files(*stems: str, track: str = "song") -> set[str]:

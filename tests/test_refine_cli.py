@@ -280,7 +280,7 @@ def test_a_folder_of_stems_each_by_its_encoder(
         alone = mssgen("enhance", f"stems/one/{stem}.wav", "--stem", stem, "-o", "alone")
         assert alone.code == 0
         one = Path(f"enhanced/one/{stem}.wav").read_bytes()
-        assert one == Path(f"alone/{stem}.wav").read_bytes()
+        assert one == Path(f"alone/one/{stem}.wav").read_bytes()
     # Once more: what is there is kept, what is missing is made, and a failure is counted.
     Path("enhanced/one/drums.wav").unlink()
     Path("stems/two/drums.wav").write_bytes(b"nothing")

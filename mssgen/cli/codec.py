@@ -70,11 +70,19 @@ def encode(
 
         existing = given.existing(inputs, tracks, overwrite, skip_existing)
         to = CodecOutput(output, existing)
-        to.targets(tracks, SUFFIX)  # a wrong name is found before a download
+        to.check(tracks, SUFFIX)  # a wrong name is found before a download
         loaded = _load(codec, device=device, offline=offline, quiet=quiet)
         if bandwidth is not None:
             n_codebooks = loaded.n_codebooks_for(bandwidth)
-        done = encode_files(tracks, loaded, to, n_codebooks=n_codebooks, strict=strict, hook=hook)
+        done = encode_files(
+            tracks,
+            loaded,
+            to,
+            n_codebooks=n_codebooks,
+            files_of_codec=_files_of(codec, offline=offline),
+            strict=strict,
+            hook=hook,
+        )
         return 1 if done.n_failed else 0
 
 
@@ -142,9 +150,18 @@ def decode(
             bit_depth=bit_depth,
             sample_rate=sample_rate,
             clip=clip,
+            files_of_codec=_files_of(codec, offline=offline) if codec else None,
             hook=hook,
         )
         return 1 if done.n_failed else 0
+
+
+def _files_of(name: str, *, offline: bool) -> list[str]:
+    """The hashes of a codec's files; raises CheckpointError."""
+    from mssgen.checkpoints import resolve
+    from mssgen.made_by import hashes_of
+
+    return hashes_of(resolve(name, offline=offline, stage="codec").paths[0])
 
 
 def _load(name: str, *, device: str, offline: bool, quiet: bool) -> "Codec":

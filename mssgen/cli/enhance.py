@@ -124,7 +124,7 @@ def enhance(
         from mssgen import made_by
         from mssgen.audio import open_source
         from mssgen.batch import Group
-        from mssgen.devices import share_heaps
+        from mssgen.devices import choose_device, share_heaps
         from mssgen.enhancers.loading import load_codec_enhancer, load_enhancer
         from mssgen.outputs import plan_outputs
         from mssgen.pipeline import mixture_of
@@ -143,6 +143,7 @@ def enhance(
             keep_codebooks=keep_codebooks,
             strength=strength,
         )
+        choose_device(device)  # a wrong word is found first
         hub: dict[str, Any] = {"offline": offline, "progress": not quiet and sys.stderr.isatty()}
         load: Callable[..., CodecEnhancer] = partial(
             partial(load_enhancer, hears="separated") if codec is None else load_codec_enhancer,

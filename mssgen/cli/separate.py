@@ -128,7 +128,7 @@ def separate(
         from mssgen import made_by
         from mssgen.batch import Group
         from mssgen.checkpoints import resolve
-        from mssgen.devices import share_heaps
+        from mssgen.devices import choose_device, choose_precision, share_heaps
         from mssgen.enhancers.chain import EnhancedSeparator
         from mssgen.enhancers.loading import load_enhancer
         from mssgen.outputs import plan_outputs
@@ -166,6 +166,7 @@ def separate(
         )
         name = model or "htdemucs"
         hub: dict[str, Any] = {"offline": offline, "progress": not quiet and sys.stderr.isatty()}
+        choose_precision(precision, choose_device(device))  # a wrong word is found first
         made: dict[str, Any] | None = None
         load: Callable[..., Separator]
         # What is written is known, and what exists is looked at, before a model is loaded, as far
@@ -218,7 +219,7 @@ def separate(
             load = partial(_same, separator)
         files.check_stdout(tracks, plan)
 
-        def checked() -> Separator:
+        def checked() -> "Separator":
             separator = load()
             if isinstance(separator, EnhancedSeparator):
                 separator.check(plan.stems)

@@ -4,6 +4,7 @@ Tensors: `codes` [B, K, N] uint16 and, of codecs that scale, `scale` [B, G] floa
 strings: `format` "mssgen-codes", `format_version` "1", and the fields of `CodedAudio`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,10 +72,17 @@ def pack(coded: CodedAudio) -> bytes:
     return pack_tensors(tensors, metadata)
 
 
-def write_codes(path: Path, coded: CodedAudio) -> None:
-    """Write a `.codes` file, complete or not at all; AudioError says why it cannot be."""
+def write_codes(
+    path: Path, coded: CodedAudio, *, announce: Callable[[Path], None] | None = None
+) -> None:
+    """Write a `.codes` file, complete or not at all; AudioError says why it cannot be.
+
+    `announce` is told where the complete file is before it gets its name.
+    """
     with reported(path, AudioError), whole_file(path) as draft:
         draft.write_bytes(pack(coded))
+        if announce is not None:
+            announce(draft)
 
 
 def read_codes(path: Path, *, name: str | None = None) -> CodedAudio:

@@ -20,6 +20,7 @@ from mssgen.evaluation.base import Audio
 from mssgen.evaluation.pairing import Found, Note, Pairing, System, Track
 from mssgen.evaluation.recordings import Recording
 from mssgen.events import Failed, Hook, Progress, Start, ignore
+from mssgen.manifest import is_there
 from mssgen.registry import STEMS
 from mssgen.training.library import SoundFile
 
@@ -151,7 +152,7 @@ def _sum(recordings: Sequence[Recording]) -> Recording:
 def _coded(recording: Recording, codec: Codec, folder: Path, label: str, hook: Hook) -> Path:
     """The recording through the codec, as a file that is made if need be."""
     path = folder / f"{recording.fingerprint()[:32]}.wav"
-    if path.is_file():
+    if is_there(path):
         return path
     audio, sample_rate = recording.read()
     info = AudioInfo(sample_rate, len(audio), "wav", "FLOAT")
