@@ -153,12 +153,16 @@ def test_a_xing_count_that_is_too_small_cuts_nothing(tmp_path: Path, count: int)
 
 
 @pytest.mark.usefixtures("either_way")
-@pytest.mark.parametrize("tail", [b"TAG" + bytes(125), bytes(9000), b"\x55" * 3000, b"APETAGEX"])
+@pytest.mark.parametrize(
+    "tail",
+    [b"TAG", bytes(9000), b"\x55" * 3000, b"APETAGEX"],
+    ids=["id3v1", "zeros", "junk", "ape"],
+)
 @pytest.mark.parametrize("name", ["a.mp3", "a.flac"])
 def test_what_stands_behind_the_sound_is_not_sound(tmp_path: Path, tail: bytes, name: str) -> None:
     data = encoded(tmp_path / name, music(1.0))
     whole = sf.read(tmp_path / name, dtype="float32")[0].T
-    (tmp_path / name).write_bytes(data + tail)
+    (tmp_path / name).write_bytes(data + tail.ljust(128, b"\0"))
     _, found, told = read(tmp_path / name)
     assert np.array_equal(found, whole)
     assert told == []
@@ -248,11 +252,11 @@ def test_damaged_files_go_on_with_a_warning(
     tmp_path: Path, harm: Callable[[bytearray], None], name: str, how: dict[str, str]
 ) -> None:
     rate = 48_000 if name == "a.opus" else RATE
-    data = bytearray(encoded(tmp_path / name, music(2.0, rate), rate, **how))
+    data = bytearray(encoded(tmp_path / name, music(4.0, rate), rate, **how))
     harm(data)
     (tmp_path / name).write_bytes(data)
     _, found, told = read(tmp_path / name)
-    share = found.shape[1] / (2 * rate)
+    share = found.shape[1] / (4 * rate)
     assert 0.1 < share < 0.45 if harm is shorten else 0.95 < share <= 1.01
     assert told
     with pytest.raises(AudioError, match="leave out --strict"):
@@ -274,15 +278,16 @@ def test_a_cut_anywhere_is_told_or_as_ffmpeg_reads_it(
     original = tmp_path / f"original-{name}"
     data = original.read_bytes() if original.exists() else encoded(original, music(0.7))
     path = tmp_path / name
-    path.write_bytes(
-        (data if is_joined and name != "a.wav" else b"") + data[: int(share * len(data))]
-    )
+    before = data if is_joined and name != "a.wav" else b""
+    path.write_bytes(before + data[: int(share * len(data))])
     try:
         _, found, told = read(path)
     except AudioError as error:
-        assert str(error).startswith(f"{path} ")
+        sentence = str(error)
     else:
-        assert told or abs(found.shape[1] - by_ffmpeg(path)) <= 2 * 1152
+        is_whole = abs(found.shape[1] - by_ffmpeg(path)) <= 2 * 1152
+        sentence = " ".join(told) if told else f"{path} " if is_whole else ""
+    assert sentence.startswith(f"{path} ")
 
 
 # ffmpeg.
