@@ -323,7 +323,7 @@ def _separate_job(
         )
     )
     for warning in opened.source.warnings:
-        hook(Warned(label, warning))
+        hook(Warned(label, f"{opened.source.name} {warning}"))
     if measured.level.is_silent:
         hook(Warned(label, "the mixture is silent, and so are its stems"))
     layout = mixed_layout(info, downmix=options.downmix)

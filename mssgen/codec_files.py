@@ -30,7 +30,7 @@ from mssgen.events import Done, Failed, Hook, Progress, Skipped, Start, Warned, 
 from mssgen.files import is_there
 from mssgen.leftovers import scratch_folder
 from mssgen.jobs import Decision, Places, decide
-from mssgen.manifest import Manifest, is_there
+from mssgen.manifest import Manifest
 from mssgen.pipeline import out_samples
 from mssgen.registry import REGISTRY
 from mssgen.song_record import SongRecord

@@ -128,7 +128,8 @@ class _Stream:
     @property
     def filters(self) -> list[str]:
         chain = []
-        if self.formats & _TIMED_FORMATS:
+        # Windows Media counts a decoder's delay as a late start: heeded beside pictures only.
+        if self.formats & _TIMED_FORMATS or ("asf" in self.formats and self.has_video):
             # Silence where the time stamps leave a hole; nothing is stretched.
             begin = ":first_pts=0" if self.start_s >= _MIN_DELAY_S else ""
             chain.append(f"aresample=async=1{begin}")

@@ -19,7 +19,7 @@ from pathlib import Path
 from mssgen.errors import MssgenError, UsageError
 from mssgen.leftovers import OLD, hidden_name, new_draft, sweep_once
 
-_TEMPLATE_NAMES = ("track", "trackext", "parent", "path", "stem", "ext")
+_TEMPLATE_NAMES = ("track", "trackext", "stem", "ext", "parent", "path")
 _SEPARATORS = re.escape(os.sep + (os.altsep or ""))
 _MAX_NAME_BYTES = 255
 

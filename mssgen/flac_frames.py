@@ -184,7 +184,7 @@ def scan(data: Bytes) -> Layout | None:
     if info is None:
         return None
     last = last_frame(data, info, len(data))
-    if last is None or last[0].end == info.n_samples:
+    if last is None or info.n_samples in [frame.end for frame in last if frame is not None]:
         return None
     return layout(data)
 
@@ -200,6 +200,8 @@ def layout(data: Bytes) -> Layout | None:
         if info is None or last is None:
             return None
         frame, broken = last
+        if broken is not None and broken.end == info.n_samples:
+            frame, broken = broken, None  # with junk behind it, or cut: the decoder will tell
         is_plain &= frame.end == info.n_samples
         if info.n_samples > frame.end:
             rate = info.sample_rate

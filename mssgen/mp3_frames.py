@@ -286,7 +286,7 @@ def _end_of_sound(data: Bytes) -> int:
         tail = data[max(0, stop - 160) : stop]
         if tail[-128:-125] == b"TAG":
             stop -= 128
-        elif tail[-32:-24] == b"APETAGEX":
+        elif tail[-32:-24] == b"APETAGEX" and 32 <= int.from_bytes(tail[-20:-16], "little") <= stop:
             has_header = tail[-9] & 0x80
             stop -= int.from_bytes(tail[-20:-16], "little") + (32 if has_header else 0)
         elif tail[-9:] == b"LYRICS200" and tail[-15:-9].isdigit():

@@ -134,11 +134,15 @@ class PartReader:
 
     def search(self) -> None:
         """Look for FLAC files that were joined to the first one."""
-        if not self._is_searched and len(self._parts) == 1:
+        if not self._is_searched and len(self._parts) == 1 and self._is_flac():
             layout = find_layout(self.path, is_thorough=True)
             if layout is not None and len(layout.parts) > 1:
                 self._parts = list(layout.parts)
+                self.formats()
         self._is_searched = True
+
+    def _is_flac(self) -> bool:
+        return mapped(self.path)[:4] == b"fLaC"
 
     def seekable_samples(self) -> int:
         """The length of a file of one part whose header is right; else 0."""

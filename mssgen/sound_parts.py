@@ -94,6 +94,8 @@ def decode_part(path: Path, part: Part | None, block_samples: int) -> Iterator[N
         n_declared = file.frames if file.frames < UNDECLARED else 0
         # Reads that are frames: what is read before a bad frame is not lost with it.
         step = _flac_block(path, part) if file.format == "FLAC" else block_samples
+        if file.format == "FLAC" and limit is None and n_declared:
+            limit = n_declared  # what stands behind the last frame would spoil it
         for block in _read(file, n_declared, limit, min(step, block_samples), block_samples):
             yield np.ascontiguousarray(block.T)
 

@@ -327,7 +327,8 @@ def test_cut_short(tmp_path: Path, name: str, share: float) -> None:
         n_samples = sum(block.shape[1] for block in source.blocks())
     assert abs(n_samples / (4 * RATE) - share) < 0.06
     assert [message.startswith(f"{path} is cut short: it holds ") for message in told] == [True]
-    assert f"of the {4:.3f} s" in told[0] or name == "a.mp3"
+    declared_s = float(told[0].split()[-4])
+    assert abs(declared_s - 4) < 0.06  # of mp3, with the encoder's delay
     with pytest.raises(AudioError, match=r"cut short.*leave out --strict"):
         read(path, strict=True)
 

@@ -164,10 +164,6 @@ BAD_INPUTS: list[tuple[str, Callable[[Path, Path], None], str, str]] = [
     ("bad.wav", not_a_number, "NaN", "at 0.500 s; repair it"),
     ("bad.wav", infinite, "infinite", "at 0.500 s; repair it"),
     ("bad.wav", without_samples, "holds no samples", "choose another file"),
-    *[
-        (f"bad.{suffix}", cut, "cut short", "copy")
-        for suffix in ("wav", "flac", "aiff", "caf", "w64", "au", "mp3")
-    ],
 ]
 
 
@@ -195,6 +191,17 @@ def test_bad_input(
     assert files() - before == {"company/song/bass.wav"}
 
 
+@pytest.mark.parametrize("suffix", ["wav", "flac", "aiff", "caf", "w64", "au", "mp3"])
+def test_a_cut_song_is_separated_with_a_warning(cli: Program, song: Path, suffix: str) -> None:
+    cut(Path(name := f"cut.{suffix}"), song)
+    cli(name, "--strict").check_failure(f"mssgen: {name} ", "cut short", "copy")
+    result = cli(name)
+    assert result.code == 0
+    assert f"mssgen: warning: {name} is cut short: it holds " in result.err
+    n_samples = sf.info(song).frames
+    assert 0 < sf.info("separated/cut/bass.wav").frames < n_samples
+
+
 def test_an_ogg_without_its_end_is_separated_with_a_warning(cli: Program, song: Path) -> None:
     # A stream that was cut at a page is whole as far as its format can tell.
     samples, _ = sf.read(EXCERPT, frames=8 * RATE)
@@ -216,7 +223,9 @@ def test_a_folder_without_sound(cli: Program) -> None:
 
 def test_libraries_keep_their_remarks_to_themselves(here: Path, model: Path, song: Path) -> None:
     cut(Path("cut.mp3"), song)  # libmpg123 would write its own warnings to standard error
-    finish(start(model, "cut.mp3")).check_failure("mssgen: cut.mp3 is damaged or cut short")
+    result = finish(start(model, "cut.mp3"))
+    assert result.code == 0
+    assert all(line.startswith("mssgen: ") for line in result.err.splitlines()), result.err
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")

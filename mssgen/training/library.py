@@ -84,11 +84,11 @@ class SoundFile:
 
     @cached_property
     def _shape(self) -> tuple[int, int]:
-        with open_source(self.path) as source:
+        with open_source(self.path, strict=True) as source:
             return source.info.sample_rate, source.n_samples
 
     def read(self, start_sample: int, n_samples: int) -> NDArray[np.float32]:
-        with open_source(self.path) as source:
+        with open_source(self.path, strict=True) as source:
             return source.segment(start_sample, n_samples)
 
 
