@@ -30,6 +30,7 @@ from mssgen.errors import AudioError, MssgenError, UsageError
 from mssgen.events import Done, Failed, Hook, Progress, Skipped, Start, Warned, Written, ignore
 from mssgen.pipeline import out_samples
 from mssgen.registry import REGISTRY
+from mssgen.speakers import what_is_lost
 from mssgen.tracks import STDIN, Track
 
 _log = logging.getLogger(__name__)
@@ -188,6 +189,8 @@ def _write_sound(
     hook: Hook,
 ) -> None:
     n_samples = out_samples(coded.n_samples, coded.sample_rate, sample_rate)
+    if (lost := what_is_lost(coded.layout, encoding.container)) is not None:
+        hook(Warned(label, lost))
     with StemWriter(
         path,
         sample_rate=sample_rate,
@@ -195,6 +198,7 @@ def _write_sound(
         n_samples=n_samples,
         encoding=encoding,
         clip=clip,
+        layout=coded.layout,
     ) as writer:
         n_done = 0
         for block in decode_coded(coded, codec, sample_rate=sample_rate):

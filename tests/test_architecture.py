@@ -36,7 +36,7 @@ ROWS = [
     ],
     ["mssgen.audio", "mssgen.stem_writer", "mssgen.encoding", "mssgen.targets", "mssgen.tags"],
     ["mssgen.channel_maps"],
-    ["mssgen.ffmpeg", "mssgen.events", "mssgen.speakers", "mssgen.chunks"],
+    ["mssgen.ffmpeg", "mssgen.events", "mssgen.speakers", "mssgen.chunks", "mssgen.levels"],
     ["mssgen.errors"],
 ]
 # Each of these libraries appears in its own adapters only.

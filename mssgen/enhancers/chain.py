@@ -21,6 +21,7 @@ from mssgen.chunking import align
 from mssgen.enhancers.blend import Blend, blend_stream
 from mssgen.enhancers.codec import CodecEnhancer
 from mssgen.errors import UsageError
+from mssgen.levels import NATURAL, gain_into
 from mssgen.separators.base import Level, Separator, measure_level
 
 _MIN_RATE = 44_100
@@ -151,7 +152,30 @@ def _blended(
     sample_rate: int,
     mixture: Iterable[Tensor] | None,
 ) -> Iterator[Tensor]:
-    """Blocks [B, 2, T'] of a stem through an enhancer of any rate, and blended."""
+    """Blocks [B, 2, T'] of a stem through an enhancer of any rate, and blended.
+
+    Very loud or soft sound is worked on at a natural level and comes back at its own.
+    """
+    gain = gain_into(level.loud, NATURAL)
+    if gain != 1:
+        at_level = replace(level, loud=level.loud * gain)
+        song = mixture and (block * gain for block in mixture)
+        scaled = (block * gain for block in blocks)
+        for block in _at_level(enhancer, scaled, at_level, blend, sample_rate, song):
+            yield block / gain
+    else:
+        yield from _at_level(enhancer, blocks, level, blend, sample_rate, mixture)
+
+
+def _at_level(
+    enhancer: CodecEnhancer,
+    blocks: Iterable[Tensor],
+    level: Level,
+    blend: Blend,
+    sample_rate: int,
+    mixture: Iterable[Tensor] | None,
+) -> Iterator[Tensor]:
+    """As `_blended`, of sound that is neither very loud nor very soft."""
     stem, to_enhance = itertools.tee(blocks)
     song = None
     if mixture is not None:
