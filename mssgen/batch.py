@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -33,11 +33,13 @@ from mssgen.pipeline import (
     out_samples,
     stream_outputs,
 )
+from mssgen.provenance import made_by
 from mssgen.separators.base import Separator
 from mssgen.speakers import what_is_lost
 from mssgen.stem_writer import CLIP_MODES
 from mssgen.tags import Tags, read_tags
 from mssgen.tracks import STDIN, Track
+from mssgen.wav_chunks import StudioChunks, read_studio_chunks
 
 CUT_OFF = "what is above was cut off"
 _log = logging.getLogger(__name__)
@@ -213,7 +215,9 @@ class _Opened:
     encoding: Encoding
     sample_rate: int
     n_channels: int
-    tags: Tags | None
+    tags: Tags
+    studio: StudioChunks
+    """At `sample_rate`."""
     stack: ExitStack
 
 
@@ -231,8 +235,14 @@ def _open(job: _Job, options: WriteOptions) -> _Opened:
         sample_rate = options.sample_rate or source.info.sample_rate
         encoding.check(sample_rate, n_channels)
         measured = measure(source, job.separator, downmix=options.downmix)
-        tags = None if job.track.path == STDIN else read_tags(source.path)
-        return _Opened(source, measured, encoding, sample_rate, n_channels, tags, stack.pop_all())
+        song = Path(job.track.path)
+        song = song if song.is_file() else source.path  # what was piped is spooled
+        tags = Tags() if job.track.path == STDIN else read_tags(source.path)
+        tags = replace(tags, made_by=made_by(job.separator, song))
+        studio = read_studio_chunks(source.path, source.info.sample_rate).at(sample_rate)
+        return _Opened(
+            source, measured, encoding, sample_rate, n_channels, tags, studio, stack.pop_all()
+        )
 
 
 def _separate_job(
@@ -303,4 +313,5 @@ def _separate_job(
             )
             gain = gain if is_rescaled else 1.0
         for name, writer in writers.items():
-            hook(Written(label, name, writer.finish(gain, tags=opened.tags, stem=name)))
+            path = writer.finish(gain, tags=opened.tags, stem=name, studio=opened.studio)
+            hook(Written(label, name, path))

@@ -5,8 +5,8 @@ from numpy.typing import NDArray
 
 Range = tuple[float, float]
 
-NATURAL: Range = (0.003, 0.3)
-"""What the loud parts of songs and stems have, -50 to -10 dB of full scale: left as it is."""
+NATURAL: Range = (0.01, 0.3)
+"""What the loud parts of songs and stems have, -40 to -10 dB of full scale: left as it is."""
 
 
 class LoudLevel:

@@ -25,6 +25,7 @@ from mssgen.encoding import CONTAINERS, Encoding
 from mssgen.errors import AudioError, UsageError
 from mssgen.speakers import Layout, order_for
 from mssgen.tags import Tags, write_tags
+from mssgen.wav_chunks import StudioChunks, write_studio_chunks
 
 CLIP_MODES = ("rescale", "clamp", "none")
 BLOCK_SAMPLES = 2**16
@@ -103,10 +104,18 @@ class StemWriter:
             else:
                 self._encode(np.clip(block, -1.0, 1.0) if self._clip == "clamp" else block)
 
-    def finish(self, gain: float = 1.0, *, tags: Tags | None = None, stem: str = "") -> Path:
+    def finish(
+        self,
+        gain: float = 1.0,
+        *,
+        tags: Tags | None = None,
+        stem: str = "",
+        studio: StudioChunks | None = None,
+    ) -> Path:
         """Encode what waits, multiplied by `gain`; tag it, give it its name and return that.
 
         `gain` is for clip="rescale" only. `tags` are the song's; `stem` is added to the title.
+        `studio` goes into a wav only.
         Raises AudioError when the disk is full or the target cannot be replaced.
         """
         if self._n_written != self._n_samples:
@@ -124,6 +133,8 @@ class StemWriter:
             assert self._encoder is not None
             self._encoder.close()
             write_layout(self._part, self._layout, self._encoding.container)
+            if studio is not None and self._encoding.container == "wav":
+                write_studio_chunks(self._part, studio)
             if tags is not None:
                 write_tags(self._part, tags, stem=stem, container=self._encoding.container)
             os.replace(self._part, self._target)

@@ -35,7 +35,7 @@ ROWS = [
         "mssgen.chunking",
     ],
     ["mssgen.audio", "mssgen.stem_writer", "mssgen.encoding", "mssgen.targets", "mssgen.tags"],
-    ["mssgen.channel_maps"],
+    ["mssgen.channel_maps", "mssgen.wav_chunks", "mssgen.provenance"],
     ["mssgen.ffmpeg", "mssgen.events", "mssgen.speakers", "mssgen.chunks", "mssgen.levels"],
     ["mssgen.errors"],
 ]

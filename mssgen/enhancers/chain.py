@@ -49,6 +49,13 @@ class EnhancedSeparator:
         self.sample_rate = separator.sample_rate
         self.device, self.precision = separator.device, separator.precision
 
+    @property
+    def settings(self) -> str:
+        """Its options that change the result, for tags."""
+        names = " ".join(enhancer.name for enhancer in self.enhancers.values())
+        blend = f"encoders {names}, blend {self.blend.mode}, mix {self.blend.mix:g}"
+        return ", ".join(filter(None, [getattr(self.separator, "settings", ""), blend]))
+
     def check(self, stems: Sequence[str]) -> None:
         """Raise UsageError for an enhancer of a stem that is not wanted."""
         for stem, enhancer in self.enhancers.items():
@@ -120,6 +127,11 @@ class StemEnhancer:
         self.name, self.stem, self.sources = enhancer.name, enhancer.stem, enhancer.sources
         self.sample_rate = max(_MIN_RATE, enhancer.sample_rate)
         self.device, self.precision = enhancer.device, enhancer.precision
+
+    @property
+    def settings(self) -> str:
+        """Its options that change the result, for tags."""
+        return f"blend {self.blend.mode}, mix {self.blend.mix:g}"
 
     def __call__(self, mixture: Tensor) -> Tensor:
         """[B, 2, T] -> [B, 1, 2, T]."""
