@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +31,14 @@ from mssgen.manifest import Entry, Manifest
 from mssgen.memory import told
 from mssgen.outputs import OutputPlan
 from mssgen.pipeline import Measured, measure, mixed_layout, out_samples, stream_outputs
+from mssgen.provenance import made_by
 from mssgen.separators.base import Separator
 from mssgen.song_record import SongRecord
 from mssgen.speakers import what_is_lost
 from mssgen.stem_writer import CLIP_MODES
 from mssgen.tags import Tags, read_tags
 from mssgen.tracks import STDIN, Track
+from mssgen.wav_chunks import StudioChunks, read_studio_chunks
 
 CUT_OFF = "what is above was cut off"
 _log = logging.getLogger(__name__)
@@ -279,7 +281,9 @@ class _Opened:
     encoding: Encoding
     sample_rate: int
     n_channels: int
-    tags: Tags | None
+    tags: Tags
+    studio: StudioChunks
+    """At `sample_rate`."""
     stack: ExitStack
 
 
@@ -299,8 +303,14 @@ def _open(job: _Job, options: WriteOptions, reading: _Reading) -> _Opened:
         encoding.check(sample_rate, n_channels)
         job.record.opened()
         measured = measure(source, job.separator, downmix=options.downmix)
-        tags = None if job.track.path == STDIN else read_tags(source.original)
-        return _Opened(source, measured, encoding, sample_rate, n_channels, tags, stack.pop_all())
+        song = Path(job.track.path)
+        song = song if song.is_file() else source.path  # what was piped is spooled
+        tags = Tags() if job.track.path == STDIN else read_tags(source.original)
+        tags = replace(tags, made_by=made_by(job.separator, song))
+        studio = read_studio_chunks(source.path, source.info.sample_rate).at(sample_rate)
+        return _Opened(
+            source, measured, encoding, sample_rate, n_channels, tags, studio, stack.pop_all()
+        )
 
 
 def _separate_job(
@@ -367,7 +377,9 @@ def _separate_job(
         made = job.group.made
         for name, writer in writers.items():
             announce = job.record.announcing(job.targets[name], made[name])
-            path = writer.finish(gain, tags=opened.tags, stem=name, announce=announce)
+            path = writer.finish(
+                gain, tags=opened.tags, stem=name, studio=opened.studio, announce=announce
+            )
             hook(Written(label, name, path))
         job.record.done()
 

@@ -28,12 +28,13 @@ from mssgen.encoding import CONTAINERS
 from mssgen.errors import AudioError, MssgenError, UsageError
 from mssgen.events import Done, Failed, Hook, Progress, Skipped, Start, Warned, Written, ignore
 from mssgen.files import is_there
-from mssgen.leftovers import scratch_folder
 from mssgen.jobs import Decision, Places, decide
+from mssgen.leftovers import scratch_folder
 from mssgen.manifest import Manifest
 from mssgen.pipeline import out_samples
 from mssgen.registry import REGISTRY
 from mssgen.song_record import SongRecord
+from mssgen.speakers import what_is_lost
 from mssgen.tracks import EXTENSIONS, STDIN, Track
 
 _OUTPUT = "output"
@@ -250,6 +251,8 @@ def _write_sound(
     announce: Callable[[Path], None] | None = None,
 ) -> None:
     n_samples = out_samples(coded.n_samples, coded.sample_rate, sample_rate)
+    if (lost := what_is_lost(coded.layout, encoding.container)) is not None:
+        hook(Warned(label, lost))
     with StemWriter(
         path,
         sample_rate=sample_rate,
@@ -257,6 +260,7 @@ def _write_sound(
         n_samples=n_samples,
         encoding=encoding,
         clip=clip,
+        layout=coded.layout,
     ) as writer:
         n_done = 0
         for block in decode_coded(coded, codec, sample_rate=sample_rate):

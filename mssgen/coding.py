@@ -1,4 +1,8 @@
-"""Songs to codes and back, in blocks."""
+"""Songs to codes and back, in blocks.
+
+A codec that does not scale by itself gets the song at a level where it works (`gain` in `.codes`
+files), and decoding undoes that: what comes back is as loud as what went in.
+"""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,6 +18,7 @@ from mssgen.codecs.container import CodedAudio
 from mssgen.codecs.streaming import decode_stream, encode_stream
 from mssgen.errors import AudioError, UsageError
 from mssgen.events import Hook, Progress, ignore
+from mssgen.levels import LoudLevel, gain_into
 from mssgen.pipeline import Source, out_samples
 
 
@@ -28,7 +33,7 @@ def encode_source(
     """Code a song of any rate and number of channels; memory holds its codes and a few seconds.
 
     Args:
-        source: is read once.
+        source: is read twice, or once for a codec that scales by itself.
         codec: frozen, on any device.
         n_codebooks: how many levels; None takes all.
         duration_s: of the song, for the progress; None tells none.
@@ -39,6 +44,7 @@ def encode_source(
     """
     codec.check_n_codebooks(n_codebooks)
     info, device = source.info, next(codec.encoder.parameters()).device
+    gain = _gain(source, codec)
     n_samples = 0
     is_silent: torch.Tensor | None = None  # [B]
 
@@ -55,7 +61,7 @@ def encode_source(
         nonlocal is_silent
         for block in resample(counted(), info.n_channels, info.sample_rate, codec.sample_rate):
             if block.shape[-1]:
-                batch = to_items(block, codec.n_channels)
+                batch = to_items(block * np.float32(gain), codec.n_channels, info.layout)
                 silent = (batch == 0).flatten(1).all(dim=1)
                 is_silent = silent if is_silent is None else is_silent & silent
                 yield batch.to(device)
@@ -75,8 +81,28 @@ def encode_source(
     )
     silent = tuple(int(item) for item in is_silent.nonzero().flatten())
     return CodedAudio(
-        heard, codec.name, info.sample_rate, info.n_channels, n_samples, len(is_silent), silent
+        heard,
+        codec.name,
+        info.sample_rate,
+        info.n_channels,
+        n_samples,
+        len(is_silent),
+        silent,
+        gain,
+        info.layout,
     )
+
+
+def _gain(source: Source, codec: Codec) -> float:
+    """What brings a song to a level where the codec works; 1 for one that sees to that."""
+    if codec.scales(torch.ones(1, codec.n_channels, 1)) is not None:
+        return 1.0
+    level, n_samples = LoudLevel(), 0
+    for block in source.blocks():
+        check_finite(block, n_samples, source.info.sample_rate, source.name)
+        n_samples += block.shape[-1]
+        level.add(block)
+    return float(np.float32(gain_into(level.value, codec.wanted_level)))
 
 
 def decode_coded(
@@ -110,4 +136,4 @@ def _decoded(coded: CodedAudio, codec: Codec) -> Iterator[NDArray[np.float32]]:
     for block in decode_stream(codec, coded.codes):
         items = torch.zeros(coded.n_items, *block.shape[1:])
         items[heard] = block.float().cpu()
-        yield from_items(items, coded.n_channels)
+        yield from_items(items / coded.gain, coded.n_channels, coded.layout)

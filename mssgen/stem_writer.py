@@ -25,6 +25,7 @@ from mssgen.files import Draft, unwritable
 from mssgen.speakers import Layout, order_for
 from mssgen.stable_bytes import settle
 from mssgen.tags import Tags, write_tags
+from mssgen.wav_chunks import StudioChunks, write_studio_chunks
 
 CLIP_MODES = ("rescale", "clamp", "none")
 BLOCK_SAMPLES = 2**16
@@ -113,12 +114,14 @@ class StemWriter:
         *,
         tags: Tags | None = None,
         stem: str = "",
+        studio: StudioChunks | None = None,
         announce: Callable[[Path], None] | None = None,
     ) -> Path:
         """Encode what waits, multiplied by `gain`; tag it, give it its name and return that.
 
         `gain` is for clip="rescale" only. `tags` are the song's; `stem` is added to the title.
         `announce` is told where the complete file is before it gets its name.
+        `studio` goes into a wav only.
         Raises AudioError when the disk is full or the target cannot be replaced.
         """
         if self._n_written != self._n_samples:
@@ -137,6 +140,8 @@ class StemWriter:
             assert self._draft is not None
             self._encoder.close()
             write_layout(self._draft.path, self._layout, self._encoding.container)
+            if studio is not None and self._encoding.container == "wav":
+                write_studio_chunks(self._draft.path, studio)
             settle(self._draft.path, self._encoding.container, _seed(self._target))
             if tags is not None:
                 write_tags(self._draft.path, tags, stem=stem, container=self._encoding.container)

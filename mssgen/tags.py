@@ -53,11 +53,13 @@ class Tags:
 
     fields: dict[str, tuple[str, ...]] = field(default_factory=dict)
     pictures: tuple[Picture, ...] = ()
+    made_by: str = ""
+    """How the stem came about; not read from a song, whose encoder is its own."""
 
     def for_stem(self, stem: str) -> "Tags":
         """The same with the stem's name behind the title: "Song (bass)"."""
         title = tuple(f"{value} ({stem})" for value in self.fields.get("title", ()))
-        return Tags(self.fields | ({"title": title} if title else {}), self.pictures)
+        return Tags(self.fields | ({"title": title} if title else {}), self.pictures, self.made_by)
 
 
 def read_tags(path: Path) -> Tags:
@@ -76,7 +78,7 @@ def write_tags(path: Path, tags: Tags, *, stem: str, container: str) -> bool:
     warning and leaves the sound as it was, because a tag must never cost a stem.
     """
     write = _WRITERS.get(container)
-    if write is None or not (tags.fields or tags.pictures):
+    if write is None or not (tags.fields or tags.pictures or tags.made_by):
         return False
     try:
         write(path, tags.for_stem(stem))
@@ -175,6 +177,8 @@ def _write_flac(path: Path, tags: Tags) -> None:
 
     file = FLAC(path)
     file.update({name: list(values) for name, values in tags.fields.items()})
+    if tags.made_by:
+        file["encoder"] = tags.made_by
     for block in _flac_pictures(tags):
         file.add_picture(block)
     file.save()
@@ -186,6 +190,8 @@ def _write_ogg(path: Path, tags: Tags, *, is_opus: bool) -> None:
 
     file = OggOpus(path) if is_opus else OggVorbis(path)
     file.update({name: list(values) for name, values in tags.fields.items()})
+    if tags.made_by:
+        file["encoder"] = tags.made_by
     blocks = [base64.b64encode(block.write()).decode("ascii") for block in _flac_pictures(tags)]
     if blocks:
         file["metadata_block_picture"] = blocks
@@ -199,6 +205,8 @@ def _add_id3(frames: Any, tags: Tags) -> None:
         frame_id = _FIELDS[name][0]
         extra = {"lang": "XXX"} if frame_id == "COMM" else {}
         frames.add(getattr(id3, frame_id)(encoding=3, text=list(values), **extra))
+    if tags.made_by:
+        frames.add(id3.TSSE(encoding=3, text=[tags.made_by]))
     for index, picture in enumerate(tags.pictures):
         # Two pictures of one description would be one: the later gets its number.
         frames.add(

@@ -1,6 +1,8 @@
 """`.codes` files and the way from songs to them and back."""
 
 import dataclasses
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from safetensors.numpy import load, save
-from toys import tiny_codec
+from toys import tiny_codec, tiny_stem_codec
 
 from mssgen.audio import AudioInfo
 from mssgen.channels import from_items, to_items
@@ -169,3 +171,40 @@ def test_other_files_are_refused(data: bytes, tmp_path: Path) -> None:
         read_codes(path)
     with pytest.raises(AudioError, match="does not exist"):
         read_codes(tmp_path / "other.codes")
+
+
+@pytest.mark.parametrize("codec_of", [tiny_codec, tiny_stem_codec])
+@pytest.mark.parametrize("factor", [16.0, 0.001])
+def test_codes_do_not_depend_on_the_level(codec_of: Callable[[], Codec], factor: float) -> None:
+    """Far outside of what songs have, they are those of a song at the end of that."""
+    codec, samples = codec_of(), noise(2, 4000)
+    source = ArraySource(samples * np.float32(factor), AudioInfo(8000, 2, "array", "FLOAT"))
+    song = encode_source(source, codec)
+    again = read_back(song)
+    assert again.gain == song.gain != 1
+    once = decoded(again, codec)
+    at_end = ArraySource(samples * np.float32(factor * song.gain), source.info)
+    there = encode_source(at_end, codec)
+    assert there.gain == pytest.approx(1, abs=1e-6)
+    np.testing.assert_allclose(once * song.gain, decoded(there, codec), atol=1e-4)
+
+
+def test_a_natural_level_is_coded_as_it_is() -> None:
+    song = coded(noise(2, 4000) * 0.1)
+    assert song.gain == 1
+    assert b'"format_version":"1"' in pack(song)
+
+
+def test_surround_comes_back_by_speaker() -> None:
+    layout = ("L", "R", "C", "Lb", "Rb")
+    info = AudioInfo(8000, 5, "array", "FLOAT", layout)
+    song = read_back(encode_source(ArraySource(noise(5, 4000), info), tiny_codec(n_channels=2)))
+    assert song.layout == layout
+    assert song.n_items == 3
+    assert decoded(song, tiny_codec(n_channels=2)).shape == (5, 4000)
+
+
+def read_back(song: CodedAudio) -> CodedAudio:
+    with tempfile.TemporaryDirectory() as folder:
+        write_codes(Path(folder) / "a.codes", song)
+        return read_codes(Path(folder) / "a.codes")

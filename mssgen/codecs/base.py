@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from mssgen.chunking import CrossFader
 from mssgen.errors import UsageError
+from mssgen.levels import NATURAL, Range
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,8 @@ class Codec(nn.Module, ABC):
     segment_samples: int | None = None
     """Length of the segments that are coded one by one; None codes the whole in one."""
     segment_stride: int | None = None
+    wanted_level: Range = NATURAL
+    """Sound whose loud parts are outside of it is coded at another level: see `mssgen.coding`."""
     adds_noise: bool = False
     """Whether the decoder ends in an `InverseSpectrum` that does."""
 

@@ -1,7 +1,8 @@
 """`.codes` files: a safetensors file with the tokens of a song and what it takes to decode them.
 
 Tensors: `codes` [B, K, N] uint16 and, of codecs that scale, `scale` [B, G] float32. Metadata, all
-strings: `format` "mssgen-codes", `format_version` "1", and the fields of `CodedAudio`.
+strings: `format` "mssgen-codes", `format_version`, and the fields of `CodedAudio`. Version 1.1 has
+`gain` and `layout`; a file that needs neither is of version 1.
 """
 
 from collections.abc import Callable
@@ -16,10 +17,11 @@ from mssgen.codecs.base import Codes
 from mssgen.errors import AudioError
 from mssgen.files import reported, whole_file
 from mssgen.safetensors_header import check_header
+from mssgen.speakers import NAMES, Layout, canonical, pairs_of
 from mssgen.tensor_files import pack_tensors
 
 FORMAT = "mssgen-codes"
-FORMAT_VERSION = "1"
+FORMAT_VERSIONS = ("1", "1.1")
 SUFFIX = ".codes"
 _MAX_SAMPLES = 2**40
 _MAX_RATE = 1_000_000  # Hz
@@ -49,6 +51,10 @@ class CodedAudio:
     """Items of the batch, the silent ones counted."""
     silent: tuple[int, ...] = ()
     """Which items are silent."""
+    gain: float = 1.0
+    """What the sound was multiplied by before it was coded, in all channels; > 0."""
+    layout: Layout = ()
+    """The speakers of the channels (`mssgen.speakers`); () where unknown."""
 
 
 def pack(coded: CodedAudio) -> bytes:
@@ -57,9 +63,10 @@ def pack(coded: CodedAudio) -> bytes:
     tensors = {"codes": codes.codes.cpu().to(torch.uint16)}
     if codes.scale is not None:
         tensors["scale"] = codes.scale.float()
+    is_plain = coded.gain == 1 and (coded.n_channels <= 2 or not coded.layout)
     metadata = {
         "format": FORMAT,
-        "format_version": FORMAT_VERSION,
+        "format_version": FORMAT_VERSIONS[0 if is_plain else 1],
         "codec": coded.codec,
         "codec_id": codes.codec_id,
         "codec_samples": str(codes.n_samples),
@@ -69,6 +76,8 @@ def pack(coded: CodedAudio) -> bytes:
         "n_items": str(coded.n_items),
         "silent": " ".join(map(str, coded.silent)),
     }
+    if not is_plain:
+        metadata |= {"gain": repr(coded.gain), "layout": " ".join(coded.layout)}
     return pack_tensors(tensors, metadata)
 
 
@@ -101,10 +110,10 @@ def read_codes(path: Path, *, name: str | None = None) -> CodedAudio:
         ) from None
     if metadata.get("format") != FORMAT:
         raise AudioError(f"{name} is no .codes file: `mssgen codec encode` writes such files")
-    if metadata.get("format_version") != FORMAT_VERSION:
+    if metadata.get("format_version") not in FORMAT_VERSIONS:
         raise AudioError(
             f"{name} has the format version {metadata.get('format_version')!s:.20}, and this "
-            f"mssgen reads {FORMAT_VERSION}: take a newer one"
+            f"mssgen reads {' and '.join(FORMAT_VERSIONS)}: take a newer one"
         )
     coded = _coded(metadata, tensors)
     if coded is None:
@@ -132,14 +141,24 @@ def _coded(metadata: dict[str, str], tensors: dict[str, np.ndarray]) -> CodedAud
         }
         silent = tuple(int(word) for word in metadata["silent"].split())
         codec, codec_id = metadata["codec"], metadata["codec_id"]
+        gain = float(metadata.get("gain", "1"))
+        layout = tuple(metadata.get("layout", "").split())
     except (KeyError, ValueError):
         return None
     if not all(1 <= value <= _MAX_SAMPLES for value in whole.values()):
         return None
+    is_layout = not layout or (
+        len(layout) == whole["n_channels"] and {*layout} <= {*NAMES} and layout == canonical(layout)
+    )
+    if not (0 < gain < float("inf") and is_layout and len({*layout}) == len(layout)):
+        return None
     n_items, n_channels, n_frames = whole["n_items"], whole["n_channels"], codes.shape[-1]
     if whole["sample_rate"] > _MAX_RATE or whole["codec_samples"] > n_frames * _MAX_HOP:
         return None
-    if n_channels > _MAX_CHANNELS or n_items not in (n_channels, -(-n_channels // 2)):
+    if n_channels > _MAX_CHANNELS or n_items not in (
+        n_channels,
+        len(pairs_of(layout, n_channels)),
+    ):
         return None  # a codec codes channels one by one, or in pairs
     if not n_kept and max(whole["codec_samples"], whole["n_samples"]) > _MAX_SILENT_SAMPLES:
         return None  # no codes are stored, so that nothing but the header says how long it is
@@ -159,4 +178,6 @@ def _coded(metadata: dict[str, str], tensors: dict[str, np.ndarray]) -> CodedAud
         n_samples=whole["n_samples"],
         n_items=n_items,
         silent=silent,
+        gain=gain,
+        layout=layout,
     )

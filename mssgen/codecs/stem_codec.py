@@ -37,6 +37,8 @@ class StemCodec(Codec):
 
     architecture = "stem"
     n_channels = 2
+    # One level for all: its error is smallest there, and codes do not depend on the level.
+    wanted_level = (0.05, 0.05)
     encoder: nn.Sequential
     decoder: nn.Sequential
     quantizer: FactorizedQuantizer

@@ -21,6 +21,7 @@ from mssgen.chunking import align
 from mssgen.enhancers.blend import Blend, blend_stream
 from mssgen.enhancers.codec import CodecEnhancer
 from mssgen.errors import UsageError
+from mssgen.levels import NATURAL, gain_into
 from mssgen.separators.base import Level, Separator, measure_level
 
 _MIN_RATE = 44_100
@@ -47,6 +48,13 @@ class EnhancedSeparator:
         self.sources, self.n_channels = separator.sources, separator.n_channels
         self.sample_rate = separator.sample_rate
         self.device, self.precision = separator.device, separator.precision
+
+    @property
+    def settings(self) -> str:
+        """Its options that change the result, for tags."""
+        names = " ".join(enhancer.name for enhancer in self.enhancers.values())
+        blend = f"encoders {names}, blend {self.blend.mode}, mix {self.blend.mix:g}"
+        return ", ".join(filter(None, [getattr(self.separator, "settings", ""), blend]))
 
     def check(self, stems: Sequence[str]) -> None:
         """Raise UsageError for an enhancer of a stem that is not wanted."""
@@ -120,6 +128,11 @@ class StemEnhancer:
         self.sample_rate = max(_MIN_RATE, enhancer.sample_rate)
         self.device, self.precision = enhancer.device, enhancer.precision
 
+    @property
+    def settings(self) -> str:
+        """Its options that change the result, for tags."""
+        return f"blend {self.blend.mode}, mix {self.blend.mix:g}"
+
     def __call__(self, mixture: Tensor) -> Tensor:
         """[B, 2, T] -> [B, 1, 2, T]."""
         return torch.cat(list(self.stream([mixture], measure_level([mixture]))), dim=-1)
@@ -151,7 +164,30 @@ def _blended(
     sample_rate: int,
     mixture: Iterable[Tensor] | None,
 ) -> Iterator[Tensor]:
-    """Blocks [B, 2, T'] of a stem through an enhancer of any rate, and blended."""
+    """Blocks [B, 2, T'] of a stem through an enhancer of any rate, and blended.
+
+    Very loud or soft sound is worked on at a natural level and comes back at its own.
+    """
+    gain = gain_into(level.loud, NATURAL)
+    if gain != 1:
+        at_level = replace(level, loud=level.loud * gain)
+        song = mixture and (block * gain for block in mixture)
+        scaled = (block * gain for block in blocks)
+        for block in _at_level(enhancer, scaled, at_level, blend, sample_rate, song):
+            yield block / gain
+    else:
+        yield from _at_level(enhancer, blocks, level, blend, sample_rate, mixture)
+
+
+def _at_level(
+    enhancer: CodecEnhancer,
+    blocks: Iterable[Tensor],
+    level: Level,
+    blend: Blend,
+    sample_rate: int,
+    mixture: Iterable[Tensor] | None,
+) -> Iterator[Tensor]:
+    """As `_blended`, of sound that is neither very loud nor very soft."""
     stem, to_enhance = itertools.tee(blocks)
     song = None
     if mixture is not None:

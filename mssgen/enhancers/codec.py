@@ -20,6 +20,7 @@ from mssgen.codecs.stem_codec import StemCodec
 from mssgen.codecs.stem_encoder import Prediction, StemEncoder
 from mssgen.codecs.streaming import stream_audio, stream_latents, stream_lowered
 from mssgen.errors import UsageError
+from mssgen.levels import NATURAL, gain_into
 from mssgen.refiners.refine import Refiner
 from mssgen.separators.base import Level, measure_level
 
@@ -86,8 +87,10 @@ class CodecEnhancer:
         Silence gives silence, and equal channels stay equal. Raises UsageError for another stem.
         """
         self.check(stems)
-        for block in self._stream(blocks, level, is_lowered=False):
-            yield block[:, :1]
+        gain = gain_into(level.loud, NATURAL)
+        heard = blocks if gain == 1 else (block * gain for block in blocks)
+        for block in self._stream(heard, level, is_lowered=False):
+            yield block[:, :1] / gain
 
     def stream_both(
         self, blocks: Iterable[Tensor], level: Level, song: Iterable[Tensor] | None = None

@@ -20,7 +20,7 @@ from mssgen.evaluation.base import Audio
 from mssgen.evaluation.pairing import Found, Note, Pairing, System, Track
 from mssgen.evaluation.recordings import Recording
 from mssgen.events import Failed, Hook, Progress, Start, ignore
-from mssgen.manifest import is_there
+from mssgen.files import is_there
 from mssgen.registry import STEMS
 from mssgen.training.library import SoundFile
 

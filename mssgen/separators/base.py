@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from mssgen.levels import LoudLevel
 from mssgen.separators.offset import RestLevel
 
 # Songs keep far more of their level in mono; only what nearly cancels is below it.
@@ -39,6 +40,8 @@ class Level:
     """[B], the deviation that a network wants as 1; 0 only where every channel is constant."""
     is_mono: Tensor
     """[B] bool, whether its channels are equal throughout."""
+    loud: float = 0.0
+    """Level of the loud parts of all channels (`mssgen.levels.LoudLevel`)."""
 
     @property
     def is_silent(self) -> bool:
@@ -82,13 +85,14 @@ def measure_level(blocks: Iterable[Tensor]) -> Level:
     n_samples, shift = 0, None
     total = square = torch.zeros((), dtype=torch.float64)  # [B, C + 1] from the first block on
     is_mono = torch.tensor(True)  # [B], likewise
-    rests = RestLevel()
+    rests, loud = RestLevel(), LoudLevel()
     for block in blocks:
         if not block.shape[-1]:
             continue
         is_mono = is_mono & (block == block[:, :1]).flatten(1).all(dim=1)
         channels = block.double()
         rests.add(channels)
+        loud.add(channels.numpy())
         signals = torch.cat([channels, channels.mean(dim=1, keepdim=True)], dim=1)
         if shift is None:
             shift = signals[..., :1]  # sums of squares cancel less around a value of the signal
@@ -104,4 +108,4 @@ def measure_level(blocks: Iterable[Tensor]) -> Level:
     of_channels = variance[:, :-1].mean(dim=1).sqrt()
     std = torch.maximum(variance[:, -1].sqrt(), _MIN_SHARE_OF_MONO * of_channels).float()
     offset = rests.offset((mean + shift[..., 0])[:, :-1], variance[:, :-1].sqrt())
-    return Level(n_samples, offset.float(), std, is_mono)
+    return Level(n_samples, offset.float(), std, is_mono, loud.value)

@@ -127,6 +127,13 @@ class DemucsSeparator:
         self.options = options or SeparationOptions()
         self.batch_size = self.options.batch_size or self._auto_batch_size()
 
+    @property
+    def settings(self) -> str:
+        """Its options that change the result, for tags."""
+        options = self.options
+        shifts = f", shifts {options.shifts}, seed {options.seed}" if options.shifts else ""
+        return f"overlap {options.overlap:g}{shifts}"
+
     def __call__(self, mixture: Tensor) -> Tensor:
         """Separate whole mixtures.
 
