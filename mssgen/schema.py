@@ -119,4 +119,5 @@ def _wanted(error: ErrorDetails) -> str:
     template = _WANTED.get(error["type"])
     inner = [part for part in error["loc"][1:] if isinstance(part, int)]
     words = template.format(**error.get("ctx", {})) if template else error["msg"].lower()
+    words = words.replace("True", "true").replace("False", "false")
     return f"{words} at [{inner[0]}]" if inner else words

@@ -26,7 +26,6 @@ from mssgen.formats import (
 )
 from mssgen.schema import checked_options
 from mssgen.targets import whole_file
-from mssgen.wording import shown
 
 ARCHITECTURE = "stem_encoder"
 _IDENTITY = ("stem", "input")
@@ -84,15 +83,14 @@ def load_stem_encoder(
     config = read_config(folder / CONFIG, "enhance")
     name, codec_id = config.get("codec"), config.get("codec_id")
     # A path in the file would lead out of the folder; names are looked up in the registry only.
-    if not isinstance(name, str) or (
-        name != EMBEDDED_CODEC and not name.replace("-", "_").isidentifier()
-    ):
+    is_text = isinstance(name, str) and isinstance(codec_id, str)
+    if not is_text or (name != EMBEDDED_CODEC and not name.replace("-", "_").isidentifier()):
         raise CheckpointError(f"{folder / CONFIG} does not name its codec: get the file again")
     place = str(folder / EMBEDDED_CODEC) if name == EMBEDDED_CODEC else name
     codec = load_codec(place, device=device, offline=offline)
     if codec.codec_id != codec_id:
         raise CheckpointError(
-            f"{folder} was trained for the codec {shown(codec_id)} and the codec found as {name} "
+            f"{folder} was trained for the codec {codec_id:.80} and the codec found as {name} "
             f"is {codec.codec_id}: use the checkpoint with the codec that it was trained for"
         )
     path = folder / WEIGHTS

@@ -16,7 +16,7 @@ StemNames = Annotated[tuple[StemName, ...], Field(strict=False, min_length=1, ma
 SegmentSeconds = Annotated[Fraction | int | float, Field(ge=0.01, le=600)]
 Depth = Annotated[int, Field(ge=1, le=12)]
 _MAX_SEGMENT_SAMPLES = 2**21
-_MAX_SEGMENT_VALUES = 2**27
+_MAX_SEGMENT_VALUES = 2**28
 _MAX_PLACES = 2**15
 
 
