@@ -20,11 +20,14 @@ from mssgen.checkpoints import resolve
 from mssgen.codecs.base import Codes
 from mssgen.codecs.container import CodedAudio, pack, read_codes
 from mssgen.codecs.loading import read_codec
+from mssgen.codecs.stem_encoder import StemEncoderOptions
 from mssgen.coding import decode_coded
 from mssgen.errors import AudioError, CheckpointError, MssgenError, UsageError
 from mssgen.evaluation.records import read_scores
 from mssgen.formats import read_checkpoint, read_safetensors
+from mssgen.refiners.masked_transformer import MaskedTransformerOptions
 from mssgen.training.recipes import Recipe, load_recipe
+from mssgen.training.sections import from_section
 from mssgen.wording import shown
 
 
@@ -232,6 +235,20 @@ def test_a_recipe_opens_no_file_outside_its_folder(tmp_path: Path, place: str) -
 def test_a_record_of_a_recipe_in_another_form(record: Any) -> None:
     with pytest.raises(UsageError, match=r"does not fit this version|lacks|recipe section"):
         Recipe.from_dict(record)
+
+
+@pytest.mark.parametrize(
+    ("cls", "section", "words"),
+    [
+        (MaskedTransformerOptions, {"width": 10**18}, "width .* 16384 or less: change it"),
+        (MaskedTransformerOptions, {"n_heads": 0}, "n_heads = 0, which must be 1 or more"),
+        (MaskedTransformerOptions, {"width": 0}, "width = 0, which must be 1 or more"),
+        (StemEncoderOptions, {"n_layers": 10**9}, "n_layers .* 64 or less"),
+    ],
+)
+def test_a_section_out_of_range(cls: type[Any], section: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=rf"recipe section \[model\].*{words}"):
+        from_section(cls, section, "model")
 
 
 @pytest.mark.parametrize(
