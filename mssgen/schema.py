@@ -29,7 +29,7 @@ SampleRate = Annotated[int, Field(ge=1, le=1_000_000)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Scale = Annotated[float, Field(ge=-1e6, le=1e6)]
 StemName = Annotated[str, Field(pattern=r"^[\w-]{1,40}$")]
-ModelName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
+ModelName = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]+$")]
 
 _WANTED = {
     "int_type": "a whole number",
@@ -59,7 +59,11 @@ _VAGUE = ("fraction_parsing", "is_instance_of", "too_short")
 
 
 def checked_options(
-    build: Callable[..., Any], options: Mapping[str, Any], place: str
+    build: Callable[..., Any],
+    options: Mapping[str, Any],
+    place: str,
+    *,
+    cure: str = "get the file again",
 ) -> dict[str, Any]:
     """Those of `options` that were given, of the types and ranges that `build` takes.
 
@@ -67,6 +71,7 @@ def checked_options(
         build: a class or function whose parameters are annotated as in the head of this module.
         options: keys and values as JSON or a package gives them.
         place: begins the message: the file.
+        cure: ends it, where a value is wrong.
 
     Raises CheckpointError for an unknown key, a missing one, and a value of another type or out of
     range, naming the key and what it must be.
@@ -75,7 +80,7 @@ def checked_options(
     try:
         model = schema.model_validate(dict(options))
     except ValidationError as error:
-        raise CheckpointError(f"{place} {_problem(error, schema, options)}") from None
+        raise CheckpointError(f"{place} {_problem(error, schema, options, cure)}") from None
     return {key: getattr(model, key) for key in model.model_fields_set}
 
 
@@ -97,7 +102,9 @@ def _schema(build: Callable[..., Any]) -> type[BaseModel]:
     return create_model("Options", __config__=config, **fields)
 
 
-def _problem(error: ValidationError, schema: type[BaseModel], options: Mapping[str, Any]) -> str:
+def _problem(
+    error: ValidationError, schema: type[BaseModel], options: Mapping[str, Any], cure: str
+) -> str:
     """What is wrong with the first wrong key, and the cure."""
     errors = error.errors(include_url=False, include_input=False)
     key = str(errors[0]["loc"][0]) if errors[0]["loc"] else "options"
@@ -105,13 +112,13 @@ def _problem(error: ValidationError, schema: type[BaseModel], options: Mapping[s
     if kind == "extra_forbidden":
         return f"has an unknown option {shown(key)}{closest(key, schema.model_fields)}"
     if kind == "missing":
-        return f"lacks the option {key}, which has no default: get the file again"
+        return f"lacks the option {key}, which has no default: {cure}"
     of_key = [each for each in errors if each["loc"] and each["loc"][0] == key]
     # In a union some members only repeat what others say better.
     of_key = [each for each in of_key if each["type"] not in _VAGUE] or of_key
     words = " or ".join(dict.fromkeys(_wanted(each) for each in of_key))
     value = shown(options.get(key))
-    return f"has the option {key} = {value}, which must be {words}: get the file again"
+    return f"has the option {key} = {value}, which must be {words}: {cure}"
 
 
 def _wanted(error: ErrorDetails) -> str:
@@ -119,4 +126,5 @@ def _wanted(error: ErrorDetails) -> str:
     template = _WANTED.get(error["type"])
     inner = [part for part in error["loc"][1:] if isinstance(part, int)]
     words = template.format(**error.get("ctx", {})) if template else error["msg"].lower()
+    words = words.replace("True", "true").replace("False", "false")
     return f"{words} at [{inner[0]}]" if inner else words

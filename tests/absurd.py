@@ -205,7 +205,7 @@ def attempt(run: Callable[[Path], object], folder: Path) -> Outcome:
     if data:
         kind, message = json.loads(data)
         return Outcome(kind, message, cpu_s)
-    is_slow = not ready or cpu_s >= CPU_S
+    is_slow = not ready or os.WTERMSIG(status) == signal.SIGXCPU
     return Outcome("hang" if is_slow else "killed", f"status {status}", cpu_s)
 
 

@@ -458,7 +458,7 @@ def test_a_bag_without_weights_averages_everything(tmp_path: Path) -> None:
         ("models: ['aaaa0000']\nweights: [[1]]", "weights"),
         ("models: ['aaaa0000']\nsegment: long", "segment"),
         ("!!python/object/apply:os.system ['false']", "YAML"),
-        ("a: &a [x]\nb: {*a : 1}", "YAML"),
+        ("a: &a [x]\nb: {*a : 1}", "aliases"),
     ],
 )
 def test_bags_that_are_not_sound(tmp_path: Path, text: str, words: str) -> None:

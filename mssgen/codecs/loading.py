@@ -139,7 +139,7 @@ def read_codec(path: Path | str, *, name: str | None = None) -> Codec:
     except ValueError as error:
         raise CheckpointError(f"{path} is no EnCodec or DAC that mssgen knows: {error}") from None
     facts = _facts(path, architecture, shapes, metadata, about)
-    own = {"name": name or facts.get("name") or path.stem}
+    own = {"name": name or facts.get("name") or path.stem or "codec"}
     return _built(path, architecture, {**shapes, **facts, **own}, state)
 
 

@@ -79,16 +79,13 @@ def load_stem_encoder(
         raise CheckpointError(f"{folder} has no {CONFIG}, so it is no checkpoint of a stem encoder")
     config = read_config(folder / CONFIG, "enhance")
     name, codec_id = config.get("codec"), config.get("codec_id")
-    # A path in the file would lead out of the folder; names are looked up in the registry only.
-    if not isinstance(name, str) or (
-        name != EMBEDDED_CODEC and not name.replace("-", "_").isidentifier()
-    ):
+    if not isinstance(name, str) or not isinstance(codec_id, str) or not _is_codec_name(name):
         raise CheckpointError(f"{folder / CONFIG} does not name its codec: get the file again")
     place = str(folder / EMBEDDED_CODEC) if name == EMBEDDED_CODEC else name
     codec = load_codec(place, device=device, offline=offline)
     if codec.codec_id != codec_id:
         raise CheckpointError(
-            f"{folder} was trained for the codec {shown(codec_id)} and the codec found as {name} "
+            f"{folder} was trained for the codec {codec_id:.80} and the codec found as {name} "
             f"is {codec.codec_id}: use the checkpoint with the codec that it was trained for"
         )
     path = folder / WEIGHTS
@@ -115,3 +112,8 @@ def load_stem_encoder(
         ) from None
     encoder.eval().requires_grad_(False)
     return encoder.to(device)
+
+
+def _is_codec_name(name: str) -> bool:
+    """Whether a file may call its codec so: a path in it would lead out of the folder."""
+    return name == EMBEDDED_CODEC or name.replace("-", "_").isidentifier()

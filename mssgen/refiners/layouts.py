@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mssgen.refiners.masked_transformer import MaskedTransformerOptions
+from mssgen.wording import shown
 
 State = Mapping[str, Tensor]
 
@@ -120,7 +121,7 @@ def infer_options(
     }
     for key, value in found.items():
         if said.get(key, value) != value:
-            raise ValueError(f"it says {key} {said[key]!r:.40} but its tensors say {value}")
+            raise ValueError(f"it says {key} {shown(said[key])} but its tensors say {value}")
     return options
 
 

@@ -16,7 +16,7 @@ StemNames = Annotated[tuple[StemName, ...], Field(strict=False, min_length=1, ma
 SegmentSeconds = Annotated[Fraction | int | float, Field(ge=0.01, le=600)]
 Depth = Annotated[int, Field(ge=1, le=12)]
 _MAX_SEGMENT_SAMPLES = 2**21
-_MAX_SEGMENT_VALUES = 2**27
+_MAX_SEGMENT_VALUES = 2**28
 _MAX_PLACES = 2**15
 
 
@@ -37,7 +37,7 @@ class HTDemucsConfig:
     nfft: Annotated[int, Field(ge=16, le=2**16)] = 4096
     kernel_size: Annotated[int, Field(ge=1, le=64)] = 8
     stride: Annotated[int, Field(ge=2, le=32)] = 4
-    freq_emb: Scale | None = 0.2
+    freq_emb: Scale = 0.2
     emb_scale: Annotated[float, Field(ge=1e-6, le=1e6)] = 10.0
     dconv_mode: Annotated[int, Field(ge=0, le=3)] = 1
     """Residual branches; 1: in the encoders, 2: in the decoders, 3: in both."""
@@ -64,15 +64,29 @@ class HTDemucsConfig:
 class UNetOptions(Protocol):
     """What tells how much one segment costs, of either network of the Demucs family."""
 
-    samplerate: int
-    segment: Fraction | int | float
-    channels: int
-    growth: int
-    depth: int
-    nfft: int
-    kernel_size: int
-    stride: int
-    dconv_comp: int
+    @property
+    def samplerate(self) -> int: ...
+
+    @property
+    def segment(self) -> Fraction | int | float: ...
+
+    @property
+    def channels(self) -> int: ...
+
+    @property
+    def depth(self) -> int: ...
+
+    @property
+    def nfft(self) -> int: ...
+
+    @property
+    def kernel_size(self) -> int: ...
+
+    @property
+    def stride(self) -> int: ...
+
+    @property
+    def dconv_comp(self) -> int: ...
 
 
 def check_unet(options: UNetOptions) -> None:

@@ -3,9 +3,10 @@
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from mssgen.errors import UsageError
+from mssgen.errors import CheckpointError, UsageError
+from mssgen.schema import checked_options
 from mssgen.wording import closest, shown
 
 T = TypeVar("T")
@@ -34,7 +35,18 @@ def from_section(cls: type[T], section: Mapping[str, Any], name: str) -> T:
     for key, field in known.items():
         if key not in values and field.default is MISSING and field.default_factory is MISSING:
             raise UsageError(f"recipe section [{name}] lacks '{key}', which has no default; add it")
+    _check_ranges(cls, values, name)
     return cls(**values)
+
+
+def _check_ranges(cls: type[Any], values: Mapping[str, Any], name: str) -> None:
+    """Raise UsageError where a value is out of the range that its field is annotated with."""
+    hints = get_type_hints(cls, include_extras=True).values()
+    if any(get_origin(hint) is Annotated for hint in hints):
+        try:
+            checked_options(cls, values, f"recipe section [{name}]", cure="change it")
+        except CheckpointError as error:
+            raise UsageError(str(error)) from None
 
 
 def _converted(kind: Any, value: Any, name: str) -> Any:
