@@ -57,6 +57,10 @@ def begin(output: Path, recipe: RenderRecipe, plan: Plan) -> None:
             target = folder / f"{package.name}.txt"
             if package.copyright is not None and not target.exists():
                 shutil.copyfile(package.copyright, target)
+        for sounds in plan.sounds.values():
+            for instrument in sounds.band.instruments if sounds.band else ():
+                text = instrument.terms()
+                (folder / f"{instrument.name}.txt").write_text(text, encoding="utf-8")
     except OSError as error:
         raise _unwritable(output, error) from error
     update(output, recipe)

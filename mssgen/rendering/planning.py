@@ -12,6 +12,8 @@ import numpy as np
 from mssgen.errors import MssgenError, UsageError
 from mssgen.events import Failed, Hook
 from mssgen.rendering.accompaniments import StyleFile, find_styles
+from mssgen.rendering.amplifiers import find_cabinets
+from mssgen.rendering.band import Band, find_band
 from mssgen.rendering.drumkits import find_kits
 from mssgen.rendering.fetch import Package, fetch
 from mssgen.rendering.recipe import Counts, Names, RenderRecipe
@@ -62,6 +64,8 @@ class Sounds:
     fonts: tuple[SourceFile, ...]
     kits: tuple[SourceFile, ...]
     """Each by its drumkit.xml."""
+    band: Band | None = None
+    """Recorded instruments, which play in their place what they can."""
 
 
 @dataclass(frozen=True)
@@ -202,9 +206,7 @@ def _new_songs(
     for style in find_styles(package):
         if kind == "sung" and style.beats != 4:
             continue
-        # Two of ten styles are kept from training, whatever the seed and the number of songs.
-        place = int(hashlib.sha256(style.name.encode()).hexdigest(), 16) % 10
-        styles[{0: "valid", 1: "test"}.get(place, "train")].append(style)
+        styles[_kept_split(style.name)].append(style)
     for split, n_songs in counts.items():
         for index in range(n_songs if styles[split] else 0):
             key = f"{split}/{'sung' if kind == 'sung' else package.name}-{index + 1:04d}"
@@ -230,6 +232,7 @@ def _sounds(recipe: RenderRecipe, shelf: _Shelf) -> dict[str, Sounds]:
                 f"recipe: instruments.kits names {unknown[0]!r}, which is no kit of "
                 f"{', '.join(how.kit_packages)}; they hold {', '.join(kits)}"
             )
+    cabinets = _cabinets(recipe, shelf)
     return {
         split: Sounds(
             # A package may hold a font twice, under several paths: `files` takes each once.
@@ -237,9 +240,25 @@ def _sounds(recipe: RenderRecipe, shelf: _Shelf) -> dict[str, Sounds]:
                 each for name in how.fonts.of(split) for each in shelf.files(name, _FONT_SUFFIXES)
             ),
             tuple(kits[kit] for kit in how.kits.of(split) if kit in kits),
+            find_band(recipe.recorded, split, cabinets[split]),
         )
         for split in SPLITS
     }
+
+
+def _cabinets(recipe: RenderRecipe, shelf: _Shelf) -> dict[str, tuple[Path, ...]]:
+    """The amplifiers of each split; none where the package is not named or cannot be had."""
+    found: dict[str, list[Path]] = {split: [] for split in SPLITS}
+    package = shelf.package(recipe.recorded.cabinets) if recipe.recorded.cabinets else None
+    for path in find_cabinets(package.folder) if package else ():
+        found[_kept_split(path.stem)].append(path)
+    return {split: tuple(paths) for split, paths in found.items()}
+
+
+def _kept_split(name: str) -> str:
+    """Two of ten names are kept from training, whatever the seed and how many there are."""
+    place = int(hashlib.sha256(name.encode()).hexdigest(), 16) % 10
+    return {0: "valid", 1: "test"}.get(place, "train")
 
 
 def _name(file: SourceFile, taken: set[str]) -> str:
