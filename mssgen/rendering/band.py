@@ -27,7 +27,7 @@ from mssgen.rendering.midi import (
 )
 from mssgen.rendering.recipe import Recorded, RecordedSource
 from mssgen.rendering.sampler import Note, Sampler
-from mssgen.rendering.sfz import load_sfz
+from mssgen.rendering.sfz import Instrument, by_pitch, load_sfz
 from mssgen.training.augment import level
 
 Audio = NDArray[np.float32]
@@ -49,6 +49,14 @@ class RecordedInstrument:
     source: RecordedSource
     sha256: str
     """Of the SFZ file."""
+
+    def load(self) -> Instrument:
+        """Read it, see `load_sfz`; samples and programs may lie anywhere below its folder."""
+        root = self.path.parents[len(Path(self.source.file).parts) - 1]
+        instrument = load_sfz(self.path, root)
+        if self.source.nearest:
+            instrument = by_pitch(instrument, self.source.without_keycenters)
+        return instrument
 
     def as_source(self, role: str) -> dict[str, Any]:
         """What the manifest says of it."""
@@ -159,17 +167,17 @@ def _found(how: Recorded, name: str) -> RecordedInstrument:
             f"github.com/{source.repository} (commit {source.commit}) there, or name another "
             "folder with --instruments"
         )
-    load_sfz(path, path.parents[len(Path(how.sources[name].file).parts) - 1])
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return RecordedInstrument(name, path, how.sources[name], digest)
+    found = RecordedInstrument(name, path, how.sources[name], digest)
+    found.load()  # a damaged one is found before any work
+    return found
 
 
 def _sampler(
     instrument: RecordedInstrument, how: Recorded, rng: np.random.Generator, release_s: float
 ) -> Sampler:
-    root = instrument.path.parents[len(Path(instrument.source.file).parts) - 1]
     return Sampler(
-        load_sfz(instrument.path, root),
+        instrument.load(),
         rng,
         alternates=how.alternates,
         veltrack=how.veltrack,
@@ -295,7 +303,7 @@ def _play_snare(
 
 def _snare_articulations(band: Band, name: str) -> list[str]:
     assert band.snare_source is not None
-    names = load_sfz(band.snare_source.path, band.snare_source.path.parent).articulations
+    names = band.snare_source.load().articulations
     return [each for each in names if each == name or each.startswith(f"{name}_")]
 
 

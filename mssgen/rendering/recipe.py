@@ -159,6 +159,10 @@ class RecordedSource:
     """The SFZ file below the folder of this instrument."""
     transpose: int = 0
     """What its keys are above what sounds, semitones: 12 where a bass is written an octave up."""
+    nearest: bool = False
+    """Every key is played by the recording nearest in pitch, whatever ranges of keys say."""
+    without_keycenters: tuple[int, ...] = ()
+    """With `nearest`: recordings to leave out, whose pitch_keycenter is wrong."""
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ One opcode is our own: `articulation` names a hit of a drum, which has no key.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -133,6 +133,32 @@ def load_sfz(path: Path, root: Path | None = None) -> Instrument:
     if not regions:
         raise AudioError(f"{path} describes no recordings; choose another SFZ file")
     return Instrument(path, tuple(regions), tuple(ignored))
+
+
+def by_pitch(instrument: Instrument, without: Collection[int] = ()) -> Instrument:
+    """The instrument with every key given to the recording that is nearest in pitch.
+
+    For files whose ranges of keys are of no use. Left out are regions whose pitch_keycenter is in
+    `without`: where that is wrong.
+    """
+    pitched = [each for each in instrument.regions if not each.articulation]
+    centres = sorted({each.pitch_keycenter for each in pitched} - set(without))
+    ranges = {
+        centre: (
+            max(0, centre - 5) if not place else (centres[place - 1] + centre) // 2 + 1,
+            min(127, centre + 7)
+            if place + 1 == len(centres)
+            else (centre + centres[place + 1]) // 2,
+        )
+        for place, centre in enumerate(centres)
+    }
+    moved = [
+        replace(each, lokey=ranges[each.pitch_keycenter][0], hikey=ranges[each.pitch_keycenter][1])
+        for each in pitched
+        if each.pitch_keycenter in ranges
+    ]
+    hits = [each for each in instrument.regions if each.articulation]
+    return replace(instrument, regions=(*moved, *hits))
 
 
 def _sections(path: Path, root: Path) -> Iterator[tuple[str, dict[str, str]]]:

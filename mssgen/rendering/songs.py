@@ -28,6 +28,8 @@ Audio = NDArray[np.float32]
 _HEARD_DB = -60.0
 """A stem below this (RMS, against the loudest) is never heard."""
 _TAIL_DB = -70.0
+_MIX_DB = {"drums": (-4.0, 3.0), "bass": (-4.0, 3.0)}
+"""How loud recorded stems are against other (RMS)."""
 
 
 class Unsuitable(MssgenError):
@@ -204,6 +206,12 @@ def _joined(rest: dict[str, Audio], played: Played, rng: np.random.Generator) ->
             n_samples = max(beside.shape[1], sound.shape[1])
             sound = _fitted(sound * np.float32(gain), n_samples) + _fitted(beside, n_samples)
         joined[name] = sound
+    reference = level(joined["other"]) if "other" in joined else 0.0
+    for name, (least_db, most_db) in _MIX_DB.items():
+        own = level(joined[name]) if name in played.stems else 0.0
+        if own and reference:  # an instrument's own level says nothing of how loud it is in a mix
+            gain = reference / own * 10 ** (rng.uniform(least_db, most_db) / 20)
+            joined[name] = joined[name] * np.float32(gain)
     n_samples = max(sound.shape[1] for sound in joined.values())
     return balanced({name: _fitted(sound, n_samples) for name, sound in joined.items()})
 
