@@ -31,8 +31,9 @@ def saturate(sound: Audio, drive_db: float, bias: float = 0.0) -> Audio:
     peak = float(np.abs(sound).max(initial=0.0))
     if not peak:
         return sound
-    driven = resample_poly(sound, _OVERSAMPLING, 1, axis=1) * (10 ** (drive_db / 20) / peak)
-    bent = np.tanh(driven + bias) - np.tanh(bias)
+    gained = sound.astype(np.float32) * np.float32(10 ** (drive_db / 20) / peak)
+    driven = resample_poly(gained, _OVERSAMPLING, 1, axis=1)
+    bent = np.tanh(driven + np.float32(bias))
     bent = resample_poly(bent, 1, _OVERSAMPLING, axis=1)[:, : sound.shape[1]]
     bent -= bent.mean(axis=1, keepdims=True)
     return (bent * (level(sound) / max(level(bent), 1e-9))).astype(np.float32)
@@ -46,7 +47,8 @@ def find_cabinets(folder: Path) -> tuple[Path, ...]:
 def amplify(
     sound: Audio, cabinets: Sequence[Path], rng: np.random.Generator, *, is_bass: bool
 ) -> tuple[Audio, dict[str, Any]]:
-    """An amplifier of random drive and cabinet, of the level of what came in; and what it was.
+    """[2, T] through an amplifier of random drive and cabinet, which has one channel, at the level
+    of what came in; and what it was.
 
     A bass keeps its lows direct, as engineers blend the two. Without responses of cabinets a band
     of frequencies stands for one.
@@ -56,6 +58,7 @@ def amplify(
     drive_db = rng.uniform(-6, 14)
     if not is_bass:  # clean, or distorted
         drive_db = rng.uniform(-6, 8) if rng.random() < 0.5 else rng.uniform(8, 32)
+    sound = sound.mean(axis=0, keepdims=True)
     before = level(sound)
     driven = saturate(sosfilt(_tight(30 if is_bass else 70), sound), drive_db, rng.uniform(0, 0.4))
     if cabinets:
@@ -72,7 +75,8 @@ def amplify(
         crossing = butter(2, rng.uniform(150, 350), "highpass", fs=SAMPLE_RATE, output="sos")
         heard = share * sosfilt(crossing, heard) + (1 - share / 2) * sound
     facts = {"drive_db": round(drive_db, 1), "cabinet": name, "share": round(share, 2)}
-    return (heard * (before / max(level(heard), 1e-9))).astype(np.float32), facts
+    heard = heard * (before / max(level(heard), 1e-9))
+    return np.repeat(heard.astype(np.float32), 2, axis=0), facts
 
 
 def drum_bus(sound: Audio, rng: np.random.Generator) -> Audio:

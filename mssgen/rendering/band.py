@@ -91,6 +91,8 @@ class Band:
     snares: tuple[str, ...] = ()
     snare_source: RecordedInstrument | None = None
     cabinets: tuple[Path, ...] = ()
+    cabinet_source: dict[str, Any] | None = None
+    """What the manifest says of the cabinets."""
 
     @property
     def instruments(self) -> tuple[RecordedInstrument, ...]:
@@ -111,7 +113,7 @@ class Played:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-def find_band(how: Recorded, split: str, cabinets: tuple[Path, ...]) -> Band | None:
+def find_band(how: Recorded, split: str) -> Band | None:
     """The instruments of a split; None where it has none.
 
     Raises UsageError where the folder or an instrument is missing, AudioError for a damaged one.
@@ -130,7 +132,6 @@ def find_band(how: Recorded, split: str, cabinets: tuple[Path, ...]) -> Band | N
         tuple(found[name] for name in how.kits.of(split)),
         snares,
         snare_source,
-        cabinets,
     )
     for name in snares if snare_source else ():
         if not _snare_articulations(band, name):
@@ -151,6 +152,9 @@ def play_band(groups: Mapping[str, MidiFile], band: Band, rng: np.random.Generat
         _play_drums(groups["drums"], band, own["drums"], played)
     if band.guitars:
         _play_guitar(groups["other"], band, own["other"], played)
+    amplifiers = [played.facts.get("bass", {}), *played.facts.get("guitars", [])]
+    if band.cabinet_source and any(each.get("amplifier") for each in amplifiers):
+        played.sources.append(band.cabinet_source)
     return played
 
 

@@ -20,12 +20,13 @@ from typing import Any, Literal
 from mssgen.errors import AudioError
 
 _MAX_DEPTH = 16
-_MAX_LINES = 1_000_000
+_MAX_LINES = 200_000
+_MAX_VALUE = 1000
 _HEADERS = ("control", "global", "master", "group", "region")
 _NOTES = {"c": 0, "d": 2, "e": 4, "f": 5, "g": 7, "a": 9, "b": 11}
 _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.S)
 _DIRECTIVE = re.compile(r'#define\s+(\$\w+)\s+(\S*)|#include\s+"([^"]*)"')
-_OPCODE = re.compile(r"([A-Za-z_]\w*)=(.*?)(?=\s+[A-Za-z_]\w*=|\s*$)")
+_NAME = re.compile(r"(?:^|(?<=\s))([A-Za-z_]\w*)=")
 
 Trigger = Literal["attack", "release", "first", "legato", "release_key"]
 LoopMode = Literal["no_loop", "one_shot", "loop_continuous", "loop_sustain"]
@@ -164,54 +165,67 @@ def by_pitch(instrument: Instrument, without: Collection[int] = ()) -> Instrumen
 def _sections(path: Path, root: Path) -> Iterator[tuple[str, dict[str, str]]]:
     """Every header with its opcodes, in order."""
     header, opcodes = "", dict[str, str]()
-    for line in _lines(path, path.parent, root, {}, 0):
+    for line in _Reader(path.parent, root).lines(path):
         for place, part in enumerate(re.split(r"<(\w+)>", line)):
             if place % 2:
                 if header:
                     yield header, opcodes
                 header, opcodes = part.lower(), {}
             else:
-                opcodes.update((key.lower(), value) for key, value in _OPCODE.findall(part))
+                opcodes.update(_opcodes(part))
     if header:
         yield header, opcodes
 
 
-def _lines(
-    path: Path, start: Path, root: Path, defined: dict[str, str], depth: int
-) -> Iterator[str]:
-    """The lines of a file and of those it includes, with what is defined put in its place.
-
-    `defined` holds the definitions so far and gets those of the file.
-    """
-    if depth > _MAX_DEPTH:
-        raise AudioError(f"{path} includes itself; mend the SFZ file")
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace").removeprefix("\ufeff")
-    except OSError as error:
-        raise AudioError(f"{path} cannot be read ({error.strerror or error})") from error
-    lines = _COMMENT.sub(" ", text).splitlines()
-    if len(lines) > _MAX_LINES:
-        raise AudioError(f"{path} has more lines than any instrument needs; choose another file")
-    for line in lines:
-        at = 0
-        for found in _DIRECTIVE.finditer(line):
-            yield _filled(line[at : found.start()], defined)
-            at = found.end()
-            name, value, included = found.groups()
-            if name:
-                defined[name] = _filled(value, defined)
-            else:
-                inner = _inside(_filled(included, defined), start, root, path)
-                yield from _lines(inner, start, root, defined, depth + 1)
-        yield _filled(line[at:], defined)
+def _opcodes(text: str) -> dict[str, str]:
+    """What a part of a line sets: a value, which may hold spaces, ends where the next name is."""
+    found: dict[str, str] = {}
+    names = list(_NAME.finditer(text))
+    for place, each in enumerate(names):
+        end = names[place + 1].start() if place + 1 < len(names) else len(text)
+        name, value = each[1].lower(), text[each.end() : end].strip()
+        # One word for three, of which the last word counts.
+        found.update(dict.fromkeys(_KEYS if name == "key" else (name,), value))
+    return found
 
 
-def _filled(text: str, defined: Mapping[str, str]) -> str:
-    """`text` with the values of $NAMES; of two that fit the longer one is meant."""
-    if "$" in text:
-        for name in sorted(defined, key=len, reverse=True):
-            text = text.replace(name, defined[name])
-    return text
+class _Reader:
+    """The text of an SFZ file and of those it includes, with what is defined put in its place."""
+
+    def __init__(self, start: Path, root: Path) -> None:
+        self._start, self._root = start, root
+        self._defined: dict[str, str] = {}
+        self._n_lines = 0
+
+    def lines(self, path: Path, depth: int = 0) -> Iterator[str]:
+        if depth > _MAX_DEPTH:
+            raise AudioError(f"{path} includes itself; correct the SFZ file")
+        try:
+            text = path.read_text(encoding="utf-8", errors="replace").removeprefix("\ufeff")
+        except OSError as error:
+            raise AudioError(f"{path} cannot be read ({error.strerror or error})") from error
+        for line in _COMMENT.sub(" ", text).splitlines():
+            self._n_lines += 1
+            if self._n_lines > _MAX_LINES:
+                raise AudioError(f"{path} has more lines than any instrument needs; leave it out")
+            at = 0
+            for found in _DIRECTIVE.finditer(line):
+                yield self._filled(line[at : found.start()])
+                at = found.end()
+                name, value, included = found.groups()
+                if name:
+                    self._defined[name] = self._filled(value)[:_MAX_VALUE]
+                else:
+                    inner = _inside(self._filled(included), self._start, self._root, path)
+                    yield from self.lines(inner, depth + 1)
+            yield self._filled(line[at:])
+
+    def _filled(self, text: str) -> str:
+        """`text` with the values of $NAMES; of two that fit the longer one is meant."""
+        if "$" in text:
+            for name in sorted(self._defined, key=len, reverse=True):
+                text = text.replace(name, self._defined[name])
+        return text
 
 
 def _inside(name: str, start: Path, root: Path, path: Path) -> Path:
@@ -228,9 +242,6 @@ def _region(
     """A region of all that its levels say; None where it has no recording but a generator."""
     values: dict[str, Any] = {}
     shift = _number("note_offset", opcodes, path) + 12 * _number("octave_offset", opcodes, path)
-    if "key" in opcodes:
-        for name in ("lokey", "hikey", "pitch_keycenter"):
-            opcodes.setdefault(name, opcodes["key"])
     for key, text in opcodes.items():
         name = _ALIASES.get(key, key)
         if name in _PARSERS:
@@ -240,7 +251,7 @@ def _region(
                 raise _refusal(path, key, text, _wanted(name)) from None
         elif key not in _STRUCTURE:
             ignored[key] = None
-    for name in ("lokey", "hikey", "pitch_keycenter"):
+    for name in _KEYS:
         if name in values:
             values[name] += shift
     sample = opcodes.get("sample", "")
@@ -304,7 +315,7 @@ _ALIASES = {
     "loopend": "loop_end",
     "pitch": "tune",
 }
-_STRUCTURE = ("sample", "key", "default_path", "note_offset", "octave_offset")
+_STRUCTURE = ("sample", "default_path", "note_offset", "octave_offset")
 _KEYS = ("lokey", "hikey", "pitch_keycenter")
 _SPECIAL = {"trigger": _trigger, "loop_mode": _loop_mode, "articulation": str}
 _PARSERS: dict[str, Callable[[str], Any]] = {
