@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 def render(
     recipe: Annotated[
         str,
-        typer.Option(help="A TOML file, or the name of one that ships: base, full, tiny, vocals."),
+        typer.Option(help="A TOML file, or the name of one that ships: base, full, recorded, ..."),
     ],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder to write to.", metavar="DIR")
@@ -25,6 +26,13 @@ def render(
         Path | None,
         typer.Option(
             help="Where packages are kept and looked for.  [default: the user's cache]",
+            metavar="DIR",
+        ),
+    ] = None,
+    instruments: Annotated[
+        Path | None,
+        typer.Option(
+            help="The recipe's recorded instruments (SFZ).  [default: recorded.folder]",
             metavar="DIR",
         ),
     ] = None,
@@ -51,8 +59,11 @@ def render(
         from mssgen.rendering.fetch import default_cache
         from mssgen.rendering.recipe import load_recipe
 
+        loaded = load_recipe(recipe)
+        if instruments is not None:
+            loaded = replace(loaded, recorded=replace(loaded.recorded, folder=str(instruments)))
         done = render_library(
-            load_recipe(recipe),
+            loaded,
             output,
             packages=packages or default_cache(),
             n_jobs=jobs,

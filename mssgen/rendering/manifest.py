@@ -57,9 +57,27 @@ def begin(output: Path, recipe: RenderRecipe, plan: Plan) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for package in plan.packages:
             target = folder / f"{package.name}.txt"
+<<<<<<< HEAD
             if package.copyright is not None and not is_there(target):
                 with whole_file(target) as draft:
                     shutil.copyfile(package.copyright, draft)
+||||||| 7af15cf
+            if package.copyright is not None and not target.exists():
+                shutil.copyfile(package.copyright, target)
+    except OSError as error:
+        raise _unwritable(output, error) from error
+    update(output, recipe)
+=======
+            if package.copyright is not None and not target.exists():
+                shutil.copyfile(package.copyright, target)
+        for sounds in plan.sounds.values():
+            for instrument in sounds.band.instruments if sounds.band else ():
+                text = instrument.terms()
+                (folder / f"{instrument.name}.txt").write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise _unwritable(output, error) from error
+    update(output, recipe)
+>>>>>>> sfz/sfz
 
 
 def read(output: Path) -> dict[str, Any] | None:

@@ -1,7 +1,8 @@
 """MIDI files as stems: notes sorted into groups, each of which is a file of its own."""
 
 import random
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from io import BytesIO
 from typing import Literal
 
@@ -118,6 +119,62 @@ def count_notes(song: MidiFile) -> int:
         for track in song.tracks
         for message in track
     )
+
+
+@dataclass(frozen=True)
+class TimedNote:
+    """A note in seconds, and what plays it."""
+
+    start_s: float
+    end_s: float
+    note: int
+    """MIDI key."""
+    velocity: int
+    """1 to 127."""
+    channel: int
+    program: int
+    """General MIDI, from 0."""
+
+
+def timed_notes(song: MidiFile) -> list[TimedNote]:
+    """All notes in order of their starts; those that are never ended end with the song."""
+    programs, time_s = [0] * 16, 0.0
+    sounding: dict[tuple[int, int], list[TimedNote]] = {}
+    found: list[TimedNote] = []
+    for message in song:
+        time_s += message.time
+        if message.type == "program_change":
+            programs[message.channel] = message.program
+        if message.type not in ("note_on", "note_off"):
+            continue
+        key = message.channel, message.note
+        if message.type == "note_on" and message.velocity:
+            note = TimedNote(
+                time_s,
+                time_s,
+                message.note,
+                message.velocity,
+                message.channel,
+                programs[message.channel],
+            )
+            sounding.setdefault(key, []).append(note)
+        elif sounding.get(key):
+            found.append(replace(sounding[key].pop(0), end_s=time_s))
+    left = [replace(note, end_s=time_s) for notes in sounding.values() for note in notes]
+    return sorted([*found, *left], key=lambda note: (note.start_s, note.note))
+
+
+def without_notes(song: MidiFile, leaves_out: Callable[[mido.Message], bool]) -> MidiFile:
+    """The song without the notes for whose messages `leaves_out` is true."""
+    rest = MidiFile(type=song.type, ticks_per_beat=song.ticks_per_beat)
+    for track in song.tracks:
+        events, tick = [], 0
+        for message in track:
+            tick += message.time
+            if message.type not in ("note_on", "note_off") or not leaves_out(message):
+                events.append((tick, message))
+        rest.tracks.append(_deltas(events))
+    return rest
 
 
 def drum_hits(song: MidiFile) -> list[DrumHit]:

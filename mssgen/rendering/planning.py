@@ -2,16 +2,18 @@
 
 import gzip
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from mssgen.errors import MssgenError, UsageError
-from mssgen.events import Failed, Hook
+from mssgen.events import Failed, Hook, Warned
 from mssgen.rendering.accompaniments import StyleFile, find_styles
+from mssgen.rendering.amplifiers import find_cabinets
+from mssgen.rendering.band import Band, find_band
 from mssgen.rendering.drumkits import find_kits
 from mssgen.rendering.fetch import Package, fetch
 from mssgen.rendering.recipe import Counts, Names, RenderRecipe
@@ -62,6 +64,8 @@ class Sounds:
     fonts: tuple[SourceFile, ...]
     kits: tuple[SourceFile, ...]
     """Each by its drumkit.xml."""
+    band: Band | None = None
+    """Recorded instruments, which play in their place what they can."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,7 @@ def plan_songs(recipe: RenderRecipe, cache: Path, hook: Hook) -> Plan:
     are MIDI files and new songs of a split without soundfonts.
     Raises UsageError where a tool is missing or a kit is unknown.
     """
+    bands = {split: find_band(recipe.recorded, split) for split in SPLITS}  # before any download
     shelf = _Shelf(cache, hook)
     songs = list(_module_songs(recipe, shelf))
     needs_sounds = any(recipe.midi.packages.of(s) for s in SPLITS if recipe.midi.versions.of(s))
@@ -88,7 +93,7 @@ def plan_songs(recipe: RenderRecipe, cache: Path, hook: Hook) -> Plan:
     needs_sounds |= any(songs.of(split) for songs in new for split in SPLITS)
     sounds = {}
     if needs_sounds:
-        sounds = _sounds(recipe, shelf)
+        sounds = _sounds(recipe, shelf, bands)
         with_sounds = {split for split in SPLITS if sounds[split].fonts}
         songs += [song for song in _midi_songs(recipe, shelf) if song.split in with_sounds]
         songs += [song for song in _new_songs(recipe, shelf, "sung") if song.split in with_sounds]
@@ -121,6 +126,17 @@ class _Shelf:
             except MssgenError as error:
                 self.packages[name] = None
                 self._hook(Failed(name, str(error)))
+        return self.packages[name]
+
+    def optional(self, name: str) -> Package | None:
+        """A package that can be done without: it is no failure where it cannot be had."""
+        try:
+            self.packages[name] = fetch(name, self._cache)
+        except UsageError:
+            raise
+        except MssgenError as error:
+            self.packages[name] = None
+            self._hook(Warned(name, f"done without: {error}"))
         return self.packages[name]
 
     def files(
@@ -202,9 +218,7 @@ def _new_songs(
     for style in find_styles(package):
         if kind == "sung" and style.beats != 4:
             continue
-        # Two of ten styles are kept from training, whatever the seed and the number of songs.
-        place = int(hashlib.sha256(style.name.encode()).hexdigest(), 16) % 10
-        styles[{0: "valid", 1: "test"}.get(place, "train")].append(style)
+        styles[_kept_split(style.name)].append(style)
     for split, n_songs in counts.items():
         for index in range(n_songs if styles[split] else 0):
             key = f"{split}/{'sung' if kind == 'sung' else package.name}-{index + 1:04d}"
@@ -215,7 +229,9 @@ def _new_songs(
             yield Song(key, split, kind, file, seed, style)
 
 
-def _sounds(recipe: RenderRecipe, shelf: _Shelf) -> dict[str, Sounds]:
+def _sounds(
+    recipe: RenderRecipe, shelf: _Shelf, bands: Mapping[str, Band | None]
+) -> dict[str, Sounds]:
     how = recipe.instruments
     kits: dict[str, SourceFile] = {}
     if how.p_kit and any(how.kits.of(split) for split in SPLITS):
@@ -230,16 +246,48 @@ def _sounds(recipe: RenderRecipe, shelf: _Shelf) -> dict[str, Sounds]:
                 f"recipe: instruments.kits names {unknown[0]!r}, which is no kit of "
                 f"{', '.join(how.kit_packages)}; they hold {', '.join(kits)}"
             )
+    cabinets, source = _cabinets(recipe, shelf)
+    # A package may hold a font twice, under several paths: `files` takes each once.
+    fonts = {
+        split: [each for name in how.fonts.of(split) for each in shelf.files(name, _FONT_SUFFIXES)]
+        for split in SPLITS
+    }
+    chosen = {split: [kits[kit] for kit in how.kits.of(split) if kit in kits] for split in SPLITS}
     return {
         split: Sounds(
-            # A package may hold a font twice, under several paths: `files` takes each once.
-            tuple(
-                each for name in how.fonts.of(split) for each in shelf.files(name, _FONT_SUFFIXES)
-            ),
-            tuple(kits[kit] for kit in how.kits.of(split) if kit in kits),
+            tuple(fonts[split]),
+            tuple(chosen[split]),
+            (band := bands[split])
+            and replace(band, cabinets=cabinets[split], cabinet_source=source),
         )
         for split in SPLITS
     }
+
+
+def _cabinets(
+    recipe: RenderRecipe, shelf: _Shelf
+) -> tuple[dict[str, tuple[Path, ...]], dict[str, Any] | None]:
+    """The amplifiers of each split and what the manifest says of them; none where the package is
+    not named or cannot be had: they are not needed."""
+    found: dict[str, list[Path]] = {split: [] for split in SPLITS}
+    package = shelf.optional(recipe.recorded.cabinets) if recipe.recorded.cabinets else None
+    if package is None:
+        return dict.fromkeys(SPLITS, ()), None
+    for path in find_cabinets(package.folder):
+        found[_kept_split(path.stem)].append(path)
+    source = {
+        "role": "cabinet",
+        "package": package.name,
+        "version": package.version,
+        "licences": list(package.licences),
+    }
+    return {split: tuple(paths) for split, paths in found.items()}, source
+
+
+def _kept_split(name: str) -> str:
+    """Two of ten names are kept from training, whatever the seed and how many there are."""
+    place = int(hashlib.sha256(name.encode()).hexdigest(), 16) % 10
+    return {0: "valid", 1: "test"}.get(place, "train")
 
 
 def _name(file: SourceFile, taken: set[str]) -> str:

@@ -2,7 +2,7 @@
 
     why = "what this data is for, in a line"
     inherits = "base"           # beside this file, else among the recipes that ship
-    [render] [treatment] [instruments] [modules] [midi] [accompaniments] [singing]
+    [render] [treatment] [instruments] [modules] [midi] [accompaniments] [singing] [recorded]
 
 A recipe is merged over what it inherits, key by key. Sources are named for each split, and nothing
 may be in two: the same composer, soundfont or kit in training and in test would flatter the test.
@@ -147,6 +147,76 @@ class Singing:
 
 
 @dataclass(frozen=True)
+class RecordedSource:
+    """Where a recorded instrument comes from."""
+
+    repository: str
+    """OWNER/NAME on GitHub."""
+    commit: str
+    licence: str
+    author: str = ""
+    """To be named where the licence asks for it."""
+    file: str = "instrument.sfz"
+    """The SFZ file below the folder of this instrument."""
+    transpose: int = 0
+    """What its keys are above what sounds, semitones: 12 where a bass is written an octave up."""
+    nearest: bool = False
+    """Every key is played by the recording nearest in pitch, whatever ranges of keys say."""
+    without_keycenters: tuple[int, ...] = ()
+    """With `nearest`: recordings to leave out, whose pitch_keycenter is wrong."""
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """Section [recorded]: instruments that are recordings (SFZ), instead of soundfonts, for bass,
+    guitars and drums of MIDI files and accompaniments; what a split has none of is played as usual.
+    """
+
+    folder: str = ""
+    """Holds a folder for each of `sources`, of the same name."""
+    sources: dict[str, RecordedSource] = field(default_factory=dict)
+    basses: Names = Names()
+    guitars: Names = Names()
+    kits: Names = Names()
+    snares: Names = Names()
+    """Drums of `snare_source`: the articulations of these names, or of names that go on with _."""
+    snare_source: str = ""
+    cabinets: str = ""
+    """A package with impulse responses of amplifiers (guitarix-common); empty: none."""
+    alternates: bool = True
+    """Of several regions for the same keys and velocities one is played; false: all of them."""
+    p_snare: float = 0.5
+    """How often another snare takes the place of the kit's."""
+    p_amplifier: float = 0.75
+    """How often bass and guitars are amplified; else they are heard direct."""
+    p_double: float = 0.4
+    """How often a guitar is played twice, left and right."""
+    p_guitar: float = 0.6
+    """How often a guitar takes over a part of a song that has none for guitar."""
+    timing_ms: float = 7.0
+    """Standard deviation of a player's time."""
+    velocity: float = 8.0
+    """Standard deviation of how hard a note is struck, of 127."""
+    veltrack: float = 30.0
+    """How much velocity changes the level of a recording, percent, where the SFZ file is silent:
+    layers are as loud as they were played."""
+
+    def __post_init__(self) -> None:
+        for name in ("p_snare", "p_amplifier", "p_double", "p_guitar"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UsageError(f"recorded.{name} is {getattr(self, name):g}; use 0 to 1")
+        groups = (self.basses, self.guitars, self.kits)
+        named = [name for names in groups for split in SPLITS for name in names.of(split)]
+        named += [self.snare_source] if self.snare_source else []
+        for name in named:
+            if name not in self.sources:
+                raise UsageError(
+                    f"recipe: recorded names {name}, whose origin is unknown; add a section "
+                    f"[recorded.sources.{name}]"
+                )
+
+
+@dataclass(frozen=True)
 class RenderRecipe:
     """A set of data, with all that its recipe inherits."""
 
@@ -159,6 +229,7 @@ class RenderRecipe:
     midi: Midi = field(default_factory=Midi)
     accompaniments: Accompaniments = field(default_factory=Accompaniments)
     singing: Singing = field(default_factory=Singing)
+    recorded: Recorded = field(default_factory=Recorded)
 
     def __post_init__(self) -> None:
         units = (
@@ -166,6 +237,10 @@ class RenderRecipe:
             ("midi.packages", self.midi.packages),
             ("instruments.fonts", self.instruments.fonts),
             ("instruments.kits", self.instruments.kits),
+            ("recorded.basses", self.recorded.basses),
+            ("recorded.guitars", self.recorded.guitars),
+            ("recorded.kits", self.recorded.kits),
+            ("recorded.snares", self.recorded.snares),
         )
         for name, names in units:
             _check_apart(name, names)
@@ -180,6 +255,7 @@ class RenderRecipe:
             del record[key]
         del record["modules"]["versions"], record["midi"]["versions"]
         del record["accompaniments"]["songs"], record["singing"]["songs"]
+        del record["recorded"]["folder"]
         return record
 
 
@@ -214,6 +290,7 @@ _KINDS: dict[str, type[Any]] = {
     "midi": Midi,
     "accompaniments": Accompaniments,
     "singing": Singing,
+    "recorded": Recorded,
 }
 
 

@@ -11,6 +11,7 @@ from mssgen.errors import MssgenError
 from mssgen.registry import STEMS
 from mssgen.rendering import openmpt
 from mssgen.rendering.accompaniments import draft_song, generate
+from mssgen.rendering.band import Played, play_band
 from mssgen.rendering.drumkits import load_kit
 from mssgen.rendering.labels import label_instruments, named_share
 from mssgen.rendering.manifest import source_of
@@ -19,14 +20,16 @@ from mssgen.rendering.openmpt import Module, Style
 from mssgen.rendering.planning import Song, Sounds, SourceFile
 from mssgen.rendering.recipe import Instruments, Modules, RenderOptions, RenderRecipe
 from mssgen.rendering.singing import SINGER, draw_voice, sing
-from mssgen.rendering.synthesis import fluidsynth_version, render_groups
+from mssgen.rendering.synthesis import balanced, fluidsynth_version, render_groups
 from mssgen.rendering.treatment import SAMPLE_RATE, treat
-from mssgen.training.augment import level_db
+from mssgen.training.augment import level, level_db
 
 Audio = NDArray[np.float32]
 _HEARD_DB = -60.0
 """A stem below this (RMS, against the loudest) is never heard."""
 _TAIL_DB = -70.0
+_MIX_DB = {"drums": (-4.0, 3.0), "bass": (-4.0, 3.0)}
+"""How loud recorded stems are against other (RMS)."""
 
 
 class Unsuitable(MssgenError):
@@ -150,7 +153,7 @@ def _play_sung(
 def _play_notes(
     source: MidiFile, role: str, song: Song, recipe: RenderRecipe, sounds: Sounds | None
 ) -> tuple[dict[str, Audio], dict[str, Any]]:
-    """Stems of a MIDI file by soundfonts and perhaps a drum kit."""
+    """Stems of a MIDI file by recorded instruments, soundfonts and perhaps a drum kit."""
     assert sounds is not None
     how, rng = recipe.instruments, song.rng("instruments")
     variation = Variation(
@@ -163,16 +166,22 @@ def _play_notes(
     fonts = {group: sounds.fonts[rng.integers(len(sounds.fonts))] for group in GROUPS}
     kit_file, has_reverb = _draw_kit(sounds, how, rng), bool(rng.random() < how.p_reverb)
     kit = None if kit_file is None else load_kit(kit_file.path)
+    played = Played(rest={str(group): notes for group, notes in groups.items()})
+    if sounds.band is not None:
+        played = play_band(played.rest, sounds.band, song.rng("band"))
     stems = render_groups(
-        {str(group): notes for group, notes in groups.items()},
+        played.rest,
         {str(group): file.path for group, file in fonts.items()},
         kit=kit,
         reverb=has_reverb,
         rng=rng,
     )
+    stems = _joined(stems, played, song.rng("balance"))
     stems = {name: _fitted(stem, _end(stems, recipe.render)) for name, stem in stems.items()}
-    sources = [source_of(role, song.file)]
+    sources = [source_of(role, song.file), *played.sources]
     for group, file in fonts.items():
+        if group not in played.rest:
+            continue
         if group == "drums" and kit is not None and kit_file is not None:
             sources.append({**source_of("drums", kit_file), "licence_of_kit": kit.licence})
         else:
@@ -180,9 +189,31 @@ def _play_notes(
     return stems, {
         "sources": sources,
         "labels": {"confidence": 1.0},
-        "played": {**asdict(variation), "reverb": has_reverb},
+        "played": {**asdict(variation), "reverb": has_reverb, **played.facts},
         "tools": {"fluidsynth": fluidsynth_version()},
     }
+
+
+def _joined(rest: dict[str, Audio], played: Played, rng: np.random.Generator) -> dict[str, Audio]:
+    """What soundfonts and the band played, in one balance; a stem may be by both."""
+    if not played.stems:
+        return rest
+    joined = dict(rest)
+    for name, sound in played.stems.items():
+        beside = rest.get(name)
+        if beside is not None and np.any(beside):
+            gain = level(beside) / max(level(sound), 1e-9) * 10 ** (rng.uniform(-4, 4) / 20)
+            n_samples = max(beside.shape[1], sound.shape[1])
+            sound = _fitted(sound * np.float32(gain), n_samples) + _fitted(beside, n_samples)
+        joined[name] = sound
+    reference = level(joined["other"]) if "other" in joined else 0.0
+    for name, (least_db, most_db) in _MIX_DB.items():
+        own = level(joined[name]) if name in played.stems else 0.0
+        if own and reference:  # an instrument's own level says nothing of how loud it is in a mix
+            gain = reference / own * 10 ** (rng.uniform(least_db, most_db) / 20)
+            joined[name] = joined[name] * np.float32(gain)
+    n_samples = max(sound.shape[1] for sound in joined.values())
+    return balanced({name: _fitted(sound, n_samples) for name, sound in joined.items()})
 
 
 def _draw_kit(sounds: Sounds, how: Instruments, rng: np.random.Generator) -> SourceFile | None:

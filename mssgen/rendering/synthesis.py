@@ -92,20 +92,20 @@ def render_groups(
             stems[name] = kit.play(drum_hits(song), rng)
         else:
             stems[name] = synthesise(song, fonts[name], reverb=reverb)
-    n_samples = max(stem.shape[1] for stem in stems.values())
+    n_samples = max((stem.shape[1] for stem in stems.values()), default=0)
     stems = {
         name: np.pad(stem, ((0, 0), (0, n_samples - stem.shape[1]))) for name, stem in stems.items()
     }
-    return _balanced(stems)
+    return balanced(stems)
 
 
-def _balanced(stems: dict[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+def balanced(stems: dict[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
     """Stems no more than 8 dB below the loudest: the level of a font's or a kit's drums is its own
     matter, and a mix in which they are not heard teaches nothing."""
     levels = {name: level(stem) for name, stem in stems.items()}
     # A kit may also be far too loud: what is loudest is told by the pitched stems where they are.
     pitched = max((each for name, each in levels.items() if name != "drums"), default=0.0)
-    loudest = pitched or max(levels.values())
+    loudest = pitched or max(levels.values(), default=0.0)
     least = loudest * 10 ** (-8 / 20)
     return {
         name: stem * np.float32(min(max(levels[name], least), loudest) / levels[name])

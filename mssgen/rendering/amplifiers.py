@@ -1,0 +1,101 @@
+"""What recorded instruments go through before a mix: saturation, a cabinet, a drum bus."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.signal import butter, oaconvolve, resample_poly, sosfilt
+
+from mssgen.audio import open_source, resample
+from mssgen.training.augment import level
+
+SAMPLE_RATE = 44100
+Audio = NDArray[np.float32]
+_OVERSAMPLING = 4
+_MAX_RESPONSE_S = 0.2
+
+
+def saturate(sound: Audio, drive_db: float, bias: float = 0.0) -> Audio:
+    """Soft clipping, four times oversampled so that little folds back below 20 kHz.
+
+    Args:
+        sound: [C, T].
+        drive_db: of the loudest sample over where the curve bends; at 0 dB little changes.
+        bias: moves the curve: even harmonics, as of a single valve.
+
+    Returns [C, T] of the same level (RMS).
+    """
+    peak = float(np.abs(sound).max(initial=0.0))
+    if not peak:
+        return sound
+    gained = sound.astype(np.float32) * np.float32(10 ** (drive_db / 20) / peak)
+    driven = resample_poly(gained, _OVERSAMPLING, 1, axis=1)
+    bent = np.tanh(driven + np.float32(bias))
+    bent = resample_poly(bent, 1, _OVERSAMPLING, axis=1)[:, : sound.shape[1]]
+    bent -= bent.mean(axis=1, keepdims=True)
+    return (bent * (level(sound) / max(level(bent), 1e-9))).astype(np.float32)
+
+
+def find_cabinets(folder: Path) -> tuple[Path, ...]:
+    """The impulse responses of amplifiers in the package guitarix-common."""
+    return tuple(sorted(path for path in folder.rglob("*.wav") if path.parent.name == "amps"))
+
+
+def amplify(
+    sound: Audio, cabinets: Sequence[Path], rng: np.random.Generator, *, is_bass: bool
+) -> tuple[Audio, dict[str, Any]]:
+    """[2, T] through an amplifier of random drive and cabinet, which has one channel, at the level
+    of what came in; and what it was.
+
+    A bass keeps its lows direct, as engineers blend the two. Without responses of cabinets a band
+    of frequencies stands for one.
+    """
+    if not np.any(sound):
+        return sound, {}
+    drive_db = rng.uniform(-6, 14)
+    if not is_bass:  # clean, or distorted
+        drive_db = rng.uniform(-6, 8) if rng.random() < 0.5 else rng.uniform(8, 32)
+    sound = sound.mean(axis=0, keepdims=True)
+    before = level(sound)
+    driven = saturate(sosfilt(_tight(30 if is_bass else 70), sound), drive_db, rng.uniform(0, 0.4))
+    if cabinets:
+        cabinet = cabinets[int(rng.integers(len(cabinets)))]
+        heard, name = oaconvolve(driven, _response(cabinet), axes=1), cabinet.stem
+    else:
+        highest = rng.uniform(3500, 6500)
+        heard, name = sosfilt(butter(3, highest, fs=SAMPLE_RATE, output="sos"), driven), "band"
+    heard = heard[:, : sound.shape[1]]
+    heard = heard * (before / max(level(heard), 1e-9))
+    share = 1.0
+    if is_bass:
+        share = float(rng.uniform(0.3, 0.8))
+        crossing = butter(2, rng.uniform(150, 350), "highpass", fs=SAMPLE_RATE, output="sos")
+        heard = share * sosfilt(crossing, heard) + (1 - share / 2) * sound
+    facts = {"drive_db": round(drive_db, 1), "cabinet": name, "share": round(share, 2)}
+    heard = heard * (before / max(level(heard), 1e-9))
+    return np.repeat(heard.astype(np.float32), 2, axis=0), facts
+
+
+def drum_bus(sound: Audio, rng: np.random.Generator) -> Audio:
+    """Saturation of all drums together, beside the dry sound, as on a drum bus."""
+    share = rng.uniform(0.0, 0.6)
+    crushed = saturate(sound, rng.uniform(0, 14))
+    return (sound * (1 - share) + crushed * share).astype(np.float32)
+
+
+def _tight(frequency: float) -> NDArray[np.float64]:
+    return butter(2, frequency, "highpass", fs=SAMPLE_RATE, output="sos")
+
+
+@lru_cache(maxsize=64)
+def _response(path: Path) -> Audio:
+    """An impulse response as [1, T] at 44.1 kHz, of unit energy."""
+    with open_source(path) as source:
+        rate = source.info.sample_rate
+        sound = source.segment(0, min(source.n_samples, round(_MAX_RESPONSE_S * rate)))
+    mono = sound.mean(axis=0, keepdims=True)
+    mono = np.concatenate(list(resample([mono], 1, rate, SAMPLE_RATE)), axis=1)
+    return (mono / max(float(np.sqrt(np.sum(np.square(mono)))), 1e-9)).astype(np.float32)
