@@ -9,6 +9,7 @@ stereo image that does not hang together is noticed.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -109,7 +110,7 @@ class PeriodDiscriminator(nn.Module):
             [
                 *(
                     weight_norm(nn.Conv2d(before, after, **down))
-                    for before, after in zip(widths, widths[1:], strict=False)
+                    for before, after in pairwise(widths)
                 ),
                 weight_norm(nn.Conv2d(widths[-1], widths[-1], (5, 1), padding=(2, 0))),
             ]
@@ -117,7 +118,7 @@ class PeriodDiscriminator(nn.Module):
         self.last = weight_norm(nn.Conv2d(widths[-1], 1, (3, 1), padding=(1, 0)))
 
     def forward(self, stereo: Tensor) -> list[Tensor]:
-        """Middle and side [B, 2, T] to layers [B, D, T', period], then logits [B, 1, T', period]."""
+        """Middle and side [B, 2, T] to layers [B, D, T', period]; logits have one channel."""
         padded = F.pad(stereo, (0, -stereo.shape[-1] % self.period))
         return _layers(padded.unflatten(2, (-1, self.period)), self.layers, self.last)
 
