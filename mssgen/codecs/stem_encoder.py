@@ -21,7 +21,7 @@ from mssgen.codecs.song_hearing import SongHearingEncoder
 from mssgen.codecs.stem_codec import StemCodec
 from mssgen.errors import UsageError
 
-Input = Literal["separated", "separated+mixture", "mixture", "noisy"]
+Input = Literal["separated", "separated+mixture", "mixture", "noisy", "clean"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class StemEncoderOptions:
     """What comes out."""
     input: Input = "separated"
     """What goes in: the stem as a separator gives it, that and the mixture (with the stem codec
-    only), the mixture, or the stem with noise."""
+    only), the mixture, the stem with noise, or as it is."""
     encoder: Literal["frozen", "warm", "random"] = "warm"
     """The codec's own, which stays as it is; one that learns from its weights; or from fresh ones.
     """
