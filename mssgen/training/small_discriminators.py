@@ -9,6 +9,7 @@ stereo image that does not hang together is noticed.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -64,19 +65,13 @@ class SpectrogramDiscriminator(nn.Module):
     def __init__(self, window: int, n_filters: int) -> None:
         super().__init__()
         self.transform = Spectrum(window, window // 4, _COMPRESSION, 0)
-        wide = {"kernel_size": (9, 3), "stride": (2, 1)}
+        wide = partial(nn.Conv2d, kernel_size=(9, 3), stride=(2, 1))
         self.layers = nn.ModuleList(
             [
-                weight_norm(nn.Conv2d(5, n_filters, padding=(4, 1), **wide)),
+                weight_norm(wide(5, n_filters, padding=(4, 1))),
                 *(
                     weight_norm(
-                        nn.Conv2d(
-                            n_filters,
-                            n_filters,
-                            padding=(4, dilation),
-                            dilation=(1, dilation),
-                            **wide,
-                        )
+                        wide(n_filters, n_filters, padding=(4, dilation), dilation=(1, dilation))
                     )
                     for dilation in (1, 2, 4)
                 ),
@@ -99,19 +94,16 @@ class SpectrogramDiscriminator(nn.Module):
 
 class PeriodDiscriminator(nn.Module):
     """HiFi-GAN's (Kong et al. 2020, arXiv 2010.05646, section 2.3): sound folded to rows of one
-    period, convolutions down the columns; an eighth of the width at `n_filters` 4."""
+    period, convolutions down the columns; narrower, with one layer less."""
 
     def __init__(self, period: int, n_filters: int) -> None:
         super().__init__()
         self.period = period
         widths = [2, *(n_filters * factor for factor in (1, 2, 4, 8))]
-        down = {"kernel_size": (5, 1), "stride": (3, 1), "padding": (2, 0)}
+        down = partial(nn.Conv2d, kernel_size=(5, 1), stride=(3, 1), padding=(2, 0))
         self.layers = nn.ModuleList(
             [
-                *(
-                    weight_norm(nn.Conv2d(before, after, **down))
-                    for before, after in pairwise(widths)
-                ),
+                *(weight_norm(down(before, after)) for before, after in pairwise(widths)),
                 weight_norm(nn.Conv2d(widths[-1], widths[-1], (5, 1), padding=(2, 0))),
             ]
         )
