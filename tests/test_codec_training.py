@@ -15,9 +15,10 @@ from toys import tiny_codec
 from mssgen.codecs.loading import load_codec, save_codec
 from mssgen.errors import UsageError
 from mssgen.training.codec import CodecTask
+from mssgen.training.codec_losses import GAN_LOSSES
 from mssgen.training.codec_options import CodecLossOptions
 from mssgen.training.datasets import DataOptions
-from mssgen.training.discriminators import DiscriminatorOptions
+from mssgen.training.discriminators import DiscriminatorOptions, build_discriminator
 from mssgen.training.optimizers import OptimizerOptions
 from mssgen.training.recipes import load_recipe, recipe_names
 from mssgen.training.sections import from_section
@@ -46,6 +47,8 @@ SMALL = [
     "loss.discriminator.n_filters=4",
     "loss.discriminator.rates=[1,2]",
     "loss.discriminator.periods=[2]",
+    "loss.discriminator_lead=0",
+    "loss.discriminator_s=0",
 ]
 TINY_LOSS = {
     "mel_windows": (32, 64, 128),
@@ -108,7 +111,8 @@ def test_every_recipe_trains(name: str, tmp_path: Path) -> None:
     is_adversarial = recipe.loss.get("adversarial") != 0
     assert ("loss/adversarial" in logged[-1]) == is_adversarial
     assert ("loss/discriminator" in logged[-1]) == is_adversarial
-    assert ("loss/adversarial" in logged[0]) == (is_adversarial and not stages)
+    begins_at_once = is_adversarial and "adversarial_after" not in stages
+    assert ("loss/adversarial" in logged[0]) == begins_at_once
     assert ("loss/commitment" in logged[-1]) == (not stages)
     assert not same(before, state(task))
     valid = task.validate(batch)
@@ -296,6 +300,67 @@ def test_discriminators_learn_in_their_share_of_the_steps() -> None:
         learnt.append(any(not torch.equal(a, b) for a, b in zip(before, after, strict=True)))
         assert torch.isfinite(scalars["loss/discriminator"])
     assert learnt == [False, False, False, True] * 2
+
+
+def discriminator_state(task: CodecTask) -> dict[str, Tensor]:
+    found = task.modules["discriminator"].state_dict()
+    return {key: value.clone() for key, value in found.items()}
+
+
+def test_discriminators_learn_alone_at_first() -> None:
+    lead = {"adversarial_after": 1, "discriminator_lead": 2, "discriminator_share": 0.0}
+    torch.manual_seed(0)
+    task = CodecTask(tiny_codec(), CodecLossOptions(**lead, **TINY_LOSS))
+    batch, learnt, heard = noise_batch(task), [], []
+    for step in range(5):
+        before = discriminator_state(task)
+        scalars = take_step(task, batch, step)
+        learnt.append(not same(before, discriminator_state(task)))
+        heard.append({"loss/adversarial", "loss/features"} <= set(scalars))
+    assert learnt == [False, True, True, False, False]
+    assert heard == [False, False, False, True, True]
+
+
+def test_the_adversary_leaves_every_code_as_it_was(tmp_path: Path) -> None:
+    task = small_task("stem_adversary", "loss.discriminator_s=0.05")
+    batch = noise_batch(task, 1600)
+    save_codec(task.codec, tmp_path / "before")
+    for step in range(3):
+        scalars = take_step(task, batch, step)
+    assert {"loss/adversarial", "loss/features", "loss/levels"} <= set(scalars)
+    task.export(tmp_path / "after")
+    before, after = (load_codec(str(tmp_path / name)) for name in ("before", "after"))
+    codes = before.encode(batch.target).codes
+    assert torch.equal(after.encode(batch.target).codes, codes)
+    sounds = [
+        codec.synthesize(codec.dequantize(codes), batch.target.shape[-1], None)
+        for codec in (before, after)
+    ]
+    assert not torch.allclose(*sounds)
+
+
+@pytest.mark.parametrize("n_channels", [1, 2])
+def test_small_discriminators_tell_noise_from_tones(n_channels: int) -> None:
+    torch.manual_seed(0)
+    options = DiscriminatorOptions(kind="small", n_filters=4, windows=(256, 64), periods=(2, 3))
+    judge = build_discriminator(options, 8000, n_channels)
+    pitch = torch.linspace(200, 900, 4)[:, None, None]
+    tones = 0.1 * torch.sin(2 * torch.pi * pitch * torch.arange(2000) / 8000)
+    tones = tones.expand(-1, n_channels, -1)
+    optimizer = torch.optim.Adam(judge.parameters(), lr=1e-2)
+    for _ in range(40):
+        noise = 0.07 * torch.randn(4, n_channels, 2000)
+        real, fake = judge(torch.cat([tones, noise])).halves()
+        loss = GAN_LOSSES["least_squares"].discriminator(real.logits, fake.logits)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert len(real.logits) == len(real.features) == 4
+    for of_real, of_fake in zip(real.logits, fake.logits, strict=True):
+        assert of_real.mean() > of_fake.mean() + 0.5
+    # Silence is judged, not blown up.
+    silent = judge(torch.zeros(1, n_channels, 2000))
+    assert all(bool(torch.isfinite(logits).all()) for logits in silent.logits)
 
 
 def test_quantizer_dropout_draws_every_level_by_the_step_alone() -> None:

@@ -221,6 +221,76 @@ def test_a_recipe_without_a_codec_says_how_to_give_one() -> None:
         EncoderTask.from_recipe(recipe)
 
 
+def test_clean_stems_teach_a_head_to_quantise_and_it_goes_on_from_there(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    codec = tiny_codec()
+    task = EncoderTask.from_recipe(load_recipe("n7_quantize", kind="encoder"), codec)
+    batch = a_batch()
+    clean = replace(batch, input=batch.target)
+    losses = [step(task, clean, index)["loss"] for index in range(12)]
+    assert losses[-1] < 0.9 * losses[0]
+    task.export(tmp_path)
+    start = [f"model.start={tmp_path}"]
+    further = EncoderTask.from_recipe(load_recipe("n7", start, kind="encoder"), codec)
+    assert further.options.input == "separated"
+    trained = task.modules["encoder"].state_dict()
+    assert all(
+        torch.equal(value, trained[key])
+        for key, value in further.modules["encoder"].state_dict().items()
+    )
+    with pytest.raises(UsageError, match="other options than the recipe"):
+        EncoderTask.from_recipe(load_recipe("n7_coarse4", start, kind="encoder"), codec)
+
+
+def test_the_thesis_transformers_look_back_only() -> None:
+    n_found = 0
+    for name in RECIPES:
+        recipe = load_recipe(name, kind="encoder")
+        if recipe.model.get("head") != "transformer":
+            continue
+        codec = tiny_codec(n_codebooks=8)
+        model = EncoderTask.from_recipe(recipe, codec).modules["encoder"].eval()
+        latents = torch.randn(1, codec.latent_dim, 20)
+        changed = torch.cat([latents[..., :10], torch.randn(1, codec.latent_dim, 10)], dim=-1)
+        first, second = model.refine(latents), model.refine(changed)
+        for of_first, of_second, axis in (
+            (first.latents, second.latents, -1),
+            (first.logits, second.logits, 2),
+        ):
+            if of_first is None:
+                continue
+            past, rest = (
+                [part.narrow(axis, start, 10) for part in (of_first, of_second)]
+                for start in (0, 10)
+            )
+            torch.testing.assert_close(*past)
+            assert not torch.allclose(*rest)
+        n_found += 1
+    assert n_found >= 8
+
+
+@pytest.mark.parametrize("name", ["n6_adversarial", "n5", "shipped"])
+def test_balanced_losses_have_their_share_whatever_their_scale(name: str) -> None:
+    """Weights ten times as large are the same shares, and so the same gradients."""
+    codec = tiny_stem_codec(n_level_codebooks=2) if name == "shipped" else tiny_codec()
+    batch = a_batch(n_samples=1600, n_channels=codec.n_channels)
+
+    def gradients(*settings: str) -> list[Tensor]:
+        torch.manual_seed(0)
+        recipe = load_recipe(name, ["loss.balance=true", *settings], kind="encoder")
+        task = EncoderTask.from_recipe(recipe, codec)
+        assert "balancer" in task.modules
+        scalars = step(task, batch)
+        assert math.isfinite(scalars["loss"])
+        found = [weight.grad for weight in task.modules["encoder"].parameters()]
+        return [grad.clone() for grad in found if grad is not None]
+
+    plain = from_section(LossOptions, load_recipe(name, kind="encoder").loss, "loss").weights
+    tenfold = [f"loss.{loss}={10 * weight}" for loss, weight in plain.items()]
+    for one, other in zip(gradients(), gradients(*tenfold), strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def test_a_clean_input_teaches_nothing() -> None:
     recipe = load_recipe("n3", ["data.input=clean"], kind="encoder")
     with pytest.raises(UsageError, match="nothing to learn"):

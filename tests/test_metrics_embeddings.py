@@ -3,6 +3,8 @@
 import importlib.util
 import math
 import pickle
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -14,7 +16,13 @@ from toys import tiny_codec
 
 from mssgen.errors import UsageError
 from mssgen.evaluation.base import Metric, Song
-from mssgen.evaluation.embeddings import EMBEDDINGS, Embedding, codec_embedding, embedding_metrics
+from mssgen.evaluation.embeddings import (
+    EMBEDDINGS,
+    Embedding,
+    _vggish_frames,
+    codec_embedding,
+    embedding_metrics,
+)
 from mssgen.evaluation.frechet import (
     Moments,
     frechet_audio_distance,
@@ -217,3 +225,29 @@ class TestEmbeddings:
             assert embedding.licence
             assert embedding.source
             assert {f"fad_{name}", f"mse_{name}"} <= set(METRICS)
+
+
+def test_vggish_is_built_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its package is stood in for: it would fetch its weights each time that it builds one."""
+    n_built = 0
+
+    def vggish(*, postprocess: bool) -> torch.nn.Module:
+        nonlocal n_built
+        n_built += 1
+        torch.manual_seed(0)
+        return torch.nn.Sequential(torch.nn.Dropout(), torch.nn.Linear(100, 4))
+
+    def examples(audio: Audio, sample_rate: int) -> NDArray[np.float32]:
+        assert sample_rate == 16_000
+        return audio[: len(audio) // 100 * 100].reshape(-1, 100)
+
+    package = types.ModuleType("torchvggish")
+    package.__dict__.update(
+        vggish=vggish, vggish_input=types.SimpleNamespace(waveform_to_examples=examples)
+    )
+    monkeypatch.setitem(sys.modules, "torchvggish", package)
+    first, again, other = (_vggish_frames(noise(seed)) for seed in (0, 0, 1))
+    assert n_built == 1
+    assert first.shape == (80, 4)
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)

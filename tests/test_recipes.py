@@ -7,6 +7,7 @@ from typing import Any, Literal
 import pytest
 
 from mssgen.errors import UsageError
+from mssgen.registry import lookup
 from mssgen.training.recipes import (
     KINDS,
     Recipe,
@@ -56,6 +57,12 @@ def test_every_shipped_recipe_loads(kind: Any) -> None:
         recipe = load_recipe(f"{kind}/{name}")
         assert (recipe.kind, recipe.name) == (kind, name)
         assert len(recipe.why) > 10
+
+
+@pytest.mark.parametrize("name", ["c2f_vampnet", "coarse_vampnet"])
+def test_recipes_of_vampnet_are_for_its_own_codec(name: str) -> None:
+    assert load_recipe(name, kind="refiner").model["codec"] == "vampnet_codec"
+    assert lookup("vampnet_codec", "codec").name == "vampnet_codec"
 
 
 @pytest.mark.parametrize(

@@ -288,6 +288,27 @@ def test_every_kind_decodes_the_same_twice(kind: str) -> None:
     assert torch.equal(codec.decode(coded), sound)
 
 
+def test_a_decoder_that_learned_with_noise_gets_noise() -> None:
+    codec = tiny_codec(n_lstm_layers=0, n_noise_channels=3)
+    n_channels, width = 3, codec.latent_dim
+    latents = noise(2, width, 4000)
+    shown = codec.decoder[0](latents)
+    assert torch.equal(shown[:, :width], latents)
+    added = shown[:, width:]
+    assert added.shape == (2, n_channels, latents.shape[-1])
+    assert added.std() == pytest.approx(1, abs=0.1)
+    assert added.mean() == pytest.approx(0, abs=0.1)
+    # Of its own in each channel and each frame, and the same in a piece.
+    assert torch.corrcoef(added.transpose(0, 1).flatten(1)).fill_diagonal_(0).abs().max() < 0.15
+    assert (
+        torch.corrcoef(torch.stack([added[..., 1:].flatten(), added[..., :-1].flatten()]))[
+            0, 1
+        ].abs()
+        < 0.15
+    )
+    torch.testing.assert_close(codec.decoder[0](latents[:1, :, 100:200]), shown[:1, :, 100:200])
+
+
 @pytest.mark.parametrize("n_bands", [2, 4, 16])
 @pytest.mark.parametrize("n_channels", [1, 2])
 def test_the_filter_bank_reconstructs(n_bands: int, n_channels: int) -> None:

@@ -35,6 +35,9 @@ from mssgen.schema import (
     Width,
 )
 
+_N_WAVES = 4  # that make a channel of noise: their sum is nearly normal
+_SHUFFLE_RADIANS = 20.0  # far more than a turn, yet so little that rounding moves nothing
+
 ENCODEC_24KHZ: dict[str, Any] = {"sample_rate": 24_000, "n_codebooks": 32}
 ENCODEC_48KHZ: dict[str, Any] = {
     "sample_rate": 48_000,
@@ -103,8 +106,9 @@ class SeanetCodec(Codec):
             segment_s: length of the segments that are coded one by one, seconds.
             segment_overlap: share of a segment that the next one repeats.
             n_bands: work on that many sub-bands of a PQMF, a power of 2; 1 on the waveform.
-            n_noise_channels: channels of normal noise that the decoder sees beside the latents, in
-                training (zeros otherwise, so that decoding gives the same twice).
+            n_noise_channels: channels of normal noise that the decoder sees beside the latents:
+                drawn in training, made from the latents otherwise, so that decoding gives the same
+                twice.
 
         Raises:
             UsageError: the options contradict one another, or the encodec package is not installed.
@@ -149,11 +153,11 @@ class SeanetCodec(Codec):
             pqmf = Pqmf(n_bands)
             self.encoder = nn.Sequential(pqmf.analysis, inner_encoder)
             self.decoder = nn.Sequential(
-                _WithNoise(n_noise_channels), inner_decoder, pqmf.synthesis
+                _WithNoise(latent_dim, n_noise_channels), inner_decoder, pqmf.synthesis
             )
         elif n_noise_channels:
             self.encoder = inner_encoder
-            self.decoder = nn.Sequential(_WithNoise(n_noise_channels), inner_decoder)
+            self.decoder = nn.Sequential(_WithNoise(latent_dim, n_noise_channels), inner_decoder)
         else:
             self.encoder, self.decoder = inner_encoder, inner_decoder
         self.quantizer = quantization.ResidualVectorQuantizer(
@@ -250,14 +254,40 @@ class EuclideanCodebook:
 
 
 class _WithNoise(nn.Module):
-    """Appends channels of noise to latents [B, D, N]: drawn in training, zeros otherwise."""
+    """Appends channels of normal noise to latents [B, D, N].
 
-    def __init__(self, n_channels: int) -> None:
+    The noise is drawn in training. Otherwise every frame makes its own from its latents, by a few
+    waves of scattered phases for each channel: the same codes give the same sound, in pieces and in
+    batches, as in the stem codec.
+    """
+
+    shuffle: Tensor  # [C * waves, D]
+    phases: Tensor  # [C * waves, 1]
+
+    def __init__(self, latent_dim: int, n_channels: int) -> None:
         super().__init__()
         self._n_channels = n_channels
+        n_waves = n_channels * _N_WAVES
+        with torch.device("cpu"):  # real values also in a model that is built without any
+            generator = torch.Generator().manual_seed(0)
+            shuffle = torch.randn(n_waves, latent_dim, generator=generator)
+            phases = torch.rand(n_waves, 1, generator=generator)
+        # Fixed by the shape, so no part of a checkpoint.
+        self.register_buffer("shuffle", shuffle * _SHUFFLE_RADIANS, persistent=False)
+        self.register_buffer("phases", phases * 2 * torch.pi, persistent=False)
 
     def forward(self, latents: Tensor) -> Tensor:
         if not self._n_channels:
             return latents
-        noise = latents.new_zeros(len(latents), self._n_channels, latents.shape[-1])
-        return torch.cat([latents, noise.normal_() if self.training else noise], dim=1)
+        noise = self._drawn(latents) if self.training else self._made(latents)
+        return torch.cat([latents, noise.to(latents)], dim=1)
+
+    def _drawn(self, latents: Tensor) -> Tensor:
+        return latents.new_empty(len(latents), self._n_channels, latents.shape[-1]).normal_()
+
+    def _made(self, latents: Tensor) -> Tensor:
+        """[B, C, N], of unit power."""
+        with full_precision(latents):  # half precision would move the phases
+            seeds = F.normalize(latents.detach().float(), dim=1)
+            waves = (self.shuffle.float() @ seeds + self.phases.float()).cos()
+            return waves.unflatten(1, (-1, _N_WAVES)).sum(2) * (2 / _N_WAVES) ** 0.5

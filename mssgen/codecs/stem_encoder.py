@@ -23,8 +23,14 @@ from mssgen.codecs.stem_codec import StemCodec
 from mssgen.errors import UsageError
 from mssgen.schema import Codebooks, StemName, Width
 
+<<<<<<< HEAD
 _MAX_WINDOW_FRAMES = 2**14  # attention takes memory by the square of it
 Input = Literal["separated", "separated+mixture", "mixture", "noisy"]
+||||||| 5725007
+Input = Literal["separated", "separated+mixture", "mixture", "noisy"]
+=======
+Input = Literal["separated", "separated+mixture", "mixture", "noisy", "clean"]
+>>>>>>> sound/sound
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,7 @@ class StemEncoderOptions:
     """What comes out."""
     input: Input = "separated"
     """What goes in: the stem as a separator gives it, that and the mixture (with the stem codec
-    only), the mixture, or the stem with noise."""
+    only), the mixture, the stem with noise, or as it is."""
     encoder: Literal["frozen", "warm", "random"] = "warm"
     """The codec's own, which stays as it is; one that learns from its weights; or from fresh ones.
     """

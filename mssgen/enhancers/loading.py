@@ -25,6 +25,7 @@ _HEARD = {
     "separated": "separated stems",
     "separated+mixture": "separated stems and their mixtures",
     "noisy": "noisy stems",
+    "clean": "clean stems",
 }
 _OPTIONS = {"c2f": "--refiner", "coarse": "--coarse-refiner"}
 _log = logging.getLogger(__name__)

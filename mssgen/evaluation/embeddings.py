@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 from torch.nn import functional as F
 
 from mssgen.channels import to_items
@@ -161,10 +162,18 @@ def _mert_frames(name: str, layer: int, audio: Audio) -> Frames:
 @torch.inference_mode()
 def _vggish_frames(audio: Audio) -> Frames:
     """Of each 0.96 s, 128 numbers before the PCA."""
-    from torchvggish import vggish, vggish_input
+    from torchvggish import vggish_input
 
     examples = vggish_input.waveform_to_examples(audio.mean(axis=0), 16_000)
-    return np.atleast_2d(vggish(postprocess=False).eval()(torch.as_tensor(examples)).numpy())
+    return np.atleast_2d(_vggish()(torch.as_tensor(examples)).numpy())
+
+
+@cache
+def _vggish() -> nn.Module:
+    from torchvggish import vggish
+
+    network: nn.Module = vggish(postprocess=False)
+    return network.eval()
 
 
 def _seconds(audio: Audio, sample_rate: int, length_s: float) -> torch.Tensor:

@@ -5,7 +5,7 @@ to say it of another input.
     input --stem encoder--> latents and logits                            (learns)
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from mssgen.codecs.stem_encoder_files import load_stem_encoder, save_stem_encode
 from mssgen.errors import UsageError
 from mssgen.registry import REGISTRY
 from mssgen.training import encoder_losses as losses
+from mssgen.training.balancer import Balancer
 from mssgen.training.encoder_options import LossOptions
 from mssgen.training.encoder_targets import FrozenTargets, Targets
 from mssgen.training.recipes import Recipe
@@ -71,6 +72,8 @@ class EncoderTask:
         self.optimizers = {
             name: loss.optimizer.build(module) for name, module in self.modules.items()
         }
+        if loss.balance:
+            self.modules["balancer"] = Balancer(loss.weights)
         self._targets = FrozenTargets(codec, model.n_target_codebooks, target_cache)
         scales = [1.0] * codec.n_codebooks
         if loss.residual and loss.temperature_unit == "codebook":
@@ -89,7 +92,8 @@ class EncoderTask:
         """From [model], [loss] and, for stem and input, [data] of a recipe.
 
         `codec` is used instead of the recipe's `model.codec` (a name or a folder), which is loaded
-        by default. `model.start` is a stem encoder to go on from: a name, a folder or an address.
+        by default. `model.start` is a stem encoder to go on from: a name, a folder or an address;
+        what it heard may be of another kind, as where a head learned from clean stems first.
         Raises UsageError for what does not fit, CheckpointError for files.
         """
         section = dict(recipe.model)
@@ -100,10 +104,10 @@ class EncoderTask:
             )
         if not isinstance(start, str):
             raise UsageError(f"recipe section [model]: start = {start!r:.60} must be a string")
-        if recipe.data.get("input") == "clean":
+        if recipe.data.get("input") == "clean" and section.get("head", "none") == "none":
             raise UsageError(
-                f'recipe {recipe.name} has data.input "clean", from which there is nothing to '
-                'learn: use "separated", "mixture" or "noisy"'
+                f'recipe {recipe.name} has data.input "clean", from which an encoder without a '
+                'head has nothing to learn: use "separated", "mixture" or "noisy"'
             )
         shared: dict[str, Any] = {
             key: recipe.data[key] for key in ("stem", "input") if key in recipe.data
@@ -129,7 +133,9 @@ class EncoderTask:
         """Take the weights of a trained stem encoder."""
         found = resolve(name, offline=offline, stage="enhance")
         trained = load_stem_encoder(found.paths[0], offline=offline)
-        if trained.codec.codec_id != self.codec.codec_id or trained.options != self.options:
+        same = replace(trained.options, input=self.options.input)
+        hears_same = trained.options.hears_song == self.options.hears_song
+        if trained.codec.codec_id != self.codec.codec_id or same != self.options or not hears_same:
             raise UsageError(
                 f"model.start {name} has another codec or other options than the recipe: give "
                 "one that was trained by the same [model]"
@@ -146,8 +152,12 @@ class EncoderTask:
             return {name: value.detach() for name, value in scalars.items()}
         targets = self._targets(batch)
         prediction: Prediction = self.modules["encoder"](batch.input, targets.scale)
-        scalars = self._losses(prediction, targets, batch.target)
-        backward(scalars["loss"])
+        if self._loss.balance:
+            scalars = self._balanced(prediction, targets, batch.target, backward)
+        else:
+            found = self._losses(prediction, targets, batch.target)
+            scalars = self._named(found)
+            backward(scalars["loss"])
         if self._loss.adversarial:
             loss = self._discriminate(prediction, targets)
             backward(loss)
@@ -163,7 +173,7 @@ class EncoderTask:
             return self._levels(batch)
         targets = self._targets(batch)
         prediction: Prediction = self.modules["encoder"](batch.input, targets.scale)
-        scalars = self._losses(prediction, targets, batch.target)
+        scalars = self._named(self._losses(prediction, targets, batch.target))
         return scalars | self._accuracies(prediction, targets)
 
     @torch.no_grad()
@@ -205,7 +215,7 @@ class EncoderTask:
         }
 
     def _losses(self, prediction: Prediction, targets: Targets, clean: Tensor) -> dict[str, Tensor]:
-        """Every loss by name, and their weighted sum as "loss"; `clean` is [B, C, T]."""
+        """Every loss by name; `clean` is [B, C, T]."""
         options = self._loss
         found: dict[str, Tensor] = {}
         n_main = self.codec.latent_dim - self.codec.n_level_dims
@@ -239,8 +249,38 @@ class EncoderTask:
                 self._discriminator, weights, prediction.latents.float()
             )
             found["adversarial"] = losses.adversarial_loss(logits)
-        total = torch.stack([getattr(options, name) * loss for name, loss in found.items()]).sum()
+        return found
+
+    def _named(self, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """For the log: the losses, and their weighted sum as "loss"."""
+        weights = self._loss.weights
+        total = torch.stack([weights[name] * loss for name, loss in found.items()]).sum()
         return {"loss": total, **{f"loss/{name}": loss for name, loss in found.items()}}
+
+    def _balanced(
+        self,
+        prediction: Prediction,
+        targets: Targets,
+        clean: Tensor,
+        backward: Callable[[Tensor], None],
+    ) -> dict[str, Tensor]:
+        """The losses' gradients meet at the prediction, where each has its share; from there on
+        they go back through the encoder as one."""
+        parts = [prediction.latents]
+        if prediction.logits is not None:
+            parts.append(prediction.logits)
+        joined = torch.cat([part.float().flatten(1) for part in parts], dim=1)
+        outputs = joined.detach().requires_grad_()
+        cut = outputs.split([part[0].numel() for part in parts], dim=1)
+        views = [piece.view(part.shape) for piece, part in zip(cut, parts, strict=True)]
+        logits = views[1] if prediction.logits is not None else None
+        found = self._losses(Prediction(views[0], logits), targets, clean)
+        gradients = {
+            name: torch.autograd.grad(loss, outputs, retain_graph=True)[0]
+            for name, loss in found.items()
+        }
+        backward((joined * self.modules["balancer"](gradients)).sum())
+        return self._named(found)
 
     def _levels(self, batch: Batch) -> dict[str, Tensor]:
         """The loss on levels where nothing else is learned, and all else need not be computed."""

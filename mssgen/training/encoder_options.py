@@ -9,6 +9,7 @@ from mssgen.training.encoder_losses import Residual
 from mssgen.training.optimizers import OptimizerOptions
 
 _OF_SOUND = ("time", "spectrum", "stft")
+_LOSSES = ("mse", "levels", "cross_entropy", "residual", "adversarial", *_OF_SOUND)
 
 
 @dataclass(frozen=True)
@@ -45,19 +46,26 @@ class LossOptions:
     """Samples."""
     adversarial: float = 0.0
     """On a discriminator of latents, which learns beside."""
+    balance: bool = False
+    """Weights are shares of the gradient with respect to the prediction (EnCodec's balancer), not
+    factors of the losses."""
     optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
     """Of every module that learns; the thesis used Adam at 1e-3, at times 1e-4."""
 
     def __post_init__(self) -> None:
-        names = ("mse", "levels", "cross_entropy", "residual", "adversarial", *_OF_SOUND)
-        weights = [getattr(self, name) for name in names]
+        weights = self.weights.values()
         if min(weights) < 0 or max(weights) == 0:
             raise UsageError(
-                f"the weights of the losses ({', '.join(names)}) must not be negative, nor all 0: "
-                "give at least one"
+                f"the weights of the losses ({', '.join(_LOSSES)}) must not be negative, nor all "
+                "0: give at least one"
             )
         if self.temperature <= 0:
             raise UsageError(f"loss.temperature must be more than 0, not {self.temperature:g}")
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Of the losses, by name."""
+        return {name: getattr(self, name) for name in _LOSSES}
 
     @property
     def is_of_levels(self) -> bool:

@@ -9,6 +9,8 @@ stereo image that does not hang together is noticed.
 """
 
 from collections.abc import Sequence
+from functools import partial
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -63,19 +65,13 @@ class SpectrogramDiscriminator(nn.Module):
     def __init__(self, window: int, n_filters: int) -> None:
         super().__init__()
         self.transform = Spectrum(window, window // 4, _COMPRESSION, 0)
-        wide = {"kernel_size": (9, 3), "stride": (2, 1)}
+        wide = partial(nn.Conv2d, kernel_size=(9, 3), stride=(2, 1))
         self.layers = nn.ModuleList(
             [
-                weight_norm(nn.Conv2d(5, n_filters, padding=(4, 1), **wide)),
+                weight_norm(wide(5, n_filters, padding=(4, 1))),
                 *(
                     weight_norm(
-                        nn.Conv2d(
-                            n_filters,
-                            n_filters,
-                            padding=(4, dilation),
-                            dilation=(1, dilation),
-                            **wide,
-                        )
+                        wide(n_filters, n_filters, padding=(4, dilation), dilation=(1, dilation))
                     )
                     for dilation in (1, 2, 4)
                 ),
@@ -98,26 +94,23 @@ class SpectrogramDiscriminator(nn.Module):
 
 class PeriodDiscriminator(nn.Module):
     """HiFi-GAN's (Kong et al. 2020, arXiv 2010.05646, section 2.3): sound folded to rows of one
-    period, convolutions down the columns; an eighth of the width at `n_filters` 4."""
+    period, convolutions down the columns; narrower, with one layer less."""
 
     def __init__(self, period: int, n_filters: int) -> None:
         super().__init__()
         self.period = period
         widths = [2, *(n_filters * factor for factor in (1, 2, 4, 8))]
-        down = {"kernel_size": (5, 1), "stride": (3, 1), "padding": (2, 0)}
+        down = partial(nn.Conv2d, kernel_size=(5, 1), stride=(3, 1), padding=(2, 0))
         self.layers = nn.ModuleList(
             [
-                *(
-                    weight_norm(nn.Conv2d(before, after, **down))
-                    for before, after in zip(widths, widths[1:], strict=False)
-                ),
+                *(weight_norm(down(before, after)) for before, after in pairwise(widths)),
                 weight_norm(nn.Conv2d(widths[-1], widths[-1], (5, 1), padding=(2, 0))),
             ]
         )
         self.last = weight_norm(nn.Conv2d(widths[-1], 1, (3, 1), padding=(1, 0)))
 
     def forward(self, stereo: Tensor) -> list[Tensor]:
-        """Middle and side [B, 2, T] to layers [B, D, T', period], then logits [B, 1, T', period]."""
+        """Middle and side [B, 2, T] to layers [B, D, T', period]; logits have one channel."""
         padded = F.pad(stereo, (0, -stereo.shape[-1] % self.period))
         return _layers(padded.unflatten(2, (-1, self.period)), self.layers, self.last)
 
