@@ -23,14 +23,8 @@ from mssgen.codecs.stem_codec import StemCodec
 from mssgen.errors import UsageError
 from mssgen.schema import Codebooks, StemName, Width
 
-<<<<<<< HEAD
 _MAX_WINDOW_FRAMES = 2**14  # attention takes memory by the square of it
-Input = Literal["separated", "separated+mixture", "mixture", "noisy"]
-||||||| 5725007
-Input = Literal["separated", "separated+mixture", "mixture", "noisy"]
-=======
 Input = Literal["separated", "separated+mixture", "mixture", "noisy", "clean"]
->>>>>>> sound/sound
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,6 @@ from mssgen.formats import (
 )
 from mssgen.schema import checked_options
 from mssgen.tensor_files import save_tensors
-from mssgen.wording import shown
 
 ARCHITECTURE = "stem_encoder"
 _IDENTITY = ("stem", "input")

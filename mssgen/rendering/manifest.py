@@ -12,7 +12,7 @@ from typing import Any
 
 from mssgen import __version__
 from mssgen.errors import UsageError
-from mssgen.files import is_there, reported, whole_file
+from mssgen.files import is_there, reported, whole_file, write_text
 from mssgen.leftovers import holds_nothing
 from mssgen.rendering.planning import Plan, SourceFile
 from mssgen.rendering.recipe import RenderRecipe
@@ -57,27 +57,12 @@ def begin(output: Path, recipe: RenderRecipe, plan: Plan) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for package in plan.packages:
             target = folder / f"{package.name}.txt"
-<<<<<<< HEAD
             if package.copyright is not None and not is_there(target):
                 with whole_file(target) as draft:
                     shutil.copyfile(package.copyright, draft)
-||||||| 7af15cf
-            if package.copyright is not None and not target.exists():
-                shutil.copyfile(package.copyright, target)
-    except OSError as error:
-        raise _unwritable(output, error) from error
-    update(output, recipe)
-=======
-            if package.copyright is not None and not target.exists():
-                shutil.copyfile(package.copyright, target)
         for sounds in plan.sounds.values():
             for instrument in sounds.band.instruments if sounds.band else ():
-                text = instrument.terms()
-                (folder / f"{instrument.name}.txt").write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise _unwritable(output, error) from error
-    update(output, recipe)
->>>>>>> sfz/sfz
+                write_text(folder / f"{instrument.name}.txt", instrument.terms())
 
 
 def read(output: Path) -> dict[str, Any] | None:
