@@ -15,6 +15,7 @@ from conftest import EXCERPT, needs_ffmpeg, shared
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from program import Program
 
 from mssgen import ffmpeg
 from mssgen.audio import AudioInfo, choose_encoding, open_source
@@ -397,3 +398,18 @@ def test_pictures_of_a_flac_without_text_tags_are_found(tmp_path: Path) -> None:
     file.add_picture(picture)
     file.save()
     assert [one.data for one in read_tags(path).pictures] == [b"png"]
+
+
+def test_stems_have_the_tags_bits_and_time_line_of_what_ffmpeg_reads(
+    tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    needs_ffmpeg()
+    songs = [shared("cases", name) for name in ("cover.m4a", "alac24.m4a", "delayed.mkv")]
+    words = ["-m", tiny_model, "-s", "bass", "-f", "flac", "-o", tmp_path]
+    result = Program(capsys)("separate", *songs, *words)
+    assert result.code == 0, result.err
+    found = read_tags(tmp_path / "cover" / "bass.flac")
+    assert len(found.pictures) == 1
+    assert {"composer", "tracknumber", "discnumber", "albumartist"} <= found.fields.keys()
+    assert sf.info(tmp_path / "alac24" / "bass.flac").subtype == "PCM_24"
+    assert abs(sf.info(tmp_path / "delayed" / "bass.flac").duration - 5.02) < 0.05
