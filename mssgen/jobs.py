@@ -90,6 +90,8 @@ def decide(
         except UsageError as error:
             targets.append({})
             refusals.append(str(error))
+    if refusals and all(refusals):
+        raise UsageError(refusals[0])  # no song has a place: that is the call's fault
     tracks = [track for track, _ in songs]
     _check_inputs(tracks, targets)
     shared = _shared(tracks, targets, places, cure)

@@ -27,6 +27,7 @@ from mssgen.cli import app
 from mssgen.cli.console import run
 from mssgen.cli.reporters import reporter
 from mssgen.events import Done, Failed
+from mssgen.manifest import MANIFEST
 from mssgen.tracks import find_tracks
 
 RATE = 44_100
@@ -112,7 +113,8 @@ def finish(process: "subprocess.Popen[bytes]") -> Result:
 
 
 def files() -> set[str]:
-    return {path.as_posix() for path in Path().rglob("*") if path.is_file()}
+    found = (path for path in Path().rglob("*") if path.is_file() and path.name != MANIFEST)
+    return {path.as_posix() for path in found}
 
 
 # Bad inputs.
