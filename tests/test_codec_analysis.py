@@ -16,7 +16,7 @@ from conftest import EXCERPT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from toys import snr_db, tiny_codec
+from toys import snr_db, tiny_codec, tiny_stem_codec
 
 from mssgen.analysis.codec import AnalysisOptions, analyze_codec, stem_of
 from mssgen.analysis.statistics import (
@@ -407,3 +407,19 @@ def test_too_few_points_for_a_projection_still_make_a_report(tmp_path: Path, cli
     write(tmp_path / "bass.wav", excerpt(0.1)[:, :9])
     result = cli(tmp_path / "bass.wav", "-o", tmp_path / "out")
     assert (result.code, (tmp_path / "out" / "index.html").is_file()) == (0, True)
+
+
+@pytest.mark.parametrize("n_levels", [0, 2])
+def test_codebooks_without_a_waveform_are_named(
+    n_levels: int, tmp_path: Path, cli: Program
+) -> None:
+    save_codec(tiny_stem_codec(n_level_codebooks=n_levels), tmp_path / "codec")
+    write(tmp_path / "bass.wav", excerpt(0.4))
+    assert cli(tmp_path / "bass.wav", "--codec", tmp_path / "codec", "-o", tmp_path / "x").code == 0
+    usage = [row["codes"] for row in rows(tmp_path / "x" / "usage.csv")]
+    assert usage == ["band energies only"] * n_levels + ["waveform"] * 4
+    said = {row["n_codebooks"]: row["codes"] for row in rows(tmp_path / "x" / "sdr.csv")}
+    assert said["1"] == ("band energies only" if n_levels else "waveform")
+    assert said["4"] == "waveform"
+    page = (tmp_path / "x" / "index.html").read_text(encoding="utf-8")
+    assert ("band energies only" in page) == bool(n_levels)

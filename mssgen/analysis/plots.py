@@ -94,6 +94,7 @@ def _perplexity(analysis: Analysis) -> "Figure":
     below.set_ylim(-3, 103)
     below.set_xlabel("codebook")
     below.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+    _mark_levels(above, analysis)
     _legend(figure, analysis.heard)
     return figure
 
@@ -116,8 +117,21 @@ def _sdr(analysis: Analysis) -> "Figure":
     axes.minorticks_off()
     axes.set_xlabel("number of codebooks, and kbit/s of a coded channel")
     axes.set_ylabel("SDR of the reconstruction (dB)")
+    _mark_levels(axes, analysis)
     _legend(figure, analysis.heard)
     return figure
+
+
+def _mark_levels(axes: "Axes", analysis: Analysis) -> None:
+    """Shade the codebooks without a waveform, whose SDR is 0 dB whatever they hold."""
+    n_levels = analysis.codec.n_level_codebooks
+    if n_levels:
+        low, high = axes.get_xlim()
+        axes.axvspan(low, n_levels + 0.5, color="0.5", alpha=0.12, linewidth=0)
+        axes.set_xlim(low, high)
+        axes.text(
+            0.01, 0.97, "band energies only", transform=axes.transAxes, va="top", color="0.35"
+        )
 
 
 def _projection(analysis: Analysis, method: str) -> "Figure":

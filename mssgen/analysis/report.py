@@ -14,6 +14,7 @@ from mssgen.analysis.tables import write_tables
 from mssgen.audio import Encoding, StemWriter
 from mssgen.files import reported, whole_file
 from mssgen.leftovers import scratch_folder
+from mssgen.codecs.base import Codec
 
 PAGE = "index.html"
 _SOUNDS = "most_frequent"
@@ -125,7 +126,8 @@ def _page(analysis: Analysis, plots: dict[str, Path], sounds: dict[str, Path]) -
 <h2>SDR ceiling</h2>
 {_ceilings(analysis)}
 <p>SDR of encoding with all {codec.n_codebooks} codebooks and decoding, over all channels of a file
-at the codec's rate; no separation is involved. Silent files are counted and left out.{failed}</p>
+at the codec's rate; no separation is involved. Silent files are counted and left out.{failed}
+{_on_levels(codec)}</p>
 {_figure("sdr", plots, "SDR against the number of codebooks")}
 <h2>Which codes are used</h2>
 {_figure("usage", plots, "Heat maps of code usage")}
@@ -144,6 +146,17 @@ codes.csv, sdr.csv, files.csv.</footer>
 </body>
 </html>
 """
+
+
+def _on_levels(codec: Codec) -> str:
+    """Why the first codebooks of some codecs have no SDR."""
+    n_levels = codec.n_level_codebooks
+    if not n_levels:
+        return ""
+    return (
+        f"The first {n_levels} codebooks hold band energies only: from them alone decoding gives "
+        "noise of these energies, whose SDR is about 0 dB; the waveform is in those that follow."
+    )
 
 
 def _ceilings(analysis: Analysis) -> str:

@@ -42,7 +42,14 @@ def _usage(analysis: Analysis) -> Iterator[Row]:
                 "top_code": code,
                 "top_share": f"{int(counts[code]) / n_frames:.6f}",
                 "top_is_silence": int(frequent.is_silence[index]),
+                "codes": what_is_coded(analysis, index + 1),
             }
+
+
+def what_is_coded(analysis: Analysis, n_codebooks: int) -> str:
+    """What the codebook of this number, and all before it, can tell of a sound."""
+    is_level = n_codebooks <= analysis.codec.n_level_codebooks
+    return "band energies only" if is_level else "waveform"
 
 
 def _codes(analysis: Analysis) -> Iterator[Row]:
@@ -76,6 +83,7 @@ def _sdr(analysis: Analysis) -> Iterator[Row]:
                 "mean_sdr_db": f"{statistics.fmean(values):.3f}" if values else "",
                 "median_sdr_db": f"{statistics.median(values):.3f}" if values else "",
                 "held_level_db": f"{frequent.level_db[n_codebooks]:.2f}" if frequent else "",
+                "codes": what_is_coded(analysis, n_codebooks),
             }
 
 

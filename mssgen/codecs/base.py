@@ -100,6 +100,8 @@ class Codec(nn.Module, ABC):
     latent_dim: int
     n_level_dims: int = 0
     """The last so many of D are logarithmic levels of bands, not of the waveform."""
+    n_level_codebooks: int = 0
+    """The first so many codebooks code these levels only, and no waveform."""
     encoder: nn.Module
     """[B, C, T] -> [B, D, ceil(T / hop_length)], T as `pad` leaves it."""
     decoder: nn.Module

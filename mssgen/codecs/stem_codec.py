@@ -103,6 +103,7 @@ class StemCodec(Codec):
             raise UsageError(f"kernel_size {kernel_size} is even: choose an odd one")
         self.name, self.sample_rate, self.hop_length = name, sample_rate, hop_length
         self.n_codebooks, self.codebook_size = n_level_codebooks + n_codebooks, codebook_size
+        self.n_level_codebooks = n_level_codebooks
         self.adds_noise = n_bands > 0
         transform = (n_fft, hop_length, compression, n_bands)
         spectrum = Spectrum(*transform)
