@@ -41,7 +41,7 @@ def render(
     verbose: given.Verbose = False,
     as_json: given.AsJson = False,
 ) -> int:
-    """Render tracks with exact stems from free packages.
+    """Render tracks with exact stems from free packages and recorded instruments.
 
     Needs apt-get and dpkg-deb, libopenmpt for tracker modules, fluidsynth for MIDI and pysinsy for
     singing; what is fetched is unpacked, not installed. Writes DIR/SPLIT/TRACK/STEM.flac,

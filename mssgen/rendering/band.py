@@ -34,6 +34,8 @@ Audio = NDArray[np.float32]
 _GUITARS = range(24, 32)
 _TAKEN_OVER = range(24)
 """Programs whose parts a guitar may take over: pianos, mallets, organs."""
+_MAX_GUITARS = 3
+"""Parts; further ones are left to soundfonts."""
 _STRUM_S = (0.004, 0.022)
 _SNARE = 38
 _CHORD_S = 0.03
@@ -313,7 +315,8 @@ def _snare_articulations(band: Band, name: str) -> list[str]:
 
 def _play_guitar(song: MidiFile, band: Band, rng: np.random.Generator, played: Played) -> None:
     notes = timed_notes(song)
-    channels = {note.channel for note in notes if note.program in _GUITARS}
+    counts = Counter(note.channel for note in notes if note.program in _GUITARS)
+    channels = {channel for channel, _ in counts.most_common(_MAX_GUITARS)}
     takes_over = rng.random() < band.how.p_guitar
     if not channels and takes_over:
         counts = Counter(note.channel for note in notes if note.program in _TAKEN_OVER)

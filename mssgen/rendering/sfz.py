@@ -317,7 +317,11 @@ _ALIASES = {
 }
 _STRUCTURE = ("sample", "default_path", "note_offset", "octave_offset")
 _KEYS = ("lokey", "hikey", "pitch_keycenter")
-_SPECIAL = {"trigger": _trigger, "loop_mode": _loop_mode, "articulation": str}
+_SPECIAL: dict[str, Callable[[str], Any]] = {
+    "trigger": _trigger,
+    "loop_mode": _loop_mode,
+    "articulation": str,
+}
 _PARSERS: dict[str, Callable[[str], Any]] = {
     field.name: _key
     if field.name in _KEYS
