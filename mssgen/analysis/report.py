@@ -12,9 +12,9 @@ from mssgen.analysis.codec import Analysis
 from mssgen.analysis.plots import draw
 from mssgen.analysis.tables import write_tables
 from mssgen.audio import Encoding, StemWriter
+from mssgen.codecs.base import Codec
 from mssgen.files import reported, whole_file
 from mssgen.leftovers import scratch_folder
-from mssgen.codecs.base import Codec
 
 PAGE = "index.html"
 _SOUNDS = "most_frequent"
