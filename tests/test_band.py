@@ -293,6 +293,10 @@ def test_hits_find_their_names(folder: Path) -> None:
     ends = {note.start_s: note.end_s for note in choked(notes)}
     assert ends[0.3] == 0.4  # by the crash, which this kit plays on its hi-hat
     assert ends[0.0] == ends[0.4] == np.inf
+    levels = {note.key: note.gain_db for note in notes}
+    assert levels[42] < levels[49] < levels[36] == levels[38]
+    kicks = kit_notes([DrumHit(time_s, 36, 0.5) for time_s in (0.0, 1.0, 2.0, 3.0)], kit)
+    assert [note.end_s for note in choked(kicks)] == [2.0, 3.0, np.inf, np.inf]
     assert [hit.note for hit in without_snares(hits)] == [36, 42, 46, 49, 56]
 
 

@@ -252,8 +252,8 @@ def _play_drums(song: MidiFile, band: Band, rng: np.random.Generator, played: Pl
     parts, snare_peak = [], 0.0
     if band.kits:
         kit = _drawn(band.kits, rng)
-        sampler = _sampler(kit, band.how, rng, 0.05)
-        parts.append(sampler.play(choked(kit_notes(others, sampler.instrument))))
+        sampler = _sampler(kit, band.how, rng, 0.1)
+        parts.append(sampler.play(choked(kit_notes(others, sampler.instrument, rng))))
         full = kit_notes([DrumHit(0.0, _SNARE, 1.0)], sampler.instrument)
         snare_peak = float(np.abs(sampler.play(full)).max(initial=0.0))
         played.sources.append(kit.as_source("drums"))

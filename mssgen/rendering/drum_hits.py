@@ -1,5 +1,7 @@
 """Hits of the General MIDI drum channel as notes of a kit whose recordings have names, not keys."""
 
+from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -40,31 +42,56 @@ _HITS: dict[int, tuple[str, ...]] = {
     82: ("HihatClosed", "ht"),
 }
 _SNARES = (38, 39, 40)
+_HATS, _RIDES, _CRASHES = (42, 44, 46, 54, 69, 70, 82), (51, 53, 59), (49, 52, 55, 57)
+# Recordings of every hit are about as loud as each other; in a mix cymbals are softer than drums.
+_LEVELS_DB = {
+    **dict.fromkeys(_HATS, -9.0),
+    **dict.fromkeys(_RIDES, -12.0),
+    **dict.fromkeys(_CRASHES, -6.0),
+    **dict.fromkeys((41, 43, 45, 47, 48, 50), -2.0),
+}
+_SPREAD_DB = 3.0
+_MAX_VOICES = 2
 _OPEN = ("HihatOpen", "ho", "hh", "hl")
 _CLOSING = ("HihatClosed", "hc", "ht", "hf")
 
 
-def kit_notes(hits: Sequence[DrumHit], kit: Instrument) -> list[Note]:
-    """Notes that ring out; hits that the kit has no recording for are silent."""
+def kit_notes(
+    hits: Sequence[DrumHit], kit: Instrument, rng: np.random.Generator | None = None
+) -> list[Note]:
+    """Notes that ring out; hits that the kit has no recording for are silent.
+
+    `rng` draws how loud each drum is in the mix; None: as usual.
+    """
     known = set(kit.articulations)
+    spread = rng.normal(0, _SPREAD_DB / 2, 128) if rng is not None else np.zeros(128)
     notes = []
     for hit in hits:
         name = next((each for each in _HITS.get(hit.note, ()) if each in known), None)
         if name is not None:
-            notes.append(Note(hit.time_s, np.inf, hit.note, midi_velocity(hit), name))
+            gain_db = _LEVELS_DB.get(hit.note, 0.0) + float(spread[hit.note])
+            notes.append(Note(hit.time_s, np.inf, hit.note, midi_velocity(hit), name, gain_db))
     return notes
 
 
 def choked(notes: Sequence[Note]) -> list[Note]:
-    """An open hi-hat ends where the hi-hat is played next, open or closed."""
-    times = sorted(note.start_s for note in notes if note.articulation in (*_OPEN, *_CLOSING))
+    """Notes that end where the instrument is struck anew: an open hi-hat by the next stroke on it,
+    all others by the second one, since a cymbal does not ring in many copies."""
+    strokes: dict[str, list[float]] = defaultdict(list)
+    for note in sorted(notes, key=lambda each: each.start_s):
+        strokes[_struck(note)].append(note.start_s)
     found = []
     for note in notes:
-        later = (
-            [each for each in times if each > note.start_s] if note.articulation in _OPEN else []
-        )
-        found.append(replace(note, end_s=later[0]) if later else note)
+        times = strokes[_struck(note)]
+        n_strokes = 1 if note.articulation in _OPEN else _MAX_VOICES
+        later = times[bisect_right(times, note.start_s) :]
+        found.append(replace(note, end_s=later[n_strokes - 1]) if len(later) >= n_strokes else note)
     return found
+
+
+def _struck(note: Note) -> str:
+    """What is struck: the hi-hat is one, open or closed."""
+    return "hi-hat" if note.articulation in (*_OPEN, *_CLOSING) else note.articulation
 
 
 def is_snare(key: int) -> bool:

@@ -34,6 +34,7 @@ class Note:
     """1 to 127."""
     articulation: str = ""
     """Of a drum; its key does not count."""
+    gain_db: float = 0.0
 
 
 class Sampler:
@@ -149,7 +150,7 @@ class Sampler:
         # https://sfzformat.com/opcodes/amp_veltrack/: velocity counts squared.
         share = abs(track) / 100
         loudness = (note.velocity / 127) ** 2 if track >= 0 else 1 - (note.velocity / 127) ** 2
-        gain = (1 - share + share * loudness) * 10 ** (region.volume / 20)
+        gain = (1 - share + share * loudness) * 10 ** ((region.volume + note.gain_db) / 20)
         angle = (1 + np.clip(region.pan, -100, 100) / 100) * np.pi / 4  # constant power
         sides = np.array([[np.cos(angle)], [np.sin(angle)]]) * np.sqrt(2) * gain
         return sound * sides.astype(np.float32)
