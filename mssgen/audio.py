@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from mssgen import ffmpeg
 from mssgen.channel_maps import read_layout
 from mssgen.encoding import CONTAINERS as CONTAINERS
+from mssgen.encoding import AudioInfo
 from mssgen.encoding import Encoding as Encoding
 from mssgen.encoding import choose_encoding as choose_encoding
 from mssgen.errors import AudioError, UsageError
@@ -35,7 +36,7 @@ from mssgen.part_reader import PartReader
 from mssgen.sound_layout import Layout as FileLayout
 from mssgen.sound_layout import cut_short
 from mssgen.sound_parts import DECODE_ERRORS, find_layout
-from mssgen.speakers import Layout, canonical, order_from
+from mssgen.speakers import canonical, order_from
 from mssgen.spooling import reading, spool, temporary_folder
 from mssgen.stem_writer import StemWriter as StemWriter
 from mssgen.stem_writer import copy_to_stdout as copy_to_stdout
@@ -49,22 +50,6 @@ BLOCK_SAMPLES = 2**16
 
 _log = logging.getLogger(__name__)
 _SF_ERR_MALFORMED_FILE = 3
-
-
-@dataclass(frozen=True)
-class AudioInfo:
-    """What an input is."""
-
-    sample_rate: int
-    """Hz, 8000 to 192000."""
-    n_channels: int
-    container: str
-    """Lower-case: "wav", "flac", "ogg", "mp3", ..."""
-    subtype: str
-    """libsndfile's name of the sample format: "PCM_16", "FLOAT", "VORBIS", ...; what ffmpeg decodes
-    has such a name where it is lossless, "DSD", or ""."""
-    layout: Layout = ()
-    """The speaker of each channel, in the order of WAV (`mssgen.speakers`); () where unknown."""
 
 
 @dataclass(frozen=True)

@@ -13,17 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from mssgen.audio import (
-    MAX_RATE,
-    MIN_RATE,
-    AudioInfo,
-    AudioSource,
-    Encoding,
-    StemWriter,
-    choose_encoding,
-    open_source,
-)
+from mssgen.audio import MAX_RATE, MIN_RATE, AudioSource, open_source
 from mssgen.channels import n_mixed
+from mssgen.encoding import AudioInfo, Encoding, choose_encoding
 from mssgen.errors import AudioError, MssgenError, UsageError
 from mssgen.events import Done, Failed, Hook, Skipped, Start, Warned, Written, ignore
 from mssgen.jobs import EXISTING, Decision, Places, decide
@@ -35,7 +27,7 @@ from mssgen.provenance import made_by
 from mssgen.separators.base import Separator
 from mssgen.song_record import SongRecord
 from mssgen.speakers import what_is_lost
-from mssgen.stem_writer import CLIP_MODES
+from mssgen.stem_writer import CLIP_MODES, StemWriter
 from mssgen.tags import Tags, read_tags
 from mssgen.tracks import STDIN, Track
 from mssgen.wav_chunks import StudioChunks, read_studio_chunks

@@ -12,19 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from mssgen.audio import (
-    AudioInfo,
-    Encoding,
-    StemWriter,
-    choose_encoding,
-    copy_to_stdout,
-    open_source,
-)
+from mssgen.audio import open_source
 from mssgen.batch import CUT_OFF
 from mssgen.codecs.base import Codec
 from mssgen.codecs.container import SUFFIX, CodedAudio, pack, read_codes, write_codes
 from mssgen.coding import decode_coded, encode_source
-from mssgen.encoding import CONTAINERS
+from mssgen.encoding import CONTAINERS, AudioInfo, Encoding, choose_encoding
 from mssgen.errors import AudioError, MssgenError, UsageError
 from mssgen.events import Done, Failed, Hook, Progress, Skipped, Start, Warned, Written, ignore
 from mssgen.files import is_there
@@ -35,6 +28,7 @@ from mssgen.pipeline import out_samples
 from mssgen.registry import REGISTRY
 from mssgen.song_record import SongRecord
 from mssgen.speakers import what_is_lost
+from mssgen.stem_writer import StemWriter, copy_to_stdout
 from mssgen.tracks import EXTENSIONS, STDIN, Track
 
 _OUTPUT = "output"

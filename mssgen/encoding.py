@@ -1,12 +1,10 @@
 """How a stem is written: the output formats, their limits and their defaults."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mssgen.errors import UsageError
-
-if TYPE_CHECKING:
-    from mssgen.audio import AudioInfo
+from mssgen.speakers import Layout
 
 BIT_DEPTHS = {"16": "PCM_16", "24": "PCM_24", "32f": "FLOAT"}
 
@@ -157,3 +155,19 @@ def choose_encoding(info: "AudioInfo", container: str | None, bit_depth: str | N
     if bit_depth not in BIT_DEPTHS:
         raise UsageError(f"--bit-depth {bit_depth} is unknown; use one of {', '.join(BIT_DEPTHS)}")
     return Encoding(container, bit_depth)
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    """What an input is."""
+
+    sample_rate: int
+    """Hz, 8000 to 192000."""
+    n_channels: int
+    container: str
+    """Lower-case: "wav", "flac", "ogg", "mp3", ..."""
+    subtype: str
+    """libsndfile's name of the sample format: "PCM_16", "FLOAT", "VORBIS", ...; what ffmpeg decodes
+    has such a name where it is lossless, "DSD", or ""."""
+    layout: Layout = ()
+    """The speaker of each channel, in the order of WAV (`mssgen.speakers`); () where unknown."""

@@ -169,7 +169,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, "torch.Tenso
     import torch
     from safetensors import SafetensorError, safe_open
 
-    from mssgen.quantization import dequantize_state
+    from mssgen.int8 import dequantize_state
 
     check_stated_hash(path)
     try:

@@ -27,7 +27,6 @@ from mssgen.arrays import as_rate, as_samples
 from mssgen.audio import (
     BLOCK_SAMPLES,
     MAX_CHANNELS,
-    AudioInfo,
     AudioSource,
     check_finite,
     fit_length,
@@ -38,6 +37,7 @@ from mssgen.channels import downmixed, from_pairs, n_mixed, to_pairs
 from mssgen.checkpoints import resolve
 from mssgen.chunking import align
 from mssgen.devices import choose_device, choose_precision
+from mssgen.encoding import AudioInfo
 from mssgen.enhancers.blend import Blend
 from mssgen.enhancers.chain import EnhancedSeparator
 from mssgen.enhancers.codec import CodecEnhancer

@@ -22,9 +22,9 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from mssgen import checkpoints
-from mssgen.checkpoints import read_checkpoint, resolve
+from mssgen.checkpoints import resolve
 from mssgen.errors import CheckpointError, UsageError
-from mssgen.formats import fractions_to_json
+from mssgen.formats import fractions_to_json, read_checkpoint
 from mssgen.registry import LAYOUTS, STEMS
 
 OPTIONS: dict[str, Any] = {

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from mssgen.audio import safe_target
 from mssgen.errors import UsageError
+from mssgen.files import safe_target
 
 
 def expand(output_dir: Path, template: str, track: str = "song", stem: str = "bass") -> Path:

@@ -15,15 +15,8 @@ from mssgen.codecs.stem_encoder_files import load_stem_encoder, save_stem_encode
 from mssgen.errors import CheckpointError
 from mssgen.files import sha256_of
 from mssgen.formats import WEIGHTS, fractions_to_json, read_checkpoint
-from mssgen.quantization import (
-    MIN_VALUES,
-    SCALE,
-    dequantize_state,
-    quantize_checkpoint,
-    quantize_state,
-    round_to,
-    store_smaller,
-)
+from mssgen.int8 import MIN_VALUES, SCALE, dequantize_state, quantize_state
+from mssgen.quantization import quantize_checkpoint, round_to, store_smaller
 from mssgen.registry import REGISTRY
 
 OPTIONS = {

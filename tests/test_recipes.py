@@ -8,14 +8,8 @@ import pytest
 
 from mssgen.errors import UsageError
 from mssgen.registry import lookup
-from mssgen.training.recipes import (
-    KINDS,
-    Recipe,
-    TrainOptions,
-    from_section,
-    load_recipe,
-    recipe_names,
-)
+from mssgen.training.recipes import KINDS, Recipe, TrainOptions, load_recipe, recipe_names
+from mssgen.training.sections import from_section
 
 
 def write(folder: Path, name: str, text: str, why: str = "to test") -> Path:

@@ -11,7 +11,8 @@ from mutagen.flac import FLAC
 from mutagen.id3 import APIC, COMM, ID3, RVA2, TCON, TDRC, TIT2, TPE1, TRCK, TXXX
 from mutagen.mp3 import MP3
 
-from mssgen.audio import Encoding, StemWriter
+from mssgen.encoding import Encoding
+from mssgen.stem_writer import StemWriter
 from mssgen.tags import Picture, Tags, read_tags, write_tags
 
 EXCERPT = Path(__file__).parent / "data" / "excerpt.flac"

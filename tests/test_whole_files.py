@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from program import Program
 
 from mssgen import ffmpeg
-from mssgen.audio import AudioInfo, choose_encoding, open_source
+from mssgen.audio import open_source
+from mssgen.encoding import AudioInfo, choose_encoding
 from mssgen.errors import AudioError
 from mssgen.tags import read_tags
 

@@ -341,8 +341,8 @@ class Files:
             return 1 if done.n_failed else 0
 
         # A temporary file, because its header and gain come last.
-        from mssgen.audio import copy_to_stdout
         from mssgen.leftovers import scratch_folder
+        from mssgen.stem_writer import copy_to_stdout
 
         with scratch_folder() as folder:
             write = replace(

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mssgen.audio import BLOCK_SAMPLES, AudioInfo, StemWriter, choose_encoding
+from mssgen.audio import BLOCK_SAMPLES
 from mssgen.codecs.base import Codec
 from mssgen.coding import decode_coded, encode_source
+from mssgen.encoding import AudioInfo, choose_encoding
 from mssgen.errors import MssgenError, UsageError
 from mssgen.evaluation.base import Audio
 from mssgen.evaluation.pairing import Found, Note, Pairing, System, Track
@@ -22,6 +23,7 @@ from mssgen.evaluation.recordings import Recording
 from mssgen.events import Failed, Hook, Progress, Start, ignore
 from mssgen.files import is_there
 from mssgen.registry import STEMS
+from mssgen.stem_writer import StemWriter
 from mssgen.training.library import SoundFile
 
 REFERENCE = "reference"

@@ -9,7 +9,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from mssgen import __version__
-from mssgen.audio import Encoding, StemWriter
+from mssgen.encoding import Encoding
 from mssgen.errors import MssgenError, UsageError
 from mssgen.events import Done, Event, Failed, Hook, Warned, Written, ignore
 from mssgen.files import is_there, reported, whole_folder
@@ -18,6 +18,7 @@ from mssgen.rendering.planning import Plan, Song, Sounds, plan_songs
 from mssgen.rendering.recipe import RenderRecipe
 from mssgen.rendering.songs import Rendered, Unsuitable, render_song
 from mssgen.rendering.treatment import SAMPLE_RATE
+from mssgen.stem_writer import StemWriter
 from mssgen.training.augment import level_db
 from mssgen.workers import end_with_parent
 

@@ -18,10 +18,11 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from mssgen.checkpoints import Checkpoint, ResolvedModel, read_checkpoint
+from mssgen.checkpoints import ResolvedModel
 from mssgen.chunking import align, overlap_add
 from mssgen.devices import DTYPES, choose_precision
 from mssgen.errors import CheckpointError, OutOfMemoryError, UsageError
+from mssgen.formats import Checkpoint, read_checkpoint
 from mssgen.memory import is_out_of_memory
 from mssgen.separators.base import Level, Network, measure_level
 from mssgen.separators.htdemucs import HTDemucs

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from mssgen import __version__
-from mssgen.audio import Encoding, StemWriter
 from mssgen.batch import WriteOptions, separate_files
 from mssgen.checkpoints import ResolvedModel, resolve
+from mssgen.encoding import Encoding
 from mssgen.errors import MssgenError, UsageError
 from mssgen.events import Done, Event, Failed, Hook, ignore
 from mssgen.files import is_there, reported, safe_target, sha256_of, whole_file
@@ -29,6 +29,7 @@ from mssgen.names import as_on_disk, composed
 from mssgen.outputs import OutputPlan, plan_outputs
 from mssgen.pipeline import load_separator
 from mssgen.separators.base import Separator
+from mssgen.stem_writer import StemWriter
 from mssgen.tracks import Track
 from mssgen.training.excerpts import Excerpt, excerpts
 from mssgen.training.library import (

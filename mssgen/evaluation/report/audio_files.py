@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mssgen.audio import AudioSource, Encoding, StemWriter, fit_length, open_source, resample
+from mssgen.audio import AudioSource, fit_length, open_source, resample
+from mssgen.encoding import Encoding
 from mssgen.evaluation.loudness import integrated_lufs
+from mssgen.stem_writer import StemWriter
 
 Audio = NDArray[np.float32]
 

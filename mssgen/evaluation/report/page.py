@@ -13,14 +13,14 @@ from time import monotonic
 from typing import Any
 
 from mssgen import __version__
-from mssgen.audio import open_source, safe_target
+from mssgen.audio import open_source
 from mssgen.errors import AudioError, MssgenError, UsageError
 from mssgen.evaluation.base import Score
 from mssgen.evaluation.report import audio_files, pictures
 from mssgen.evaluation.report.results import Results, TrackFiles
 from mssgen.evaluation.statistics import Aggregate, aggregate
 from mssgen.events import Done, Failed, Hook, Progress, Start, Written, ignore
-from mssgen.files import recover, reported, whole_folder
+from mssgen.files import recover, reported, safe_target, whole_folder
 from mssgen.leftovers import holds_nothing, is_leftover
 
 PAGE = "index.html"

@@ -68,8 +68,9 @@ def run(
     from tables import Table
 
     from mssgen.codecs.loading import load_codec
-    from mssgen.evaluation.records import commit_of, versions, write_text
+    from mssgen.evaluation.records import commit_of, versions
     from mssgen.evaluation.signals import is_silent
+    from mssgen.files import write_text
 
     torch.set_num_threads(arguments.threads)
     output = arguments.output

@@ -1,0 +1,96 @@
+"""int8 weights with one fp16 scale per output channel.
+
+Stored form: a tensor `X` in int8 has `X.scale` in fp16 beside it, with the same number of axes and
+length 1 on all but the output-channel axis, so that `weight = X.float() * X.scale.float()`. That
+axis is 0, and 1 for transposed convolutions. Tensors that are small, or have one axis, stay fp16.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from mssgen.errors import CheckpointError
+
+SCALE = ".scale"
+
+
+# Below this a tensor stays fp16. HTDemucs' U-Nets are that small and set its precision: with 2**16
+# here int8 moved the SDR of a stem by up to 0.064 dB, with this by 0.043 dB.
+MIN_VALUES = 600_000
+
+
+_LEVELS = 127
+
+
+_SMALLEST_SCALE = 2.0**-24  # the smallest fp16 above zero
+
+
+def channel_axis(key: str) -> int:
+    """The output-channel axis of the weight called `key`."""
+    return 1 if key.endswith("conv_tr.weight") else 0
+
+
+def quantize_state(
+    state: Mapping[str, "torch.Tensor"], min_values: int = MIN_VALUES
+) -> dict[str, "torch.Tensor"]:
+    """The stored form of `state` (floating tensors); those of less than `min_values` stay fp16.
+
+    Raises CheckpointError for NaN or infinity.
+    """
+    import torch
+
+    stored: dict[str, torch.Tensor] = {}
+    for key, value in state.items():
+        if not bool(torch.isfinite(value).all()):
+            raise CheckpointError(
+                f"tensor '{key}' has values that are not finite: get the weights again"
+            )
+        if value.ndim < 2 or value.numel() < min_values:
+            stored[key] = value.half().contiguous()
+        else:
+            stored[key], stored[key + SCALE] = _quantize(value.float(), channel_axis(key))
+    return stored
+
+
+def dequantize_state(
+    stored: Mapping[str, "torch.Tensor"], path: Path | None = None
+) -> dict[str, "torch.Tensor"]:
+    """The inverse: int8 tensors become float32, others stay as they are; `path` is for messages."""
+    import torch
+
+    scales = {key + SCALE for key, value in stored.items() if value.dtype == torch.int8}
+    state: dict[str, torch.Tensor] = {}
+    for key, value in stored.items():
+        if key in scales:
+            continue
+        if value.dtype == torch.int8:
+            scale = stored.get(key + SCALE)
+            if (
+                scale is None
+                or not scale.is_floating_point()
+                or scale.ndim != value.ndim
+                or any(n not in (1, m) for n, m in zip(scale.shape, value.shape, strict=True))
+            ):
+                raise CheckpointError(
+                    f"{path or 'the checkpoint'} has no fitting scale for the int8 tensor '{key}': "
+                    "get the file again"
+                )
+            value = value.float().mul_(scale.float())
+        state[key] = value
+    return state
+
+
+def _quantize(weight: "torch.Tensor", axis: int) -> tuple["torch.Tensor", "torch.Tensor"]:
+    """(int8, fp16 scale) of a float32 weight; the largest magnitude of a channel becomes 127.
+
+    Clipping the largest values for a finer step was tried on HTDemucs: 0.015 dB, not worth a line.
+    """
+    import torch
+
+    others = [a for a in range(weight.ndim) if a != axis]
+    scale = weight.abs().amax(others, keepdim=True) / _LEVELS
+    # Rounded to fp16 before use: the levels must be those of the scale that is stored.
+    scale = scale.clamp(min=_SMALLEST_SCALE).half()
+    levels = (weight / scale.float()).round_().clamp_(-_LEVELS, _LEVELS)
+    return levels.to(torch.int8).contiguous(), scale.contiguous()
