@@ -13,12 +13,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mssgen.errors import CheckpointError, UsageError
+from mssgen.errors import CheckpointError, UsageError, shown
 from mssgen.formats import CONFIG, EMBEDDED_CODEC, STAGE_OF, WEIGHTS, read_json, wrong_stage
 from mssgen.formats import Checkpoint as Checkpoint
 from mssgen.formats import read_checkpoint as read_checkpoint
 from mssgen.registry import REGISTRY, Bundle, RemoteFile, lookup
-from mssgen.wording import shown
 
 _PATH_SUFFIXES = (".th", ".pt", ".pth", ".ckpt", ".bin", ".pkl", ".safetensors", ".yaml", ".json")
 _MAX_MEMBERS = 64

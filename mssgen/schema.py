@@ -13,8 +13,7 @@ from typing import Annotated, Any, get_type_hints
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import ErrorDetails
 
-from mssgen.errors import CheckpointError
-from mssgen.wording import closest, shown
+from mssgen.errors import CheckpointError, closest, shown
 
 # Counts and sizes of which each costs layers or memory. Published models stay far below.
 Layers = Annotated[int, Field(ge=0, le=64)]

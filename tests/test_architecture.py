@@ -74,7 +74,7 @@ OWNERS = {
     "soxr": {"mssgen.audio"},
     "yaml": {"mssgen.checkpoints"},
     "pickle": set(),
-    "stempeg": {"mssgen.training.stem_mp4"},
+    "stempeg": {"mssgen.library.stem_mp4"},
     "auraloss": {"mssgen.training.codec_losses", "mssgen.evaluation.spectral"},
     "librosa": {
         "mssgen.training.codec_losses",

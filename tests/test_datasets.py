@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from mssgen.errors import UsageError
+from mssgen.library.stems import open_library
 from mssgen.training.augment import (
     AUGMENTED,
     Augmentation,
@@ -27,7 +28,6 @@ from mssgen.training.augment import (
     level_db,
 )
 from mssgen.training.datasets import DataOptions, SegmentDataset, collate, open_datasets
-from mssgen.training.library import open_library
 
 RATE = 8000
 STEMS = ("drums", "bass", "other", "vocals")

@@ -16,6 +16,7 @@ from mssgen.codecs.seanet import SeanetCodec
 from mssgen.codecs.stem_encoder import StemEncoderOptions
 from mssgen.codecs.stem_encoder_files import load_stem_encoder
 from mssgen.errors import UsageError
+from mssgen.recipes.sections import from_section
 from mssgen.training.augment import AUGMENTED
 from mssgen.training.codec_start import start_from_sound
 from mssgen.training.datasets import DataOptions
@@ -25,7 +26,6 @@ from mssgen.training.encoder_options import LossOptions
 from mssgen.training.encoder_targets import FrozenTargets
 from mssgen.training.optimizers import OptimizerOptions
 from mssgen.training.recipes import Recipe, load_recipe, recipe_names
-from mssgen.training.sections import from_section
 from mssgen.training.target_cache import TargetCache
 from mssgen.training.task import Batch
 

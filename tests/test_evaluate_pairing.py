@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from mssgen.errors import AudioError, UsageError
 from mssgen.evaluation.pairing import ONLY_STEM, Pairing, find_recordings, pair
 from mssgen.evaluation.recordings import Recording, fitted, load_song
-from mssgen.training.library import SoundFile
-from mssgen.training.stem_mp4 import STREAMS
+from mssgen.library.stem_mp4 import STREAMS
+from mssgen.library.stems import SoundFile
 
 RATE = 8000
 

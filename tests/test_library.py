@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from mssgen.audio import open_source, resample
 from mssgen.errors import AudioError, UsageError
-from mssgen.training.library import SoundFile, open_library, read_at, to_channels
+from mssgen.library.stems import SoundFile, open_library, read_at, to_channels
 
 RATE = 8000
 STEMS = ("drums", "bass", "other", "vocals")

@@ -21,10 +21,10 @@ from mssgen.errors import CheckpointError, MssgenError, UsageError
 from mssgen.files import sha256_of
 from mssgen.folders import checkpoint_files, new_folder
 from mssgen.publishing import prepare_release, push
+from mssgen.recipes.sections import from_section
 from mssgen.training.export import export_run
 from mssgen.training.recipes import Recipe, TrainOptions
 from mssgen.training.run import LoopState, RunFolder
-from mssgen.training.sections import from_section
 from mssgen.training.tasks import build_task
 
 ADDRESS = "hf://me/bass"

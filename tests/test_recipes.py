@@ -7,9 +7,9 @@ from typing import Any, Literal
 import pytest
 
 from mssgen.errors import UsageError
+from mssgen.recipes.sections import from_section
 from mssgen.registry import lookup
 from mssgen.training.recipes import KINDS, Recipe, TrainOptions, load_recipe, recipe_names
-from mssgen.training.sections import from_section
 
 
 def write(folder: Path, name: str, text: str, why: str = "to test") -> Path:

@@ -17,6 +17,7 @@ from mssgen.codecs.loading import load_codec, save_codec
 from mssgen.codecs.stem_encoder_files import load_stem_encoder
 from mssgen.errors import CheckpointError, UsageError
 from mssgen.publishing import prepare_release
+from mssgen.recipes.sections import from_section
 from mssgen.refiners.files import load_refiner, refiner_codec, save_refiner
 from mssgen.refiners.refine import Refiner
 from mssgen.training.augment import AUGMENTED
@@ -27,7 +28,6 @@ from mssgen.training.recipes import Recipe, TrainOptions, load_recipe, recipe_na
 from mssgen.training.refiner import RefinerTask
 from mssgen.training.refiner_options import RefinerLossOptions
 from mssgen.training.run import latest_checkpoint, load_modules
-from mssgen.training.sections import from_section
 from mssgen.training.task import Batch
 
 SMALL = [

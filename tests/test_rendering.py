@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from program import Program
 
 from mssgen.errors import AudioError, MssgenError, UsageError
+from mssgen.library.check import check_library
+from mssgen.library.stems import open_library
 from mssgen.rendering.accompaniments import (
     StyleFile,
     draft_song,
@@ -24,7 +26,6 @@ from mssgen.rendering.accompaniments import (
     generate,
     write_song,
 )
-from mssgen.rendering.check import check_library
 from mssgen.rendering.drumkits import load_kit
 from mssgen.rendering.fetch import Package, fetch
 from mssgen.rendering.labels import label_of_name, label_of_sound
@@ -40,7 +41,6 @@ from mssgen.rendering.midi import (
 from mssgen.rendering.recipe import load_recipe, recipe_names
 from mssgen.rendering.singing import SungNote, Voice, music_xml, sing, write_melody
 from mssgen.rendering.treatment import SAMPLE_RATE, Treatment, fit_to_scale, limit, treat
-from mssgen.training.library import open_library
 
 Audio = NDArray[np.float32]
 STEMS = ("drums", "bass", "other", "vocals")

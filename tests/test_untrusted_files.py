@@ -22,13 +22,12 @@ from mssgen.codecs.container import CodedAudio, pack, read_codes
 from mssgen.codecs.loading import read_codec
 from mssgen.codecs.stem_encoder import StemEncoderOptions
 from mssgen.coding import decode_coded
-from mssgen.errors import AudioError, CheckpointError, MssgenError, UsageError
+from mssgen.errors import AudioError, CheckpointError, MssgenError, UsageError, shown
 from mssgen.evaluation.records import read_scores
 from mssgen.formats import read_checkpoint, read_safetensors
+from mssgen.recipes.sections import from_section
 from mssgen.refiners.masked_transformer import MaskedTransformerOptions
 from mssgen.training.recipes import Recipe, load_recipe
-from mssgen.training.sections import from_section
-from mssgen.wording import shown
 
 
 def bomb(depth: int = 60, width: int = 10) -> list[Any]:

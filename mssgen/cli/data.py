@@ -65,7 +65,7 @@ def pairs(
     """
     with given.session(as_json=as_json, quiet=quiet, verbose=verbose) as hook:
         from mssgen.devices import share_heaps
-        from mssgen.training.library import open_library
+        from mssgen.library.stems import open_library
         from mssgen.training.pairs import make_pairs
 
         share_heaps()

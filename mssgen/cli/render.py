@@ -11,7 +11,7 @@ import typer
 from mssgen.cli import options as given
 
 if TYPE_CHECKING:
-    from mssgen.rendering.check import Report
+    from mssgen.library.check import Report
 
 
 def render(
@@ -88,8 +88,8 @@ def check(
     do not sum to the mixture file, a mixture under another name. Exit codes: 0 all well, 1
     something is wrong, 2 wrong call.
     """
-    from mssgen.rendering.check import check_library
-    from mssgen.training.library import open_library
+    from mssgen.library.check import check_library
+    from mssgen.library.stems import open_library
 
     report = check_library(open_library(library), max_sum_error_db=max_sum_error_db)
     if as_json:

@@ -23,7 +23,7 @@ from mssgen.codecs.layouts import infer_options, to_native
 from mssgen.codecs.seanet import ENCODEC_24KHZ, ENCODEC_48KHZ, SeanetCodec
 from mssgen.codecs.stem_codec import StemCodec
 from mssgen.devices import choose_device
-from mssgen.errors import CheckpointError, MssgenError
+from mssgen.errors import CheckpointError, MssgenError, shown
 from mssgen.files import reported, sha256_of, whole_file, whole_folder
 from mssgen.formats import (
     CONFIG,
@@ -40,7 +40,6 @@ from mssgen.memory import tells_of_memory
 from mssgen.pickles import read_pickle
 from mssgen.schema import checked_options
 from mssgen.tensor_files import save_tensors
-from mssgen.wording import shown
 
 _CLASSES: dict[str, type[Codec]] = {"seanet": SeanetCodec, "dac": DacCodec, "stem": StemCodec}
 # Options that the constructors' defaults do not have already.

@@ -22,9 +22,9 @@ from mssgen.evaluation.pairing import Found, Note, Pairing, System, Track
 from mssgen.evaluation.recordings import Recording
 from mssgen.events import Failed, Hook, Progress, Start, ignore
 from mssgen.files import is_there
+from mssgen.library.stems import SoundFile
 from mssgen.registry import STEMS
 from mssgen.stem_writer import StemWriter
-from mssgen.training.library import SoundFile
 
 REFERENCE = "reference"
 MIXTURE_SYSTEM = "mixture"

@@ -18,10 +18,10 @@ from pathlib import Path
 from mssgen.errors import UsageError
 from mssgen.evaluation.recordings import Recording
 from mssgen.folder_scan import SOUND_EXTENSIONS, is_hidden, leads_up
+from mssgen.library.stem_mp4 import STREAMS, SUFFIX, StemStream
+from mssgen.library.stems import MIXTURE, SPLITS, SoundFile, open_library
 from mssgen.names import composed
 from mssgen.registry import STEMS
-from mssgen.training.library import MIXTURE, SPLITS, SoundFile, open_library
-from mssgen.training.stem_mp4 import STREAMS, SUFFIX, StemStream
 
 ONLY_STEM = "audio"
 """The stem of files that are not called like one."""

@@ -11,7 +11,7 @@ import numpy as np
 from mssgen.audio import check_finite, open_source, resample
 from mssgen.errors import AudioError
 from mssgen.evaluation.base import Audio, Song
-from mssgen.training.library import SoundFile, StemFile, to_channels
+from mssgen.library.stems import SoundFile, StemFile, to_channels
 
 _SAMPLED_BYTES = 2**16
 

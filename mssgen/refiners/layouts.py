@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mssgen.errors import shown
 from mssgen.refiners.masked_transformer import MaskedTransformerOptions
-from mssgen.wording import shown
 
 State = Mapping[str, Tensor]
 

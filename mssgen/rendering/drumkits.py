@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from mssgen.audio import open_source, resample
 from mssgen.errors import AudioError, MssgenError
+from mssgen.library.stems import to_channels
 from mssgen.rendering.midi import DrumHit
-from mssgen.training.library import to_channels
 
 SAMPLE_RATE = 44100
 _JITTER_S, _JITTER_DB = 0.003, 1.0

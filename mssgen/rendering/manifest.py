@@ -14,9 +14,9 @@ from mssgen import __version__
 from mssgen.errors import UsageError
 from mssgen.files import is_there, reported, whole_file, write_text
 from mssgen.leftovers import holds_nothing
+from mssgen.library.stems import SPLITS
 from mssgen.rendering.planning import Plan, SourceFile
 from mssgen.rendering.recipe import RenderRecipe
-from mssgen.training.library import SPLITS
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"

@@ -11,13 +11,13 @@ import numpy as np
 
 from mssgen.errors import MssgenError, UsageError
 from mssgen.events import Failed, Hook, Warned
+from mssgen.library.stems import SPLITS
 from mssgen.rendering.accompaniments import StyleFile, find_styles
 from mssgen.rendering.amplifiers import find_cabinets
 from mssgen.rendering.band import Band, find_band
 from mssgen.rendering.drumkits import find_kits
 from mssgen.rendering.fetch import Package, fetch
 from mssgen.rendering.recipe import Counts, Names, RenderRecipe
-from mssgen.training.library import SPLITS
 
 Kind = Literal["module", "midi", "accompaniment", "sung"]
 _MODULE_SUFFIXES = (".xm", ".mod", ".it", ".s3m", ".stm")

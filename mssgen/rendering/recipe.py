@@ -14,11 +14,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mssgen.errors import UsageError
+from mssgen.errors import UsageError, closest
+from mssgen.library.stems import SPLITS
+from mssgen.recipes.sections import from_section
 from mssgen.rendering.treatment import Treatment
-from mssgen.training.library import SPLITS
-from mssgen.training.sections import from_section
-from mssgen.wording import closest
 
 SHIPPED = Path(__file__).parents[1] / "recipes" / "data"
 

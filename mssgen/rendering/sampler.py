@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mssgen.audio import open_source, resample
+from mssgen.library.stems import to_channels
 from mssgen.rendering.sfz import Instrument, Region
-from mssgen.training.library import to_channels
 
 SAMPLE_RATE = 44100
 Audio = NDArray[np.float32]

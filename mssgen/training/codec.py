@@ -27,7 +27,8 @@ from mssgen.codecs.dac import DacCodec
 from mssgen.codecs.loading import load_codec, save_codec
 from mssgen.codecs.seanet import SeanetCodec
 from mssgen.codecs.stem_codec import StemCodec
-from mssgen.errors import UsageError
+from mssgen.errors import UsageError, closest
+from mssgen.recipes.sections import from_section
 from mssgen.training import codec_losses as losses
 from mssgen.training.balancer import Balancer
 from mssgen.training.codebooks import CodebookKeeper
@@ -36,9 +37,7 @@ from mssgen.training.codec_start import start_from_sound, start_levels, with_lev
 from mssgen.training.datasets import DataOptions
 from mssgen.training.discriminators import build_discriminator
 from mssgen.training.recipes import Recipe
-from mssgen.training.sections import from_section
 from mssgen.training.task import Batch
-from mssgen.wording import closest
 
 Starts = Literal["all", "levels", "nothing"]
 

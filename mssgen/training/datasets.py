@@ -19,15 +19,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mssgen.errors import UsageError
-from mssgen.training.augment import (
-    AUGMENTED,
-    NO_CHANGE,
-    Augmentation,
-    add_noise,
-    draw_change,
-    level_db,
-)
-from mssgen.training.library import (
+from mssgen.library.stems import (
     MIXTURE,
     NAMED,
     OTHER,
@@ -36,6 +28,14 @@ from mssgen.training.library import (
     TrackStems,
     open_library,
     read_sum,
+)
+from mssgen.training.augment import (
+    AUGMENTED,
+    NO_CHANGE,
+    Augmentation,
+    add_noise,
+    draw_change,
+    level_db,
 )
 from mssgen.training.pairs import open_pairs, paired
 from mssgen.training.task import Batch
@@ -328,7 +328,7 @@ def open_datasets(
     """The datasets to train and to validate on.
 
     Args:
-        folder: the library, see `mssgen.training.library`.
+        folder: the library, see `mssgen.library.stems`.
         options: the recipe's section [data].
         sample_rate: of the segments, Hz, whatever the files have.
         n_channels: of the segments; 1 (the mean of the channels) or 2.

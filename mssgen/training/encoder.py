@@ -20,13 +20,13 @@ from mssgen.codecs.stem_codec import StemCodec
 from mssgen.codecs.stem_encoder import Prediction, StemEncoder, StemEncoderOptions
 from mssgen.codecs.stem_encoder_files import load_stem_encoder, save_stem_encoder
 from mssgen.errors import UsageError
+from mssgen.recipes.sections import from_section
 from mssgen.registry import REGISTRY
 from mssgen.training import encoder_losses as losses
 from mssgen.training.balancer import Balancer
 from mssgen.training.encoder_options import LossOptions
 from mssgen.training.encoder_targets import FrozenTargets, Targets
 from mssgen.training.recipes import Recipe
-from mssgen.training.sections import from_section
 from mssgen.training.task import Batch
 
 

@@ -14,8 +14,8 @@ from mssgen import __version__
 from mssgen.checkpoints import SCHEME
 from mssgen.errors import CheckpointError, UsageError
 from mssgen.folders import TRAINING, new_folder
+from mssgen.library.stems import PAIRS_MANIFEST
 from mssgen.quantization import Storage, round_to, store_smaller
-from mssgen.training.library import PAIRS_MANIFEST
 from mssgen.training.logs import METRICS
 from mssgen.training.recipes import Recipe
 from mssgen.training.run import (

@@ -25,21 +25,14 @@ from mssgen.events import Done, Event, Failed, Hook, ignore
 from mssgen.files import is_there, reported, safe_target, sha256_of, whole_file
 from mssgen.formats import WEIGHTS
 from mssgen.leftovers import holds_nothing, scratch_folder
+from mssgen.library.excerpts import Excerpt, excerpts
+from mssgen.library.stems import MIXTURE, PAIRS_MANIFEST, Library, SoundFile, StemFile, TrackStems
 from mssgen.names import as_on_disk, composed
 from mssgen.outputs import OutputPlan, plan_outputs
 from mssgen.pipeline import load_separator
 from mssgen.separators.base import Separator
 from mssgen.stem_writer import StemWriter
 from mssgen.tracks import Track
-from mssgen.training.excerpts import Excerpt, excerpts
-from mssgen.training.library import (
-    MIXTURE,
-    PAIRS_MANIFEST,
-    Library,
-    SoundFile,
-    StemFile,
-    TrackStems,
-)
 
 FORMAT_VERSION = 1
 _ENCODING = Encoding("wav", "32f")

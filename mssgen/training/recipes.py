@@ -15,9 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from mssgen.errors import UsageError
-from mssgen.training.sections import from_section as from_section
-from mssgen.wording import closest, shown
+from mssgen.errors import UsageError, closest, shown
+from mssgen.recipes.sections import from_section
 
 Kind = Literal["encoder", "codec", "refiner"]
 KINDS: tuple[Kind, ...] = ("encoder", "codec", "refiner")

@@ -22,6 +22,7 @@ from mssgen.codecs.loading import load_codec
 from mssgen.codecs.stem_encoder import StemEncoder
 from mssgen.codecs.stem_encoder_files import load_stem_encoder
 from mssgen.errors import UsageError
+from mssgen.recipes.sections import from_section
 from mssgen.refiners.files import load_refiner, save_refiner
 from mssgen.refiners.masked_transformer import MaskedTransformer
 from mssgen.refiners.masking import apply_mask, hide_codebooks_from, hide_for_training
@@ -33,7 +34,6 @@ from mssgen.training.datasets import DataOptions
 from mssgen.training.lora import add_low_rank, merged_state
 from mssgen.training.recipes import Recipe
 from mssgen.training.refiner_options import RefinerLossOptions, RefinerOptions
-from mssgen.training.sections import from_section
 from mssgen.training.task import Batch
 
 _IGNORED = -100  # what torch's cross-entropy leaves out

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
+from mssgen.recipes.sections import from_section
 from mssgen.training.datasets import DataOptions, collate, open_datasets
 from mssgen.training.events import TrainingHook, ignore
 from mssgen.training.loop import train
 from mssgen.training.parallel import seed_step
 from mssgen.training.recipes import Recipe
 from mssgen.training.run import RunFolder
-from mssgen.training.sections import from_section
 from mssgen.training.task import Starts, Task
 
 

@@ -13,8 +13,8 @@ import soundfile as sf
 import mssgen
 from mssgen.audio import open_source
 from mssgen.evaluation.base import Audio
+from mssgen.library.stems import MIXTURE, TrackStems, open_library
 from mssgen.separators.base import Separator
-from mssgen.training.library import MIXTURE, TrackStems, open_library
 
 SEPARATOR = "htdemucs"
 
@@ -49,7 +49,7 @@ class SongSet:
 
     Args:
         name: in tables and in the paths of the cache.
-        folder: as `mssgen.training.library.open_library` reads it.
+        folder: as `mssgen.library.stems.open_library` reads it.
         max_seconds: of each song; None takes all of it.
         cache: separated stems are kept there.
         separated: folders to look in first, as `mssgen separate` and `mssgen data pairs` write

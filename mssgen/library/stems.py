@@ -32,8 +32,8 @@ from mssgen.audio import check_finite, open_source, resample
 from mssgen.channels import downmixed
 from mssgen.errors import AudioError, UsageError
 from mssgen.folder_scan import SOUND_EXTENSIONS, is_hidden, leads_up
+from mssgen.library.stem_mp4 import STREAMS, SUFFIX, StemStream
 from mssgen.registry import STEMS
-from mssgen.training.stem_mp4 import STREAMS, SUFFIX, StemStream
 
 MIXTURE = "mixture"
 SPLITS = ("train", "valid", "test")

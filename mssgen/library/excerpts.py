@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mssgen.errors import UsageError
-from mssgen.training.library import Library, StemFile, TrackStems
+from mssgen.library.stems import Library, StemFile, TrackStems
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,8 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from mssgen.errors import CheckpointError, UsageError
+from mssgen.errors import CheckpointError, UsageError, closest, shown
 from mssgen.schema import checked_options
-from mssgen.wording import closest, shown
 
 T = TypeVar("T")
 
