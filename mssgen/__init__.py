@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from mssgen.batch import separate_files as separate_files
     from mssgen.errors import MssgenError as MssgenError
+    from mssgen.jobs.batch import separate_files
     from mssgen.pipeline import load_separator as load_separator
     from mssgen.pipeline import separate as separate
 
@@ -22,7 +22,7 @@ _LAZY = {
     "MssgenError": "mssgen.errors",
     "load_separator": "mssgen.pipeline",
     "separate": "mssgen.pipeline",
-    "separate_files": "mssgen.batch",
+    "separate_files": "mssgen.jobs.batch",
 }
 __all__ = ["MssgenError", "__version__", "load_separator", "separate", "separate_files"]
 

@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mssgen.audio import check_finite, fit_length, resample
-from mssgen.channels import from_items, to_items
+from mssgen.audio.channels import from_items, to_items
+from mssgen.audio.levels import LoudLevel, gain_into
+from mssgen.audio.reading import Source, check_finite
+from mssgen.audio.resampling import fit_length, out_samples, resample
 from mssgen.codecs.base import Codec
 from mssgen.codecs.container import CodedAudio
 from mssgen.codecs.streaming import decode_stream, encode_stream
 from mssgen.errors import AudioError, UsageError
 from mssgen.events import Hook, Progress, ignore
-from mssgen.levels import LoudLevel, gain_into
-from mssgen.pipeline import Source, out_samples
 
 
 def encode_source(

@@ -13,31 +13,24 @@ never held. `stream_outputs` is that story; `separate` tells it for arrays, `bat
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from mssgen.arrays import as_rate, as_samples
-from mssgen.audio import (
-    BLOCK_SAMPLES,
-    MAX_CHANNELS,
-    AudioSource,
-    check_finite,
-    fit_length,
-    open_source,
-    resample,
-)
-from mssgen.channels import downmixed, from_pairs, n_mixed, to_pairs
-from mssgen.checkpoints import resolve
-from mssgen.chunking import align
+from mssgen.audio.arrays import as_rate, as_samples
+from mssgen.audio.channels import _mixed, from_pairs, mixed_layout, n_mixed, to_pairs
+from mssgen.audio.encodings import AudioInfo
+from mssgen.audio.reading import MAX_CHANNELS, Source, check_finite, open_source
+from mssgen.audio.resampling import BLOCK_SAMPLES, fit_length, out_samples, resample
+from mssgen.audio.speakers import usual_layout
+from mssgen.checkpoints.resolving import resolve
 from mssgen.devices import choose_device, choose_precision
-from mssgen.encoding import AudioInfo
 from mssgen.enhancers.blend import Blend
 from mssgen.enhancers.chain import EnhancedSeparator
 from mssgen.enhancers.codec import CodecEnhancer
@@ -48,21 +41,7 @@ from mssgen.memory import tells_of_memory
 from mssgen.outputs import OutputPlan, plan_outputs
 from mssgen.separators.base import Level, Separator, measure_level
 from mssgen.separators.demucs import SeparationOptions, load_demucs
-from mssgen.speakers import Layout, pairs_of, usual_layout
-
-
-class Source(Protocol):
-    """Sound that can be read more than once; `mssgen.audio.AudioSource` is one."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def info(self) -> AudioInfo: ...
-
-    def blocks(self, block_samples: int = BLOCK_SAMPLES) -> Iterator[NDArray[np.float32]]:
-        """[C, T'] from the start."""
-        ...
+from mssgen.streams import align
 
 
 @dataclass(frozen=True)
@@ -126,38 +105,6 @@ def load_separator(
             raise UsageError(f"two of the encoders are for the stem {enhancer.stem}; name one")
         enhancers[enhancer.stem] = enhancer
     return EnhancedSeparator(separator, enhancers, blend or Blend()) if enhancers else separator
-
-
-def mixture_of(
-    stem: AudioSource, mixture: AudioSource, sample_rate: int, *, downmix: bool = False
-) -> Callable[[], Iterator[torch.Tensor]]:
-    """The mixture that a stem is from, as `StemEnhancer` wants it: blocks [B, 2, T'].
-
-    `mixture` stays open as long as the result is used. Raises UsageError where the two cannot be
-    of one song: other lengths (by more than a sample at `sample_rate`, Hz), other channels.
-    """
-    lengths = [
-        out_samples(each.n_samples, each.info.sample_rate, sample_rate) for each in (stem, mixture)
-    ]
-    if abs(lengths[0] - lengths[1]) > 1:
-        raise UsageError(
-            f"--mixture {mixture.name} has {lengths[1] / sample_rate:.3f} s and {stem.name} "
-            f"{lengths[0] / sample_rate:.3f} s: give the song that the stem was separated from"
-        )
-    channels = [n_mixed(each.info.n_channels, downmix=downmix) for each in (stem, mixture)]
-    layouts = [mixed_layout(each.info, downmix=downmix) for each in (stem, mixture)]
-    if len(pairs_of(layouts[0], channels[0])) != len(pairs_of(layouts[1], channels[1])):
-        raise UsageError(
-            f"--mixture {mixture.name} has {channels[1]} channels and {stem.name} {channels[0]}: "
-            "give the song that the stem was separated from, or --downmix"
-        )
-
-    def blocks() -> Iterator[torch.Tensor]:
-        mixed = _mixed(mixture.blocks(), mixture.info, downmix=downmix)
-        for block in resample(mixed, channels[1], mixture.info.sample_rate, sample_rate):
-            yield to_pairs(block, layouts[1])
-
-    return blocks
 
 
 def separate(
@@ -286,23 +233,6 @@ def stream_outputs(
         yield plan.mix(mixture_block, stem_block.reshape(n_stems, n_channels, -1))
         n_done += mixture_block.shape[-1]
         hook(Progress(source.name, n_done / out_rate, duration_s))
-
-
-def out_samples(n_samples: int, in_rate: int, out_rate: int) -> int:
-    """The length at another rate, rounded to the nearest sample."""
-    return (2 * n_samples * out_rate + in_rate) // (2 * in_rate)
-
-
-def mixed_layout(info: AudioInfo, *, downmix: bool) -> Layout:
-    """The speakers of what `separate` gives of such sound; () where they are not known."""
-    return ("L", "R") if downmix and info.n_channels > 2 else info.layout
-
-
-def _mixed(
-    blocks: Iterator[NDArray[np.float32]], info: AudioInfo, *, downmix: bool
-) -> Iterator[NDArray[np.float32]]:
-    """The mixture to work on, [`n_mixed(C)`, T'] from blocks [C, T']."""
-    return (downmixed(block, info.layout) for block in blocks) if downmix else blocks
 
 
 def _at_model(

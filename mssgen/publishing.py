@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mssgen.checkpoints import SCHEME, ResolvedModel, parse_address
+from mssgen.checkpoints.folders import CARD, TRAINING, checkpoint_files, other_files
+from mssgen.checkpoints.formats import CONFIG, EMBEDDED_CODEC, STAGE_OF, read_config, read_json
+from mssgen.checkpoints.registry import REGISTRY, Bundle
+from mssgen.checkpoints.resolving import SCHEME, ResolvedModel, parse_address
 from mssgen.errors import CheckpointError, UsageError
-from mssgen.folders import CARD, TRAINING, checkpoint_files, other_files
-from mssgen.formats import CONFIG, EMBEDDED_CODEC, STAGE_OF, read_config, read_json
 from mssgen.model_cards import CardFacts, model_card
-from mssgen.registry import REGISTRY, Bundle
 
 # Licences of the registry by the hub's words. One that is passed on with the work decides for it;
 # one that only asks to be named says nothing about the rest.
@@ -102,7 +102,7 @@ def prepare_release(
 
 def push(release: Release, *, private: bool = False) -> str:
     """Send a release to the hub as one commit; return the commit. Raises CheckpointError."""
-    from mssgen import hub
+    from mssgen.checkpoints import hub
 
     return hub.push_files(release.files, release.repo, private=private)
 

@@ -88,7 +88,7 @@ def hub_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubS
     """The only hub that is in reach, an empty cache, and a token that it accepts."""
     import huggingface_hub
 
-    from mssgen import hub
+    from mssgen.checkpoints import hub
 
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("HF_TOKEN", "hf_mine")

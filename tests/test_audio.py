@@ -16,8 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from mssgen import audio
-from mssgen.audio import check_finite, fit_length, open_source, resample
+from mssgen.audio import reading
+from mssgen.audio.reading import check_finite, open_source
+from mssgen.audio.resampling import fit_length, resample
 from mssgen.errors import AudioError, UsageError
 
 EXCERPT = Path(__file__).parent / "data" / "excerpt.flac"
@@ -475,4 +476,4 @@ def test_fit_length_cuts_or_pads_the_end(lengths: list[int], n_samples: int) -> 
 
 def test_one_door() -> None:
     for name in ("StemWriter", "choose_encoding", "safe_target", "copy_to_stdout", "CONTAINERS"):
-        assert hasattr(audio, name)
+        assert hasattr(reading, name)

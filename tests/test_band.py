@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from program import Program
 from test_rendering import midi_bytes, package, soundfont
 
+from mssgen.audio.levels import level
 from mssgen.errors import UsageError
 from mssgen.rendering.amplifiers import amplify, drum_bus, find_cabinets, saturate
 from mssgen.rendering.band import Band, find_band, play_band
@@ -30,7 +31,6 @@ from mssgen.rendering.midi import (
 )
 from mssgen.rendering.recipe import Names, Recorded, RecordedSource, load_recipe
 from mssgen.rendering.sfz import load_sfz
-from mssgen.training.augment import level
 
 RATE = 44100
 Audio = NDArray[np.float32]

@@ -16,12 +16,12 @@ from torch import Tensor
 from toys import SOURCES, ToyNetwork, toy_separator
 
 import mssgen
-from mssgen.batch import WriteOptions, separate_files
 from mssgen.errors import UsageError
 from mssgen.events import Done, Event, Failed, Progress, Skipped, Start, Warned, Written
-from mssgen.manifest import MANIFEST
+from mssgen.inputs.tracks import find_tracks
+from mssgen.jobs.batch import WriteOptions, separate_files
+from mssgen.jobs.manifest import MANIFEST
 from mssgen.outputs import plan_outputs
-from mssgen.tracks import find_tracks
 
 RATE = 8000
 Audio = NDArray[np.float32]

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from mssgen.channels import downmixed, from_pairs, n_mixed, to_pairs
+from mssgen.audio.channels import downmixed, from_pairs, n_mixed, to_pairs
 
 n_channels_any = st.integers(1, 8)
 

@@ -21,11 +21,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from mssgen import checkpoints
-from mssgen.checkpoints import resolve
+from mssgen.checkpoints import resolving
+from mssgen.checkpoints.formats import fractions_to_json, read_checkpoint
+from mssgen.checkpoints.registry import LAYOUTS, STEMS
+from mssgen.checkpoints.resolving import resolve
 from mssgen.errors import CheckpointError, UsageError
-from mssgen.formats import fractions_to_json, read_checkpoint
-from mssgen.registry import LAYOUTS, STEMS
 
 OPTIONS: dict[str, Any] = {
     "sources": list(STEMS),
@@ -404,7 +404,7 @@ def test_the_embedded_checkpoint_needs_no_network() -> None:
     found = resolve("htdemucs", offline=True, wanted_stems=["bass"])
     assert found.where == "embedded"
     assert found.bundle is not None
-    assert found.paths == (checkpoints.embedded_dir() / "htdemucs",)
+    assert found.paths == (resolving.embedded_dir() / "htdemucs",)
     checkpoint = read_checkpoint(found.paths[0])
     assert checkpoint.stems == found.bundle.stems
     assert sum(value.numel() for value in checkpoint.state.values()) == 41_984_456

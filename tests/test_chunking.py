@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mssgen.chunking import align, overlap_add
+from mssgen.streams import align, overlap_add
 
 RATE = 1000
 

@@ -15,7 +15,7 @@ from program import Program
 from safetensors import safe_open
 from toys import snr_db, tiny_codec
 
-from mssgen import hub
+from mssgen.checkpoints import hub
 from mssgen.codecs.container import read_codes
 from mssgen.codecs.loading import load_codec, save_codec
 from mssgen.codecs.stem_encoder import StemEncoder, StemEncoderOptions
@@ -195,7 +195,7 @@ def test_enhance_decodes_the_encoders_codes(mssgen: Program, encoders: Path, her
     sf.write("bass.wav", read("song.wav")[0], RATE, subtype="FLOAT")
     words = ("bass.wav", "--encoder", encoders / "bass-separated", "--bit-depth", "32f")
     assert mssgen("enhance", *words, "--blend", "full").code == 0
-    from mssgen.audio import fit_length, resample
+    from mssgen.audio.resampling import fit_length, resample
     from mssgen.codecs.stem_encoder_files import load_stem_encoder
 
     encoder = load_stem_encoder(encoders / "bass-separated")

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from hubserver import Fault, HubServer
 
-from mssgen import hub
-from mssgen.checkpoints import embedded_dir
+from mssgen.checkpoints import hub
+from mssgen.checkpoints.registry import REGISTRY
+from mssgen.checkpoints.resolving import embedded_dir
 from mssgen.cli.console import run
 from mssgen.cli.models import app
-from mssgen.registry import REGISTRY
 
 MMI = REGISTRY["hdemucs_mmi"].files[0].name  # its hash is not known, so any bytes will do
 Result = tuple[int, str, str]
@@ -148,7 +148,7 @@ def test_verify_finds_a_flipped_bit(
         if name == "model.safetensors":
             content[len(content) // 2] ^= 1
         (copy / name).write_bytes(content)
-    monkeypatch.setattr("mssgen.checkpoints.embedded_dir", lambda: copy.parent)
+    monkeypatch.setattr("mssgen.checkpoints.resolving.embedded_dir", lambda: copy.parent)
     code, out, err = models("verify", "htdemucs")
     assert code == 1
     assert "damaged" in out

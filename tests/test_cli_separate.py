@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from program import Result
 
 import mssgen
-from mssgen import hub
+from mssgen.checkpoints import hub
 from mssgen.cli import app
 from mssgen.cli.console import run
-from mssgen.manifest import MANIFEST
+from mssgen.jobs.manifest import MANIFEST
 from mssgen.separators.demucs import SeparationOptions
 
 RATE = 44_100

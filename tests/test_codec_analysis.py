@@ -28,14 +28,14 @@ from mssgen.analysis.statistics import (
     project,
     sdr_db,
 )
-from mssgen.channels import to_items
+from mssgen.audio.channels import to_items
 from mssgen.cli import app
 from mssgen.cli.console import run
 from mssgen.codecs.base import Codes
 from mssgen.codecs.loading import save_codec
 from mssgen.errors import AudioError, UsageError
 from mssgen.events import Event, Failed, Warned
-from mssgen.tracks import Track
+from mssgen.inputs.tracks import Track
 
 RATE = 8000
 Audio = np.ndarray

@@ -19,13 +19,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 from toys import tiny_codec
 
+from mssgen.checkpoints.formats import read_checkpoint
 from mssgen.codecs.base import Codec
 from mssgen.codecs.dac import DAC_24KHZ, DAC_44KHZ, DacCodec
 from mssgen.codecs.layouts import infer_options, to_native
 from mssgen.codecs.loading import load_codec, read_codec, save_codec
 from mssgen.codecs.seanet import ENCODEC_24KHZ, ENCODEC_48KHZ, SeanetCodec
 from mssgen.errors import CheckpointError, UsageError
-from mssgen.formats import read_checkpoint
 from mssgen.pipeline import load_separator
 
 State = dict[str, Tensor]
@@ -183,7 +183,7 @@ def test_a_name_of_the_registry_reads_the_hubs_cache(
     (repo / "refs" / "main").write_text("1")
     state = contiguous(transformers_encodec(codec.state_dict()))
     save_file(state, repo / "snapshots" / "1" / "model.safetensors")
-    monkeypatch.setattr("mssgen.hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("mssgen.checkpoints.hub.constants.HF_HUB_CACHE", str(tmp_path))
     found = load_codec("encodec_24khz", offline=True)
     assert found.options == {**codec.options, "name": "encodec_24khz"}
     assert found.codec_id == codec.codec_id

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from program import Program
 
-from mssgen.audio import resample
+from mssgen.audio.resampling import resample
 from mssgen.errors import AudioError, UsageError
 from mssgen.evaluation.compare import Comparison, compare_files
 from mssgen.evaluation.spectrograms import SpectrogramPair

@@ -16,17 +16,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
+from mssgen.audio.levels import level, level_db
 from mssgen.errors import UsageError
 from mssgen.library.stems import open_library
-from mssgen.training.augment import (
-    AUGMENTED,
-    Augmentation,
-    Change,
-    add_noise,
-    draw_change,
-    level,
-    level_db,
-)
+from mssgen.training.augment import AUGMENTED, Augmentation, Change, add_noise, draw_change
 from mssgen.training.datasets import DataOptions, SegmentDataset, collate, open_datasets
 
 RATE = 8000

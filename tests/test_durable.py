@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 
 from mssgen import files, leftovers
-from mssgen.encoding import Encoding
+from mssgen.audio.encodings import Encoding
+from mssgen.audio.writing import StemWriter
+from mssgen.checkpoints.folders import new_folder, other_files
 from mssgen.errors import AudioError, CheckpointError, MssgenError
 from mssgen.files import is_there, put, recover, swap, whole_file, whole_folder, write_text
-from mssgen.folders import new_folder, other_files
 from mssgen.leftovers import Lock, hidden_name, scratch_folder, sweep, sweep_scratch
-from mssgen.stem_writer import StemWriter
 
 DEAD = 2**22 + 1  # above the highest number that Linux gives a process
 FS_IOC_SHUTDOWN, NO_LOG_FLUSH = 0x8004587D, b"\2\0\0\0"

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from toys import snr_db
 
 import mssgen
-from mssgen.checkpoints import embedded_dir
+from mssgen.checkpoints.formats import CONFIG
+from mssgen.checkpoints.resolving import embedded_dir
 from mssgen.codecs import streaming
 from mssgen.codecs.song_hearing import SongHearingEncoder
 from mssgen.codecs.stem_codec import StemCodec
@@ -22,7 +23,6 @@ from mssgen.enhancers import blend as blending
 from mssgen.enhancers.blend import Blend
 from mssgen.enhancers.chain import StemEnhancer
 from mssgen.enhancers.codec import CodecEnhancer
-from mssgen.formats import CONFIG
 from mssgen.training.codec_start import start_from_sound
 
 Audio = NDArray[np.float32]

@@ -10,7 +10,7 @@ from matplotlib.image import imread
 from mssgen.errors import UsageError
 from mssgen.evaluation.explain import explaining
 from mssgen.events import Event, Written
-from mssgen.tracks import Track
+from mssgen.inputs.tracks import Track
 
 
 def noise(path: Path, band_hz: slice, rate: int, n_channels: int) -> Path:

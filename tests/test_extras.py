@@ -53,7 +53,7 @@ def test_no_message_sends_people_to_an_index_without_mssgen() -> None:
 def test_models_path_blames_no_option_that_nobody_gave(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mssgen import hub
+    from mssgen.checkpoints import hub
 
     monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)

@@ -22,13 +22,13 @@ import pytest
 import soundfile as sf
 from conftest import EXCERPT, write_tiny_model
 
-from mssgen import hub
+from mssgen.checkpoints import hub
 from mssgen.cli import app
 from mssgen.cli.console import run
 from mssgen.cli.reporters import reporter
 from mssgen.events import Done, Failed
-from mssgen.manifest import MANIFEST
-from mssgen.tracks import find_tracks
+from mssgen.inputs.tracks import find_tracks
+from mssgen.jobs.manifest import MANIFEST
 
 RATE = 44_100
 NOBODY = 65_534

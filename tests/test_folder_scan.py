@@ -12,7 +12,7 @@ import soundfile as sf
 from conftest import needs_ffmpeg, shared
 from program import Program, Result
 
-from mssgen.tracks import find_tracks
+from mssgen.inputs.tracks import find_tracks
 
 NOBODY = 65_534
 

@@ -15,14 +15,14 @@ import soundfile as sf
 import torch
 from numpy.typing import NDArray
 
-from mssgen.audio import open_source
-from mssgen.batch import separate_files
+from mssgen.audio.reading import open_source
+from mssgen.audio.tags import Picture, Tags, write_tags
 from mssgen.events import Done, Event, Failed, Warned
+from mssgen.inputs.tracks import Track
+from mssgen.jobs.batch import separate_files
 from mssgen.outputs import plan_outputs
 from mssgen.pipeline import load_separator
 from mssgen.separators.base import Separator
-from mssgen.tags import Picture, Tags, write_tags
-from mssgen.tracks import Track
 
 Rng = np.random.Generator
 Damage = Callable[[bytes, Rng], bytes]

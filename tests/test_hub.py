@@ -13,10 +13,10 @@ import huggingface_hub
 import pytest
 from hubserver import Fault, HubServer
 
-from mssgen import hub
-from mssgen.checkpoints import resolve
+from mssgen.checkpoints import hub
+from mssgen.checkpoints.registry import REGISTRY, Bundle, RemoteFile
+from mssgen.checkpoints.resolving import resolve
 from mssgen.errors import CheckpointError
-from mssgen.registry import REGISTRY, Bundle, RemoteFile
 
 BODY = bytes(range(256)) * 4000  # 1 MB
 FILE = RemoteFile("5c90dfd2.safetensors", hashlib.sha256(BODY).hexdigest(), len(BODY))
@@ -344,6 +344,6 @@ def test_a_password_in_the_endpoint_is_not_shown(
 
 
 def test_nothing_is_told_about_this_machine() -> None:
-    code = "import mssgen.hub; from huggingface_hub import constants as c; "
+    code = "import mssgen.checkpoints.hub; from huggingface_hub import constants as c; "
     code += "assert c.HF_HUB_DISABLE_TELEMETRY"
     subprocess.run([sys.executable, "-c", code], check=True)

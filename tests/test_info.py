@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from program import Program
 
-from mssgen.audio import resample
+from mssgen.audio.resampling import resample
 from mssgen.codecs.base import Codes
 from mssgen.codecs.container import CodedAudio, write_codes
 from mssgen.errors import AudioError

@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from mssgen.audio import open_source, resample
+from mssgen.audio.reading import open_source
+from mssgen.audio.resampling import resample
 from mssgen.errors import AudioError, UsageError
 from mssgen.library.stems import SoundFile, open_library, read_at, to_channels
 

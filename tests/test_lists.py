@@ -12,8 +12,8 @@ import soundfile as sf
 from program import Program
 
 from mssgen.errors import UsageError
-from mssgen.lists import read_list
-from mssgen.tracks import find_tracks
+from mssgen.inputs.lists import read_list
+from mssgen.inputs.tracks import find_tracks
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ import pytest
 
 from mssgen.errors import UsageError
 from mssgen.files import is_there
-from mssgen.manifest import MANIFEST, Entry, InputFile, Manifest, Output, read_entries
+from mssgen.jobs.manifest import MANIFEST, Entry, InputFile, Manifest, Output, read_entries
 
 OPTIONS = {"format": "wav", "shifts": 0}
 MADE = {"weights": {"bass": 1.0}, "made_by": {"bass": {"model": ["0123"], "overlap": 0.25}}}
@@ -97,7 +97,7 @@ def test_an_untouched_source_is_not_read(
     def refuse(path: Path) -> str:
         raise AssertionError(f"{path} was read")
 
-    monkeypatch.setattr("mssgen.manifest.sha256_of", refuse)
+    monkeypatch.setattr("mssgen.files.sha256_of", refuse)
     assert objection(tmp_path / "out", song) == ""
 
 

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from toys import SOURCES, ToyNetwork, toy_separator
 
 import mssgen
-from mssgen.audio import open_source
+from mssgen.audio.reading import open_source
+from mssgen.audio.resampling import out_samples
 from mssgen.errors import AudioError, CheckpointError, UsageError
 from mssgen.events import Progress
 from mssgen.outputs import plan_outputs
-from mssgen.pipeline import measure, out_samples, stream_outputs
+from mssgen.pipeline import measure, stream_outputs
 
 RATE = 44_100
 Audio = NDArray[np.float32]

@@ -13,13 +13,13 @@ from program import Program
 from safetensors.torch import load_file
 from toys import tiny_codec, write_tiny_encoder
 
-from mssgen import hub
+from mssgen.checkpoints import hub
+from mssgen.checkpoints.folders import checkpoint_files, new_folder
 from mssgen.codecs.loading import save_codec
 from mssgen.codecs.stem_encoder import StemEncoder, StemEncoderOptions
 from mssgen.codecs.stem_encoder_files import load_stem_encoder, save_stem_encoder
 from mssgen.errors import CheckpointError, MssgenError, UsageError
 from mssgen.files import sha256_of
-from mssgen.folders import checkpoint_files, new_folder
 from mssgen.publishing import prepare_release, push
 from mssgen.recipes.sections import from_section
 from mssgen.training.export import export_run

@@ -9,15 +9,15 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from toys import snr_db
 
+from mssgen.checkpoints.formats import WEIGHTS, fractions_to_json, read_checkpoint
+from mssgen.checkpoints.int8 import MIN_VALUES, SCALE, dequantize_state, quantize_state
+from mssgen.checkpoints.registry import REGISTRY
+from mssgen.checkpoints.shrinking import quantize_checkpoint, round_to, store_smaller
 from mssgen.codecs.stem_codec import StemCodec
 from mssgen.codecs.stem_encoder import StemEncoder, StemEncoderOptions
 from mssgen.codecs.stem_encoder_files import load_stem_encoder, save_stem_encoder
 from mssgen.errors import CheckpointError
 from mssgen.files import sha256_of
-from mssgen.formats import WEIGHTS, fractions_to_json, read_checkpoint
-from mssgen.int8 import MIN_VALUES, SCALE, dequantize_state, quantize_state
-from mssgen.quantization import quantize_checkpoint, round_to, store_smaller
-from mssgen.registry import REGISTRY
 
 OPTIONS = {
     "sources": ["a", "b"],

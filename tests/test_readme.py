@@ -13,7 +13,7 @@ from hubserver import HubServer
 from toys import tiny_codec, write_tiny_encoder
 from typer.main import get_command
 
-from mssgen import hub
+from mssgen.checkpoints import hub
 from mssgen.cli import app
 from mssgen.cli.console import run
 from mssgen.codecs.loading import save_codec

@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 import pytest
 
+from mssgen.checkpoints.registry import lookup
 from mssgen.errors import UsageError
 from mssgen.recipes.sections import from_section
-from mssgen.registry import lookup
 from mssgen.training.recipes import KINDS, Recipe, TrainOptions, load_recipe, recipe_names
 
 

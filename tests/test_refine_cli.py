@@ -14,7 +14,8 @@ from program import Program
 from test_refiners import vampnet_state, write_vampnet
 from toys import snr_db, tiny_codec, tiny_refiner, tiny_stem_codec
 
-from mssgen import checkpoints
+from mssgen.checkpoints import resolving
+from mssgen.checkpoints.registry import REGISTRY
 from mssgen.codecs.dac import DacCodec
 from mssgen.codecs.loading import save_codec
 from mssgen.codecs.stem_encoder import StemEncoder, StemEncoderOptions
@@ -27,7 +28,6 @@ from mssgen.errors import CheckpointError, UsageError
 from mssgen.pipeline import separate
 from mssgen.refiners.files import save_refiner
 from mssgen.refiners.refine import Refinement, Refiner
-from mssgen.registry import REGISTRY
 from mssgen.separators.base import measure_level
 
 RATE = 44_100
@@ -242,7 +242,7 @@ def shipped(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
         (folder / name).symlink_to(models / model)
     row = replace(REGISTRY["warm_bass"], name="c2f_bass", stage="refine")
     monkeypatch.setitem(REGISTRY, "c2f_bass", row)
-    monkeypatch.setattr(checkpoints, "embedded_dir", lambda: folder)
+    monkeypatch.setattr(resolving, "embedded_dir", lambda: folder)
     return folder
 
 

@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
+from mssgen.checkpoints.registry import LAYOUTS, REGISTRY, Bundle, lookup
 from mssgen.errors import UsageError
-from mssgen.registry import LAYOUTS, REGISTRY, Bundle, lookup
 
 BUNDLES = pytest.mark.parametrize("bundle", REGISTRY.values(), ids=lambda bundle: bundle.name)
 FILE_NAMES = {"separate": r"[0-9a-f]{8}\.safetensors", "codec": r"model\.safetensors|codec\.pth"}
@@ -105,5 +105,5 @@ def test_layouts_name_the_options_of_the_published_constructor() -> None:
 
 
 def test_the_table_loads_without_torch() -> None:
-    code = "import mssgen.registry, mssgen.checkpoints, sys; sys.exit('torch' in sys.modules)"
+    code = "import mssgen.checkpoints.registry, mssgen.checkpoints.resolving, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -17,11 +17,11 @@ from conftest import EXCERPT, write_tiny_model
 from program import Program, Result
 from toys import SOURCES, ToyNetwork, toy_separator, write_tiny_encoder
 
-from mssgen.batch import WriteOptions, separate_files
 from mssgen.events import Done, Event, Failed
-from mssgen.manifest import MANIFEST, read_entries
+from mssgen.inputs.tracks import find_tracks
+from mssgen.jobs.batch import WriteOptions, separate_files
+from mssgen.jobs.manifest import MANIFEST, read_entries
 from mssgen.outputs import plan_outputs
-from mssgen.tracks import find_tracks
 
 RATE = 44_100
 

@@ -19,10 +19,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 from toys import SOURCES, ToyNetwork, snr_db, toy_separator
 
-from mssgen.checkpoints import resolve
+from mssgen.checkpoints.formats import Checkpoint
+from mssgen.checkpoints.resolving import resolve
 from mssgen.devices import choose_device, choose_precision
 from mssgen.errors import CheckpointError, OutOfMemoryError, UsageError
-from mssgen.formats import Checkpoint
 from mssgen.pipeline import load_separator
 from mssgen.separators.base import measure_level
 from mssgen.separators.demucs import (
@@ -250,7 +250,7 @@ class TestWholeMixtures:
         samples, _ = sf.read(path, frames=20 * RATE, dtype="float32")
         network = ours.members[0].network
         assert isinstance(network, HTDemucs)
-        from mssgen.formats import read_checkpoint
+        from mssgen.checkpoints.formats import read_checkpoint
 
         checkpoint = read_checkpoint(resolved.paths[0])
         original = DemucsHTDemucs(**checkpoint.options)

@@ -14,13 +14,10 @@ from numpy.typing import NDArray
 from toys import toy_separator
 
 import mssgen
-from mssgen.audio import open_source
-from mssgen.batch import WriteOptions, separate_files
-from mssgen.channels import downmixed, from_items, from_pairs, to_items, to_pairs
-from mssgen.encoding import Encoding
-from mssgen.events import Event, Warned
-from mssgen.outputs import plan_outputs
-from mssgen.speakers import (
+from mssgen.audio.channels import downmixed, from_items, from_pairs, to_items, to_pairs
+from mssgen.audio.encodings import Encoding
+from mssgen.audio.reading import open_source
+from mssgen.audio.speakers import (
     NAMES,
     Layout,
     canonical,
@@ -29,8 +26,11 @@ from mssgen.speakers import (
     order_from,
     pairs_of,
 )
-from mssgen.stem_writer import StemWriter
-from mssgen.tracks import find_tracks
+from mssgen.audio.writing import StemWriter
+from mssgen.events import Event, Warned
+from mssgen.inputs.tracks import find_tracks
+from mssgen.jobs.batch import WriteOptions, separate_files
+from mssgen.outputs import plan_outputs
 
 RATE = 48_000
 # In the order of WAV, with the masks and names that ffmpeg has for them.

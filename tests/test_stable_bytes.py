@@ -9,12 +9,12 @@ import soundfile as sf
 import torch
 from safetensors.torch import load, save
 
+from mssgen.audio.containers.stable_bytes import settle
+from mssgen.audio.encodings import CONTAINERS, Encoding
+from mssgen.audio.writing import StemWriter
+from mssgen.checkpoints.tensor_files import pack_tensors, save_tensors
 from mssgen.codecs.base import Codes
 from mssgen.codecs.container import CodedAudio, pack
-from mssgen.encoding import CONTAINERS, Encoding
-from mssgen.stable_bytes import settle
-from mssgen.stem_writer import StemWriter
-from mssgen.tensor_files import pack_tensors, save_tensors
 
 RATE = 48_000
 SOUND = np.random.default_rng(0).standard_normal((2, RATE // 2), np.float32) / 10

@@ -15,9 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from mssgen.encoding import CONTAINERS, AudioInfo, Encoding, choose_encoding
+from mssgen.audio.encodings import CONTAINERS, AudioInfo, Encoding, choose_encoding
+from mssgen.audio.writing import StemWriter, copy_to_stdout
 from mssgen.errors import AudioError, UsageError
-from mssgen.stem_writer import StemWriter, copy_to_stdout
 
 EXCERPT = Path(__file__).parent / "data" / "excerpt.flac"
 RATE = 44_100

@@ -11,9 +11,9 @@ from mutagen.flac import FLAC
 from mutagen.id3 import APIC, COMM, ID3, RVA2, TCON, TDRC, TIT2, TPE1, TRCK, TXXX
 from mutagen.mp3 import MP3
 
-from mssgen.encoding import Encoding
-from mssgen.stem_writer import StemWriter
-from mssgen.tags import Picture, Tags, read_tags, write_tags
+from mssgen.audio.encodings import Encoding
+from mssgen.audio.tags import Picture, Tags, read_tags, write_tags
+from mssgen.audio.writing import StemWriter
 
 EXCERPT = Path(__file__).parent / "data" / "excerpt.flac"
 COVER = Picture("image/png", 3, b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 40)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mssgen.errors import AudioError, UsageError
-from mssgen.tracks import Track, find_tracks
+from mssgen.inputs.tracks import Track, find_tracks
 
 
 @pytest.fixture

@@ -403,7 +403,7 @@ def test_without_validation_the_last_is_the_best(tmp_path: Path) -> None:
 
 
 def test_sounds_and_spectrograms_are_kept(tmp_path: Path) -> None:
-    from mssgen.audio import open_source
+    from mssgen.audio.reading import open_source
 
     task = Toy()
     task.sample_rate = 8000

@@ -16,7 +16,8 @@ from safetensors import safe_open
 from safetensors.numpy import load, save
 from toys import tiny_codec
 
-from mssgen.checkpoints import resolve
+from mssgen.checkpoints.formats import read_checkpoint, read_safetensors
+from mssgen.checkpoints.resolving import resolve
 from mssgen.codecs.base import Codes
 from mssgen.codecs.container import CodedAudio, pack, read_codes
 from mssgen.codecs.loading import read_codec
@@ -24,7 +25,6 @@ from mssgen.codecs.stem_encoder import StemEncoderOptions
 from mssgen.coding import decode_coded
 from mssgen.errors import AudioError, CheckpointError, MssgenError, UsageError, shown
 from mssgen.evaluation.records import read_scores
-from mssgen.formats import read_checkpoint, read_safetensors
 from mssgen.recipes.sections import from_section
 from mssgen.refiners.masked_transformer import MaskedTransformerOptions
 from mssgen.training.recipes import Recipe, load_recipe

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toys import toy_separator
 
-from mssgen.audio import open_source
-from mssgen.batch import WriteOptions, separate_files
-from mssgen.chunks import chunks
+from mssgen.audio.containers.chunks import chunks
+from mssgen.audio.containers.wav_chunks import StudioChunks, read_studio_chunks, write_studio_chunks
+from mssgen.audio.reading import open_source
+from mssgen.inputs.tracks import find_tracks
+from mssgen.jobs.batch import WriteOptions, separate_files
 from mssgen.outputs import plan_outputs
-from mssgen.tracks import find_tracks
-from mssgen.wav_chunks import StudioChunks, read_studio_chunks, write_studio_chunks
 
 RATE = 48_000
 TIME_REFERENCE = 10 * 3600 * RATE  # ten o'clock

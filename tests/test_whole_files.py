@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from program import Program
 
-from mssgen import ffmpeg
-from mssgen.audio import open_source
-from mssgen.encoding import AudioInfo, choose_encoding
+from mssgen.audio import ffmpeg
+from mssgen.audio.encodings import AudioInfo, choose_encoding
+from mssgen.audio.reading import open_source
+from mssgen.audio.tags import read_tags
 from mssgen.errors import AudioError
-from mssgen.tags import read_tags
 
 RATE = 44_100
 OPUS = {"format": "OGG", "subtype": "OPUS"}
@@ -218,7 +218,7 @@ def test_a_wav_over_4_gib_is_read_to_its_end(tmp_path: Path, is_unknown: bool) -
 @pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize("rate", [0, 8000, 44_100])
 def test_opus_is_read_at_48_khz_whatever_its_header_says(tmp_path: Path, rate: int) -> None:
-    from mssgen.ogg_pages import checksum
+    from mssgen.audio.containers.ogg_pages import checksum
 
     path = tmp_path / "a.opus"
     data = bytearray(encoded(path, music(1.0, 48_000), 48_000, **OPUS))

@@ -30,15 +30,16 @@ from mssgen.analysis.statistics import (
     power_db,
     sdr_db,
 )
-from mssgen.audio import AudioSource, check_finite, open_source, resample
-from mssgen.channels import to_items
-from mssgen.chunking import align
+from mssgen.audio.channels import to_items
+from mssgen.audio.reading import AudioSource, check_finite, open_source
+from mssgen.audio.resampling import resample
 from mssgen.codecs.base import Codec
 from mssgen.codecs.streaming import decode_stream, encode_stream
 from mssgen.errors import AudioError, MssgenError, UsageError
 from mssgen.events import Done, Failed, Hook, Progress, Start, Warned, ignore
 from mssgen.extras import missing
-from mssgen.tracks import STDIN, Track
+from mssgen.inputs.tracks import STDIN, Track
+from mssgen.streams import align
 
 STEM_SOURCES = ("name", "folder", "all")
 MAX_STEMS = 14

@@ -11,11 +11,11 @@ from mssgen import __version__
 from mssgen.analysis.codec import Analysis
 from mssgen.analysis.plots import draw
 from mssgen.analysis.tables import write_tables
+from mssgen.audio.encodings import Encoding
+from mssgen.audio.writing import StemWriter
 from mssgen.codecs.base import Codec
-from mssgen.encoding import Encoding
 from mssgen.files import reported, whole_file
 from mssgen.leftovers import scratch_folder
-from mssgen.stem_writer import StemWriter
 
 PAGE = "index.html"
 _SOUNDS = "most_frequent"

@@ -57,7 +57,7 @@ def analyze(
     1 a file failed, 2 wrong call, 130 interrupted.
     """
     with given.session(as_json=as_json, quiet=quiet, verbose=verbose) as hook:
-        from mssgen.tracks import find_tracks
+        from mssgen.inputs.tracks import find_tracks
 
         if output in ("", "-"):
             raise UsageError("--output takes a folder here; name one")

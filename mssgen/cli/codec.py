@@ -58,15 +58,15 @@ def encode(
     """
     is_piped = output == "-"
     with given.session(as_json=as_json, quiet=quiet, verbose=verbose, to_stdout=is_piped) as hook:
-        from mssgen.tracks import find_tracks
+        from mssgen.inputs.tracks import find_tracks
 
         if bandwidth is not None and n_codebooks is not None:
             raise UsageError("--bandwidth and --n-codebooks say the same; use one")
         given.use_threads(threads)
         tracks = find_tracks(inputs or [], list_file=list_file, skip_outputs=False)
 
-        from mssgen.codec_files import CodecOutput, encode_files
         from mssgen.codecs.container import SUFFIX
+        from mssgen.jobs.codec_files import CodecOutput, encode_files
 
         existing = given.existing(inputs, tracks, overwrite, skip_existing)
         to = CodecOutput(output, existing)
@@ -133,9 +133,9 @@ def decode(
     """
     is_piped = output == "-"
     with given.session(as_json=as_json, quiet=quiet, verbose=verbose, to_stdout=is_piped) as hook:
-        from mssgen.codec_files import CodecOutput, container_of, decode_files
         from mssgen.codecs.container import SUFFIX
-        from mssgen.tracks import find_tracks
+        from mssgen.inputs.tracks import find_tracks
+        from mssgen.jobs.codec_files import CodecOutput, container_of, decode_files
 
         given.use_threads(threads)
         tracks = find_tracks(inputs or [], list_file=list_file, extensions=(SUFFIX,))
@@ -158,8 +158,8 @@ def decode(
 
 def _files_of(name: str, *, offline: bool) -> list[str]:
     """The hashes of a codec's files; raises CheckpointError."""
-    from mssgen.checkpoints import resolve
-    from mssgen.made_by import hashes_of
+    from mssgen.checkpoints.resolving import resolve
+    from mssgen.jobs.made_by import hashes_of
 
     return hashes_of(resolve(name, offline=offline, stage="codec").paths[0])
 

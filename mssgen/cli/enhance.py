@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mssgen.enhancers.chain import StemEnhancer
     from mssgen.enhancers.codec import CodecEnhancer
     from mssgen.events import Hook
-    from mssgen.tracks import Track
+    from mssgen.inputs.tracks import Track
 
 _MAX_NAMES = 8
 
@@ -121,13 +121,13 @@ def enhance(
         tracks = files.tracks(skip_outputs=False)  # what was separated is what is enhanced
         choices = _choices(tracks, stem, encoder, codec, hook)
 
-        from mssgen import made_by
-        from mssgen.audio import open_source
-        from mssgen.batch import Group
+        from mssgen.audio.reading import open_source
         from mssgen.devices import choose_device, share_heaps
+        from mssgen.enhancers.chain import mixture_of
         from mssgen.enhancers.loading import load_codec_enhancer, load_enhancer
+        from mssgen.jobs import made_by
+        from mssgen.jobs.batch import Group
         from mssgen.outputs import plan_outputs
-        from mssgen.pipeline import mixture_of
 
         share_heaps()
         given.use_threads(threads)
@@ -216,7 +216,7 @@ def _loaded(
     hears: Callable[..., Any] | None,
 ) -> "StemEnhancer":
     """An enhancer for the inputs; with `hears` for this one, which hears its song."""
-    from mssgen.audio import open_source
+    from mssgen.audio.reading import open_source
     from mssgen.enhancers.chain import StemEnhancer
 
     enhancer = StemEnhancer(load(), blend)
@@ -242,7 +242,7 @@ def _choices(
     tracks: list["Track"], stem: str | None, encoder: str | None, codec: str | None, hook: "Hook"
 ) -> list[_Choice]:
     """What the words say; without words, each input goes through the encoder of its name."""
-    from mssgen.registry import STEMS, shipped_encoders
+    from mssgen.checkpoints.registry import STEMS, shipped_encoders
 
     if encoder is not None and codec is not None:
         raise UsageError("--encoder has a codec of its own: use it without --codec, or --codec")
@@ -284,7 +284,7 @@ def _called(track: "Track") -> str:
 
 def _of_stem(tracks: list["Track"], stem: str, named: list[str]) -> list["Track"]:
     """What was named outright, and of folders what is not called by the name of another stem."""
-    from mssgen.registry import STEMS
+    from mssgen.checkpoints.registry import STEMS
 
     others = {*STEMS, "mixture", "residual"} - {stem}
     kept = [track for track in tracks if track.path in named or _called(track) not in others]

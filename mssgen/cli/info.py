@@ -26,7 +26,7 @@ def info(
     n_failed = 0
     with given.session(as_json=as_json, quiet=quiet, verbose=verbose) as hook:
         from mssgen.evaluation.file_info import CODES_SUFFIX, CodesInfo, describe
-        from mssgen.tracks import EXTENSIONS, find_tracks
+        from mssgen.inputs.tracks import EXTENSIONS, find_tracks
 
         extensions = (*EXTENSIONS, CODES_SUFFIX)
         tracks = find_tracks(

@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
+from mssgen.checkpoints.registry import REGISTRY, Bundle, lookup
 from mssgen.cli.publish import export, push
 from mssgen.cli.tables import print_json, print_table
 from mssgen.errors import CheckpointError, MssgenError, UsageError
-from mssgen.registry import REGISTRY, Bundle, lookup
 
 app = typer.Typer(
     help="List, inspect, download, check, convert and publish models.", no_args_is_help=True
@@ -119,7 +119,7 @@ def pull(
     as_json: Json = False,
 ) -> None:
     """Download models, so that they work offline."""
-    from mssgen.checkpoints import SCHEME, embedded_checkpoint, parse_address, resolve
+    from mssgen.checkpoints.resolving import SCHEME, embedded_checkpoint, parse_address, resolve
 
     bundles: dict[str, Bundle | None] = {}
     for name in names:  # all of them before any download
@@ -128,7 +128,7 @@ def pull(
         if is_address:
             parse_address(name)
 
-    from mssgen import hub
+    from mssgen.checkpoints import hub
 
     progress = sys.stderr.isatty() and not as_json
     results: list[dict[str, Any]] = []
@@ -203,7 +203,7 @@ def path(name: Name, as_json: Json = False) -> None:
 
     One a line; fails if the model is not on this machine.
     """
-    from mssgen.checkpoints import resolve
+    from mssgen.checkpoints.resolving import resolve
 
     resolved = resolve(name, offline=True)
     paths = [str(path) for path in resolved.paths]
@@ -233,8 +233,8 @@ def quantize(
     Writes a folder with config.json and model.safetensors: int8 weights with one fp16 scale per
     output channel. The same source gives the same bytes.
     """
-    from mssgen.checkpoints import resolve
-    from mssgen.quantization import quantize_checkpoint
+    from mssgen.checkpoints.resolving import resolve
+    from mssgen.checkpoints.shrinking import quantize_checkpoint
 
     bundle = lookup(model) if model else None
     resolved = resolve(source, stage="separate")
@@ -268,8 +268,8 @@ def quantize(
 
 def _pull_address(address: str, *, progress: bool) -> list[str]:
     """The folder in the hub's cache, and the files of the codec that a stem encoder names."""
-    from mssgen.checkpoints import resolve
-    from mssgen.formats import CONFIG, read_json
+    from mssgen.checkpoints.formats import CONFIG, read_json
+    from mssgen.checkpoints.resolving import resolve
 
     folder = resolve(address, progress=progress).paths[0]
     codec = read_json(folder / CONFIG).get("codec")
@@ -283,8 +283,8 @@ app.command()(push)
 
 def _where(bundle: Bundle) -> str:
     """embedded, cached, cached (2 of 4) or on the hub."""
-    from mssgen import hub
-    from mssgen.checkpoints import embedded_checkpoint
+    from mssgen.checkpoints import hub
+    from mssgen.checkpoints.resolving import embedded_checkpoint
 
     if embedded_checkpoint(bundle.name) is not None:
         return "embedded"
@@ -298,8 +298,8 @@ def _where(bundle: Bundle) -> str:
 
 def _embedded_facts(bundle: Bundle) -> dict[str, str] | None:
     """Path and recorded sha256 of the copy that ships, if there is one."""
-    from mssgen.checkpoints import embedded_checkpoint
-    from mssgen.formats import CONFIG, read_config
+    from mssgen.checkpoints.formats import CONFIG, read_config
+    from mssgen.checkpoints.resolving import embedded_checkpoint
 
     folder = embedded_checkpoint(bundle.name)
     if folder is None:
@@ -310,7 +310,7 @@ def _embedded_facts(bundle: Bundle) -> dict[str, str] | None:
 
 def _size_bytes(bundle: Bundle) -> int | None:
     """Bytes of what is used: the embedded copy, or the published files."""
-    from mssgen.checkpoints import embedded_checkpoint
+    from mssgen.checkpoints.resolving import embedded_checkpoint
 
     folder = embedded_checkpoint(bundle.name)
     if folder is None:
@@ -320,9 +320,9 @@ def _size_bytes(bundle: Bundle) -> int | None:
 
 def _verify(bundle: Bundle, is_asked: bool) -> list[dict[str, Any]]:
     """One row for each local file; missing ones count if the user asked for this model."""
-    from mssgen import hub
+    from mssgen.checkpoints import hub
+    from mssgen.checkpoints.formats import WEIGHTS
     from mssgen.files import sha256_of
-    from mssgen.formats import WEIGHTS
 
     rows: list[dict[str, Any]] = []
 

@@ -15,12 +15,12 @@ from mssgen.errors import MssgenError, UsageError
 from mssgen.events import Failed, Written
 
 if TYPE_CHECKING:
-    from mssgen.batch import Group, WriteOptions
     from mssgen.enhancers.blend import Blend
     from mssgen.enhancers.loading import Refining
     from mssgen.events import Event, Hook
+    from mssgen.inputs.tracks import Track
+    from mssgen.jobs.batch import Group, WriteOptions
     from mssgen.outputs import OutputPlan
-    from mssgen.tracks import Track
 
 _MAX_THREADS = 1024
 
@@ -243,7 +243,7 @@ def existing(
 
 def check_folder(output: str) -> None:
     """Raise UsageError where the folder to write to is called like a sound file."""
-    from mssgen.tracks import EXTENSIONS
+    from mssgen.inputs.tracks import EXTENSIONS
 
     suffix = Path(output).suffix.lower()
     if suffix in (*EXTENSIONS, ".raw") and not output.endswith("/") and not Path(output).is_dir():
@@ -279,7 +279,7 @@ class Files:
 
         `skip_outputs` leaves out earlier outputs of mssgen in the folders that are named.
         """
-        from mssgen.tracks import find_tracks
+        from mssgen.inputs.tracks import find_tracks
 
         folder = None if self.to_stdout else Path(self.output)
         tracks = find_tracks(
@@ -297,7 +297,7 @@ class Files:
 
     def write_options(self, tracks: list["Track"]) -> "WriteOptions":
         """How to write; UsageError where options contradict each other."""
-        from mssgen.batch import WriteOptions
+        from mssgen.jobs.batch import WriteOptions
 
         return WriteOptions(
             template=self.template,
@@ -332,7 +332,7 @@ class Files:
         strict: bool = False,
     ) -> int:
         """Separate all tracks and return the exit code; `strict` refuses damaged files."""
-        from mssgen.batch import separate_groups
+        from mssgen.jobs.batch import separate_groups
 
         if not self.to_stdout:
             done = separate_groups(
@@ -341,8 +341,8 @@ class Files:
             return 1 if done.n_failed else 0
 
         # A temporary file, because its header and gain come last.
+        from mssgen.audio.writing import copy_to_stdout
         from mssgen.leftovers import scratch_folder
-        from mssgen.stem_writer import copy_to_stdout
 
         with scratch_folder() as folder:
             write = replace(

@@ -100,8 +100,8 @@ def check(
 
 
 def _show(report: "Report") -> None:
+    from mssgen.checkpoints.registry import STEMS
     from mssgen.cli.console import printable
-    from mssgen.registry import STEMS
 
     for split, hours in report.hours.items():
         heard = ", ".join(f"{stem} {hours[stem]:.2f}" for stem in hours if stem != "mixture")

@@ -125,15 +125,15 @@ def separate(
         tracks = files.tracks()
         n_segments = _batch_size(batch_size)
 
-        from mssgen import made_by
-        from mssgen.batch import Group
-        from mssgen.checkpoints import resolve
+        from mssgen.checkpoints.registry import REGISTRY, lookup
+        from mssgen.checkpoints.resolving import resolve
         from mssgen.devices import choose_device, choose_precision, share_heaps
         from mssgen.enhancers.chain import EnhancedSeparator
         from mssgen.enhancers.loading import load_enhancer
+        from mssgen.jobs import made_by
+        from mssgen.jobs.batch import Group
         from mssgen.outputs import plan_outputs
         from mssgen.pipeline import load_separator
-        from mssgen.registry import REGISTRY, lookup
         from mssgen.separators.demucs import SeparationOptions
 
         share_heaps()
@@ -234,7 +234,7 @@ def _same(separator: "Separator") -> "Separator":
 
 def _shipped(stems: Sequence[str]) -> list[str]:
     """The names of the encoders for those of the stems that have one."""
-    from mssgen.registry import shipped_encoders
+    from mssgen.checkpoints.registry import shipped_encoders
 
     names = shipped_encoders()
     found = [names[stem] for stem in stems if stem in names]

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mssgen.chunking import CrossFader
+from mssgen.audio.levels import NATURAL, Range
 from mssgen.errors import UsageError
-from mssgen.levels import NATURAL, Range
+from mssgen.streams import CrossFader
 
 
 @dataclass(frozen=True)

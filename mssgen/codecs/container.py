@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
+from mssgen.audio.speakers import NAMES, Layout, canonical, pairs_of
+from mssgen.checkpoints.safetensors_header import check_header
+from mssgen.checkpoints.tensor_files import pack_tensors
 from mssgen.codecs.base import Codes
 from mssgen.errors import AudioError
 from mssgen.files import reported, whole_file
-from mssgen.safetensors_header import check_header
-from mssgen.speakers import NAMES, Layout, canonical, pairs_of
-from mssgen.tensor_files import pack_tensors
 
 FORMAT = "mssgen-codes"
 FORMAT_VERSIONS = ("1", "1.1")
@@ -54,7 +54,7 @@ class CodedAudio:
     gain: float = 1.0
     """What the sound was multiplied by before it was coded, in all channels; > 0."""
     layout: Layout = ()
-    """The speakers of the channels (`mssgen.speakers`); () where unknown."""
+    """The speakers of the channels (`mssgen.audio.speakers`); () where unknown."""
 
 
 def pack(coded: CodedAudio) -> bytes:

@@ -21,7 +21,7 @@ from mssgen.codecs.compat import import_codec_package
 from mssgen.codecs.factorized import FactorizedCodebook
 from mssgen.codecs.mrf import MrfDecoder
 from mssgen.errors import UsageError
-from mssgen.schema import Codebooks, CodebookSize, ModelName, SampleRate, Strides, Width
+from mssgen.recipes.schema import Codebooks, CodebookSize, ModelName, SampleRate, Strides, Width
 
 DAC_44KHZ: dict[str, Any] = {"sample_rate": 44_100, "n_codebooks": 9}
 DAC_24KHZ: dict[str, Any] = {

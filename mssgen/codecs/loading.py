@@ -15,17 +15,8 @@ from typing import Any
 
 from torch import Tensor
 
-from mssgen.blueprints import blueprint, misfit
-from mssgen.checkpoints import resolve
-from mssgen.codecs.base import Codec
-from mssgen.codecs.dac import DAC_16KHZ, DAC_24KHZ, DAC_44KHZ, DacCodec
-from mssgen.codecs.layouts import infer_options, to_native
-from mssgen.codecs.seanet import ENCODEC_24KHZ, ENCODEC_48KHZ, SeanetCodec
-from mssgen.codecs.stem_codec import StemCodec
-from mssgen.devices import choose_device
-from mssgen.errors import CheckpointError, MssgenError, shown
-from mssgen.files import reported, sha256_of, whole_file, whole_folder
-from mssgen.formats import (
+from mssgen.checkpoints.blueprints import blueprint, misfit
+from mssgen.checkpoints.formats import (
     CONFIG,
     FORMAT_VERSION,
     WEIGHTS,
@@ -36,10 +27,19 @@ from mssgen.formats import (
     read_safetensors,
     wrong_stage,
 )
+from mssgen.checkpoints.pickles import read_pickle
+from mssgen.checkpoints.resolving import resolve
+from mssgen.checkpoints.tensor_files import save_tensors
+from mssgen.codecs.base import Codec
+from mssgen.codecs.dac import DAC_16KHZ, DAC_24KHZ, DAC_44KHZ, DacCodec
+from mssgen.codecs.layouts import infer_options, to_native
+from mssgen.codecs.seanet import ENCODEC_24KHZ, ENCODEC_48KHZ, SeanetCodec
+from mssgen.codecs.stem_codec import StemCodec
+from mssgen.devices import choose_device
+from mssgen.errors import CheckpointError, MssgenError, shown
+from mssgen.files import reported, sha256_of, whole_file, whole_folder
 from mssgen.memory import tells_of_memory
-from mssgen.pickles import read_pickle
-from mssgen.schema import checked_options
-from mssgen.tensor_files import save_tensors
+from mssgen.recipes.schema import checked_options
 
 _CLASSES: dict[str, type[Codec]] = {"seanet": SeanetCodec, "dac": DacCodec, "stem": StemCodec}
 # Options that the constructors' defaults do not have already.

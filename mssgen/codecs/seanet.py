@@ -24,7 +24,7 @@ from mssgen.codecs.base import Codebook, Codec, Reconstruction, full_precision
 from mssgen.codecs.compat import import_codec_package
 from mssgen.codecs.pqmf import Pqmf
 from mssgen.errors import UsageError
-from mssgen.schema import (
+from mssgen.recipes.schema import (
     Channels,
     Codebooks,
     CodebookSize,

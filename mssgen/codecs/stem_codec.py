@@ -29,7 +29,7 @@ from mssgen.codecs.base import Codebook, Codec, Reconstruction, full_precision
 from mssgen.codecs.factorized import FactorizedQuantizer
 from mssgen.codecs.stem_spectrum import InverseSpectrum, Spectrum, to_log
 from mssgen.errors import UsageError
-from mssgen.schema import Codebooks, CodebookSize, Layers, ModelName, SampleRate, Width
+from mssgen.recipes.schema import Codebooks, CodebookSize, Layers, ModelName, SampleRate, Width
 
 
 class StemCodec(Codec):

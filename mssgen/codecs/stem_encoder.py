@@ -21,7 +21,7 @@ from mssgen.codecs.heads import DenseHead, TransformerHead, Window, windows
 from mssgen.codecs.song_hearing import SongHearingEncoder
 from mssgen.codecs.stem_codec import StemCodec
 from mssgen.errors import UsageError
-from mssgen.schema import Codebooks, StemName, Width
+from mssgen.recipes.schema import Codebooks, StemName, Width
 
 _MAX_WINDOW_FRAMES = 2**14  # attention takes memory by the square of it
 Input = Literal["separated", "separated+mixture", "mixture", "noisy", "clean"]

@@ -8,12 +8,8 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from mssgen.blueprints import blueprint, misfit
-from mssgen.codecs.loading import load_codec, save_codec
-from mssgen.codecs.stem_encoder import StemEncoder, StemEncoderOptions
-from mssgen.errors import CheckpointError, MssgenError
-from mssgen.files import reported, sha256_of, whole_file
-from mssgen.formats import (
+from mssgen.checkpoints.blueprints import blueprint, misfit
+from mssgen.checkpoints.formats import (
     CONFIG,
     EMBEDDED_CODEC,
     FORMAT_VERSION,
@@ -22,8 +18,12 @@ from mssgen.formats import (
     read_config,
     read_safetensors,
 )
-from mssgen.schema import checked_options
-from mssgen.tensor_files import save_tensors
+from mssgen.checkpoints.tensor_files import save_tensors
+from mssgen.codecs.loading import load_codec, save_codec
+from mssgen.codecs.stem_encoder import StemEncoder, StemEncoderOptions
+from mssgen.errors import CheckpointError, MssgenError
+from mssgen.files import reported, sha256_of, whole_file
+from mssgen.recipes.schema import checked_options
 
 ARCHITECTURE = "stem_encoder"
 _IDENTITY = ("stem", "input")

@@ -53,10 +53,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mssgen.chunking import align, in_context
 from mssgen.enhancers.bounds import Bands, gain_within, in_all_windows, smoothed, squared
 from mssgen.enhancers.levels import match_level
 from mssgen.errors import UsageError
+from mssgen.streams import align, in_context
 
 MODES = ("auto", "fill", "full")
 _LIMITS = {"auto": 10**-3.6, "fill": 1.0, "full": 4.0}

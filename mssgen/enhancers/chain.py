@@ -15,14 +15,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mssgen.audio import fit_length, resample
-from mssgen.channels import keep_mono
-from mssgen.chunking import align
+from mssgen.audio.channels import _mixed, keep_mono, mixed_layout, n_mixed, to_pairs
+from mssgen.audio.levels import NATURAL, gain_into
+from mssgen.audio.reading import AudioSource
+from mssgen.audio.resampling import fit_length, out_samples, resample
+from mssgen.audio.speakers import pairs_of
 from mssgen.enhancers.blend import Blend, blend_stream
 from mssgen.enhancers.codec import CodecEnhancer
 from mssgen.errors import UsageError
-from mssgen.levels import NATURAL, gain_into
 from mssgen.separators.base import Level, Separator, measure_level
+from mssgen.streams import align
 
 _MIN_RATE = 44_100
 _AUTO = Blend()
@@ -248,3 +250,35 @@ def _fitted(blocks: Iterable[Tensor], level: Level) -> Iterator[Tensor]:
 def _flat(block: Tensor) -> NDArray[np.float32]:
     """[B, C, T] as channels [B * C, T]."""
     return np.ascontiguousarray(block.flatten(0, 1).numpy())
+
+
+def mixture_of(
+    stem: AudioSource, mixture: AudioSource, sample_rate: int, *, downmix: bool = False
+) -> Callable[[], Iterator[torch.Tensor]]:
+    """The mixture that a stem is from, as `StemEnhancer` wants it: blocks [B, 2, T'].
+
+    `mixture` stays open as long as the result is used. Raises UsageError where the two cannot be
+    of one song: other lengths (by more than a sample at `sample_rate`, Hz), other channels.
+    """
+    lengths = [
+        out_samples(each.n_samples, each.info.sample_rate, sample_rate) for each in (stem, mixture)
+    ]
+    if abs(lengths[0] - lengths[1]) > 1:
+        raise UsageError(
+            f"--mixture {mixture.name} has {lengths[1] / sample_rate:.3f} s and {stem.name} "
+            f"{lengths[0] / sample_rate:.3f} s: give the song that the stem was separated from"
+        )
+    channels = [n_mixed(each.info.n_channels, downmix=downmix) for each in (stem, mixture)]
+    layouts = [mixed_layout(each.info, downmix=downmix) for each in (stem, mixture)]
+    if len(pairs_of(layouts[0], channels[0])) != len(pairs_of(layouts[1], channels[1])):
+        raise UsageError(
+            f"--mixture {mixture.name} has {channels[1]} channels and {stem.name} {channels[0]}: "
+            "give the song that the stem was separated from, or --downmix"
+        )
+
+    def blocks() -> Iterator[torch.Tensor]:
+        mixed = _mixed(mixture.blocks(), mixture.info, downmix=downmix)
+        for block in resample(mixed, channels[1], mixture.info.sample_rate, sample_rate):
+            yield to_pairs(block, layouts[1])
+
+    return blocks

@@ -14,15 +14,15 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from mssgen.channels import keep_mono
-from mssgen.chunking import SlidingReader, align
+from mssgen.audio.channels import keep_mono
+from mssgen.audio.levels import NATURAL, gain_into
 from mssgen.codecs.stem_codec import StemCodec
 from mssgen.codecs.stem_encoder import Prediction, StemEncoder
 from mssgen.codecs.streaming import stream_audio, stream_latents, stream_lowered
 from mssgen.errors import UsageError
-from mssgen.levels import NATURAL, gain_into
 from mssgen.refiners.refine import Refiner
 from mssgen.separators.base import Level, measure_level
+from mssgen.streams import SlidingReader, align
 
 
 class CodecEnhancer:
@@ -134,7 +134,7 @@ class CodecEnhancer:
             yield stereo.to("cpu", torch.float32)
 
     def _stream_mid_side(self, blocks: Iterable[Tensor], level: Level) -> Iterator[Tensor]:
-        """Middle and side as items of one batch; see `mssgen.channels.to_items`."""
+        """Middle and side as items of one batch; see `mssgen.audio.channels.to_items`."""
 
         def items() -> Iterator[Tensor]:
             for block in blocks:

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mssgen.chunking import in_context
 from mssgen.enhancers.bounds import Bands, squared
+from mssgen.streams import in_context
 
 _STEP_S = 0.5
 _MEMORY_S = 10.0

@@ -5,7 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from mssgen.checkpoints import embedded_checkpoint, resolve
+from mssgen.checkpoints.formats import CONFIG, read_config
+from mssgen.checkpoints.registry import REGISTRY
+from mssgen.checkpoints.resolving import embedded_checkpoint, resolve
 from mssgen.codecs.base import Codec
 from mssgen.codecs.loading import load_codec
 from mssgen.codecs.stem_encoder import StemEncoder, StemEncoderOptions
@@ -13,12 +15,10 @@ from mssgen.codecs.stem_encoder_files import load_stem_encoder
 from mssgen.devices import choose_device
 from mssgen.enhancers.codec import CodecEnhancer
 from mssgen.errors import UsageError
-from mssgen.formats import CONFIG, read_config
 from mssgen.memory import tells_of_memory
 from mssgen.refiners.files import load_refiner
 from mssgen.refiners.masked_transformer import MaskedTransformer
 from mssgen.refiners.refine import Refinement, Refiner
-from mssgen.registry import REGISTRY
 
 _HEARD = {
     "mixture": "mixtures",

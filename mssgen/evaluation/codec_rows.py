@@ -12,10 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from mssgen.audio import BLOCK_SAMPLES
+from mssgen.audio.encodings import AudioInfo, choose_encoding
+from mssgen.audio.resampling import BLOCK_SAMPLES
+from mssgen.audio.writing import StemWriter
+from mssgen.checkpoints.registry import STEMS
 from mssgen.codecs.base import Codec
 from mssgen.coding import decode_coded, encode_source
-from mssgen.encoding import AudioInfo, choose_encoding
 from mssgen.errors import MssgenError, UsageError
 from mssgen.evaluation.base import Audio
 from mssgen.evaluation.pairing import Found, Note, Pairing, System, Track
@@ -23,8 +25,6 @@ from mssgen.evaluation.recordings import Recording
 from mssgen.events import Failed, Hook, Progress, Start, ignore
 from mssgen.files import is_there
 from mssgen.library.stems import SoundFile
-from mssgen.registry import STEMS
-from mssgen.stem_writer import StemWriter
 
 REFERENCE = "reference"
 MIXTURE_SYSTEM = "mixture"
@@ -34,7 +34,7 @@ MIXTURE_STEM = "mixture"
 
 @dataclass(frozen=True)
 class _Loaded:
-    """Sound in memory as a `mssgen.pipeline.Source`."""
+    """Sound in memory as a `mssgen.audio.reading.Source`."""
 
     name: str
     info: AudioInfo

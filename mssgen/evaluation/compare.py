@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mssgen.audio import AudioSource, check_finite, open_source, resample
+from mssgen.audio.reading import AudioSource, check_finite, open_source
+from mssgen.audio.resampling import resample
 from mssgen.errors import AudioError, UsageError
 from mssgen.evaluation.file_info import Levels, power_db
 from mssgen.evaluation.loudness import LoudnessMeter

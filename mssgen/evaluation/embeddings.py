@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F
 
-from mssgen.channels import to_items
+from mssgen.audio.channels import to_items
 from mssgen.codecs.base import Codec
 from mssgen.codecs.compat import import_codec_package
 from mssgen.codecs.streaming import stream_latents

@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mssgen.audio import AudioSource, fit_length, open_source, resample
-from mssgen.chunking import align
+from mssgen.audio.reading import AudioSource, open_source
+from mssgen.audio.resampling import fit_length, resample
 from mssgen.errors import UsageError
 from mssgen.evaluation.compare_picture import Panels, check_packages, new_picture, shown_levels
 from mssgen.evaluation.spectrograms import SpectrogramPair
 from mssgen.events import Event, Hook, Written
-from mssgen.tracks import STDIN, Track
+from mssgen.inputs.tracks import STDIN, Track
+from mssgen.streams import align
 
 SUFFIX = ".explain.png"
 PICTURE = "explain"

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mssgen.audio import AudioSource, check_finite, open_source, resample
+from mssgen.audio.reading import AudioSource, check_finite, open_source
+from mssgen.audio.resampling import resample
 from mssgen.evaluation.bandwidth import Bandwidth, LongTermSpectrum, bandwidth
 from mssgen.evaluation.loudness import LoudnessMeter
 

@@ -15,13 +15,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mssgen.checkpoints.registry import STEMS
 from mssgen.errors import UsageError
 from mssgen.evaluation.recordings import Recording
-from mssgen.folder_scan import SOUND_EXTENSIONS, is_hidden, leads_up
+from mssgen.inputs.folder_scan import SOUND_EXTENSIONS, is_hidden, leads_up
+from mssgen.inputs.names import composed
 from mssgen.library.stem_mp4 import STREAMS, SUFFIX, StemStream
 from mssgen.library.stems import MIXTURE, SPLITS, SoundFile, open_library
-from mssgen.names import composed
-from mssgen.registry import STEMS
 
 ONLY_STEM = "audio"
 """The stem of files that are not called like one."""

@@ -8,7 +8,8 @@ from typing import Any, cast
 
 import numpy as np
 
-from mssgen.audio import check_finite, open_source, resample
+from mssgen.audio.reading import check_finite, open_source
+from mssgen.audio.resampling import resample
 from mssgen.errors import AudioError
 from mssgen.evaluation.base import Audio, Song
 from mssgen.library.stems import SoundFile, StemFile, to_channels

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from mssgen.checkpoints import resolve
+from mssgen.checkpoints.formats import WEIGHTS
+from mssgen.checkpoints.resolving import resolve
 from mssgen.codecs.base import Codec
 from mssgen.errors import MssgenError, UsageError
 from mssgen.evaluation.base import Metric
@@ -33,7 +34,6 @@ from mssgen.evaluation.tables import comparisons_csv, summary_csv, summary_md
 from mssgen.evaluation.thesis_tables import FORMS, TABLES, thesis_table
 from mssgen.events import Done, Event, Failed, Hook, Warned, Written, ignore
 from mssgen.files import sha256_of, write_text
-from mssgen.formats import WEIGHTS
 
 CACHE = "cache"
 _MAX_SHOWN = 3

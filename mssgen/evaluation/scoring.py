@@ -21,7 +21,7 @@ from mssgen.evaluation.recordings import Recording, load_song
 from mssgen.evaluation.records import Record
 from mssgen.evaluation.score_cache import ScoreCache, identity, key_of
 from mssgen.events import Done, Failed, Hook, Progress, Start, ignore
-from mssgen.workers import end_with_parent
+from mssgen.jobs.workers import end_with_parent
 
 MAX_JOBS = 64
 _DEFAULT_JOBS = 8

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from mssgen.audio import resample
+from mssgen.audio.resampling import resample
 from mssgen.errors import UsageError
 from mssgen.evaluation.base import Audio, Score, Song
 from mssgen.extras import missing

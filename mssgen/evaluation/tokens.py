@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mssgen.channels import to_items
+from mssgen.audio.channels import to_items
 from mssgen.codecs.base import Codec
 from mssgen.codecs.streaming import encode_stream
 from mssgen.evaluation.base import Audio, Metric, Score, Song

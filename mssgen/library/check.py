@@ -8,9 +8,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from mssgen.checkpoints.registry import STEMS
 from mssgen.errors import AudioError, MssgenError
 from mssgen.library.stems import MIXTURE, Library, StemFile, TrackStems, to_channels
-from mssgen.registry import STEMS
 
 FAULTS = ("damaged", "lacks", "silent", "clipped", "length", "sum")
 Fault = Literal["damaged", "lacks", "silent", "clipped", "length", "sum"]

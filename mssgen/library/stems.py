@@ -28,12 +28,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mssgen.audio import check_finite, open_source, resample
-from mssgen.channels import downmixed
+from mssgen.audio.channels import downmixed
+from mssgen.audio.reading import check_finite, open_source
+from mssgen.audio.resampling import resample
+from mssgen.checkpoints.registry import STEMS
 from mssgen.errors import AudioError, UsageError
-from mssgen.folder_scan import SOUND_EXTENSIONS, is_hidden, leads_up
+from mssgen.inputs.folder_scan import SOUND_EXTENSIONS, is_hidden, leads_up
 from mssgen.library.stem_mp4 import STREAMS, SUFFIX, StemStream
-from mssgen.registry import STEMS
 
 MIXTURE = "mixture"
 SPLITS = ("train", "valid", "test")

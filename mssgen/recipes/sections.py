@@ -6,7 +6,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from mssgen.errors import CheckpointError, UsageError, closest, shown
-from mssgen.schema import checked_options
+from mssgen.recipes.schema import checked_options
 
 T = TypeVar("T")
 

@@ -16,15 +16,9 @@ from typing import Any
 
 from torch import Tensor
 
-from mssgen.blueprints import blueprint, misfit
-from mssgen.checkpoints import SCHEME, parse_address
-from mssgen.codecs.base import Codec
-from mssgen.codecs.loading import save_codec
-from mssgen.devices import DTYPES, choose_device, choose_precision
-from mssgen.errors import CheckpointError, MssgenError
-from mssgen.files import sha256_of
-from mssgen.folders import new_folder
-from mssgen.formats import (
+from mssgen.checkpoints.blueprints import blueprint, misfit
+from mssgen.checkpoints.folders import new_folder
+from mssgen.checkpoints.formats import (
     CONFIG,
     EMBEDDED_CODEC,
     FORMAT_VERSION,
@@ -33,15 +27,21 @@ from mssgen.formats import (
     read_config,
     read_safetensors,
 )
-from mssgen.pickles import read_pickle
+from mssgen.checkpoints.pickles import read_pickle
+from mssgen.checkpoints.resolving import SCHEME, parse_address
+from mssgen.checkpoints.tensor_files import save_tensors
+from mssgen.codecs.base import Codec
+from mssgen.codecs.loading import save_codec
+from mssgen.devices import DTYPES, choose_device, choose_precision
+from mssgen.errors import CheckpointError, MssgenError
+from mssgen.files import sha256_of
+from mssgen.recipes.schema import checked_options
 from mssgen.refiners.layouts import LICENCE, infer_options, is_vampnet, merged, to_native
 from mssgen.refiners.masked_transformer import (
     MaskedTransformer,
     MaskedTransformerOptions,
     codebook_vectors,
 )
-from mssgen.schema import checked_options
-from mssgen.tensor_files import save_tensors
 
 ARCHITECTURE = "masked_transformer"
 _VAMPNET_DECODER = "mrf"  # that of no other codec

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from mssgen.codecs.base import Codec
 from mssgen.errors import UsageError
-from mssgen.schema import Codebooks, CodebookSize, Width
+from mssgen.recipes.schema import Codebooks, CodebookSize, Width
 
 # Distances in frames from which a new bucket of the position bias begins: one each up to 8, then
 # two an octave, 8 * 16^(k / 8) rounded up; beyond the last all share one.

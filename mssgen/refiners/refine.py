@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mssgen.chunking import align
 from mssgen.codecs.base import Codec, Codes
 from mssgen.errors import UsageError
 from mssgen.refiners.masked_transformer import MaskedTransformer
@@ -26,6 +25,7 @@ from mssgen.refiners.masking import apply_mask, hide_codebooks_from
 from mssgen.refiners.noise import FrameNoise
 from mssgen.refiners.sampling import Guide, SamplingOptions, sample
 from mssgen.refiners.windows import Piece, Window, cells, fill_pieces, fill_stream
+from mssgen.streams import align
 
 Mode = Literal["c2f", "coarse+c2f"]
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mssgen.chunking import SlidingReader
+from mssgen.streams import SlidingReader
 
 _MARGIN = 8  # a margin is that part of a window
 

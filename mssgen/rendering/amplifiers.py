@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.signal import butter, oaconvolve, resample_poly, sosfilt
 
-from mssgen.audio import open_source, resample
-from mssgen.training.augment import level
+from mssgen.audio.levels import level
+from mssgen.audio.reading import open_source
+from mssgen.audio.resampling import resample
 
 SAMPLE_RATE = 44100
 Audio = NDArray[np.float32]

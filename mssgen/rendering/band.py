@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mssgen.audio.levels import level
 from mssgen.errors import UsageError
 from mssgen.rendering.amplifiers import amplify, drum_bus
 from mssgen.rendering.drum_hits import choked, is_snare, kit_notes, midi_velocity, without_snares
@@ -28,7 +29,6 @@ from mssgen.rendering.midi import (
 from mssgen.rendering.recipe import Recorded, RecordedSource
 from mssgen.rendering.sampler import Note, Sampler
 from mssgen.rendering.sfz import Instrument, by_pitch, load_sfz
-from mssgen.training.augment import level
 
 Audio = NDArray[np.float32]
 _GUITARS = range(24, 32)

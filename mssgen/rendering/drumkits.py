@@ -10,7 +10,8 @@ from xml.etree import ElementTree
 import numpy as np
 from numpy.typing import NDArray
 
-from mssgen.audio import open_source, resample
+from mssgen.audio.reading import open_source
+from mssgen.audio.resampling import resample
 from mssgen.errors import AudioError, MssgenError
 from mssgen.library.stems import to_channels
 from mssgen.rendering.midi import DrumHit

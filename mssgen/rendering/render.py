@@ -9,18 +9,18 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from mssgen import __version__
-from mssgen.encoding import Encoding
+from mssgen.audio.encodings import Encoding
+from mssgen.audio.levels import level_db
+from mssgen.audio.writing import StemWriter
 from mssgen.errors import MssgenError, UsageError
 from mssgen.events import Done, Event, Failed, Hook, Warned, Written, ignore
 from mssgen.files import is_there, reported, whole_folder
+from mssgen.jobs.workers import end_with_parent
 from mssgen.rendering import manifest
 from mssgen.rendering.planning import Plan, Song, Sounds, plan_songs
 from mssgen.rendering.recipe import RenderRecipe
 from mssgen.rendering.songs import Rendered, Unsuitable, render_song
 from mssgen.rendering.treatment import SAMPLE_RATE
-from mssgen.stem_writer import StemWriter
-from mssgen.training.augment import level_db
-from mssgen.workers import end_with_parent
 
 _ENCODING = Encoding("flac", "16")
 _MAX_JOBS = 256

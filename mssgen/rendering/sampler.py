@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mssgen.audio import open_source, resample
+from mssgen.audio.reading import open_source
+from mssgen.audio.resampling import resample
 from mssgen.library.stems import to_channels
 from mssgen.rendering.sfz import Instrument, Region
 

@@ -9,7 +9,7 @@ from xml.sax.saxutils import escape
 import numpy as np
 from numpy.typing import NDArray
 
-from mssgen.audio import resample
+from mssgen.audio.resampling import resample
 from mssgen.errors import MssgenError, UsageError
 from mssgen.leftovers import scratch_folder
 from mssgen.rendering.accompaniments import Chord, Draft

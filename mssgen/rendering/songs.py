@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mssgen.audio.levels import level, level_db
+from mssgen.checkpoints.registry import STEMS
 from mssgen.errors import MssgenError
-from mssgen.registry import STEMS
 from mssgen.rendering import openmpt
 from mssgen.rendering.accompaniments import draft_song, generate
 from mssgen.rendering.band import Played, play_band
@@ -22,7 +23,6 @@ from mssgen.rendering.recipe import Instruments, Modules, RenderOptions, RenderR
 from mssgen.rendering.singing import SINGER, draw_voice, sing
 from mssgen.rendering.synthesis import balanced, fluidsynth_version, render_groups
 from mssgen.rendering.treatment import SAMPLE_RATE, treat
-from mssgen.training.augment import level, level_db
 
 Audio = NDArray[np.float32]
 _HEARD_DB = -60.0

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mssgen.audio import open_source
+from mssgen.audio.levels import level
+from mssgen.audio.reading import open_source
 from mssgen.leftovers import scratch_folder
 from mssgen.rendering.drumkits import DrumKit
 from mssgen.rendering.fetch import find_tool, run_tool
 from mssgen.rendering.midi import MidiFile, count_notes, drum_hits
-from mssgen.training.augment import level
 
 SAMPLE_RATE = 44100
 _GAIN = "0.4"

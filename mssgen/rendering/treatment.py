@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d, minimum_filter1d
 from scipy.signal import lfilter, oaconvolve, sosfilt
 
+from mssgen.audio.levels import level
 from mssgen.errors import UsageError
-from mssgen.training.augment import level
 
 SAMPLE_RATE = 44100
 Audio = NDArray[np.float32]

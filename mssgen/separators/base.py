@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from mssgen.levels import LoudLevel
+from mssgen.audio.levels import LoudLevel
 from mssgen.separators.offset import RestLevel
 
 # Songs keep far more of their level in mono; only what nearly cancels is below it.
@@ -41,7 +41,7 @@ class Level:
     is_mono: Tensor
     """[B] bool, whether its channels are equal throughout."""
     loud: float = 0.0
-    """Level of the loud parts of all channels (`mssgen.levels.LoudLevel`)."""
+    """Level of the loud parts of all channels (`mssgen.audio.levels.LoudLevel`)."""
 
     @property
     def is_silent(self) -> bool:

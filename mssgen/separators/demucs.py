@@ -18,17 +18,17 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from mssgen.checkpoints import ResolvedModel
-from mssgen.chunking import align, overlap_add
+from mssgen.checkpoints.formats import Checkpoint, read_checkpoint
+from mssgen.checkpoints.resolving import ResolvedModel
 from mssgen.devices import DTYPES, choose_precision
 from mssgen.errors import CheckpointError, OutOfMemoryError, UsageError
-from mssgen.formats import Checkpoint, read_checkpoint
 from mssgen.memory import is_out_of_memory
 from mssgen.separators.base import Level, Network, measure_level
 from mssgen.separators.htdemucs import HTDemucs
 from mssgen.separators.htdemucs_state import HTDemucsConfig, check_unet
 from mssgen.separators.original import OriginalNetwork
 from mssgen.separators.original_options import DemucsOptions, HTDemucsOptions, demucs_options
+from mssgen.streams import align, overlap_add
 
 # Options of the original HTDemucs that our network assumes; any other value goes to the original.
 _ASSUMED = {

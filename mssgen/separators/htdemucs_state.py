@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mssgen.errors import CheckpointError
-from mssgen.schema import Channels, Layers, SampleRate, Scale, StemName, Width
+from mssgen.recipes.schema import Channels, Layers, SampleRate, Scale, StemName, Width
 
 Shapes = Iterator[tuple[str, tuple[int, ...]]]
 StemNames = Annotated[tuple[StemName, ...], Field(strict=False, min_length=1, max_length=64)]

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mssgen.blueprints import blueprint, misfit
+from mssgen.checkpoints.blueprints import blueprint, misfit
 from mssgen.errors import CheckpointError
 
 # What torch says where tensors do not fit one another.

@@ -5,9 +5,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from mssgen.checkpoints.formats import Checkpoint
 from mssgen.errors import CheckpointError
-from mssgen.formats import Checkpoint
-from mssgen.schema import Channels, SampleRate, Scale, Share, Width, checked_options
+from mssgen.recipes.schema import Channels, SampleRate, Scale, Share, Width, checked_options
 from mssgen.separators.htdemucs_state import (
     Depth,
     HTDemucsConfig,

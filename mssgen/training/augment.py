@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mssgen.audio.levels import level
 from mssgen.errors import UsageError
 
 AUGMENTED = "~augmented-"
@@ -100,13 +101,3 @@ def add_noise(
     """
     noise = numbers.standard_normal(audio.shape, dtype=np.float32)
     return audio + noise * np.float32(level(audio) * 10 ** (noise_db / 20))
-
-
-def level(audio: NDArray[np.float32]) -> float:
-    """Root mean square of [C, T]."""
-    return float(np.sqrt(np.mean(np.square(audio, dtype=np.float64)))) if audio.size else 0.0
-
-
-def level_db(audio: NDArray[np.float32]) -> float:
-    """Root mean square in dB of full scale; -inf for silence."""
-    return 20 * float(np.log10(value)) if (value := level(audio)) else -np.inf

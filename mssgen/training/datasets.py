@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from mssgen.audio.levels import level_db
 from mssgen.errors import UsageError
 from mssgen.library.stems import (
     MIXTURE,
@@ -29,14 +30,7 @@ from mssgen.library.stems import (
     open_library,
     read_sum,
 )
-from mssgen.training.augment import (
-    AUGMENTED,
-    NO_CHANGE,
-    Augmentation,
-    add_noise,
-    draw_change,
-    level_db,
-)
+from mssgen.training.augment import AUGMENTED, NO_CHANGE, Augmentation, add_noise, draw_change
 from mssgen.training.pairs import open_pairs, paired
 from mssgen.training.task import Batch
 

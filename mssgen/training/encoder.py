@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mssgen.checkpoints import resolve
+from mssgen.checkpoints.registry import REGISTRY
+from mssgen.checkpoints.resolving import resolve
 from mssgen.codecs.base import Codec
 from mssgen.codecs.loading import load_codec
 from mssgen.codecs.stem_codec import StemCodec
@@ -21,7 +22,6 @@ from mssgen.codecs.stem_encoder import Prediction, StemEncoder, StemEncoderOptio
 from mssgen.codecs.stem_encoder_files import load_stem_encoder, save_stem_encoder
 from mssgen.errors import UsageError
 from mssgen.recipes.sections import from_section
-from mssgen.registry import REGISTRY
 from mssgen.training import encoder_losses as losses
 from mssgen.training.balancer import Balancer
 from mssgen.training.encoder_options import LossOptions

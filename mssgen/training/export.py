@@ -11,11 +11,11 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from mssgen import __version__
-from mssgen.checkpoints import SCHEME
+from mssgen.checkpoints.folders import TRAINING, new_folder
+from mssgen.checkpoints.resolving import SCHEME
+from mssgen.checkpoints.shrinking import Storage, round_to, store_smaller
 from mssgen.errors import CheckpointError, UsageError
-from mssgen.folders import TRAINING, new_folder
 from mssgen.library.stems import PAIRS_MANIFEST
-from mssgen.quantization import Storage, round_to, store_smaller
 from mssgen.training.logs import METRICS
 from mssgen.training.recipes import Recipe
 from mssgen.training.run import (

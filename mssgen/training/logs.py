@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mssgen.encoding import Encoding
+from mssgen.audio.encodings import Encoding
+from mssgen.audio.writing import StemWriter
 from mssgen.errors import MssgenError
 from mssgen.extras import install
 from mssgen.files import reported, whole_file
-from mssgen.stem_writer import StemWriter
 
 METRICS = "metrics.jsonl"
 _N_FFT = 1024

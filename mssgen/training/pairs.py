@@ -17,22 +17,22 @@ from pathlib import Path
 from typing import Any
 
 from mssgen import __version__
-from mssgen.batch import WriteOptions, separate_files
-from mssgen.checkpoints import ResolvedModel, resolve
-from mssgen.encoding import Encoding
+from mssgen.audio.encodings import Encoding
+from mssgen.audio.writing import StemWriter
+from mssgen.checkpoints.formats import WEIGHTS
+from mssgen.checkpoints.resolving import ResolvedModel, resolve
 from mssgen.errors import MssgenError, UsageError
 from mssgen.events import Done, Event, Failed, Hook, ignore
 from mssgen.files import is_there, reported, safe_target, sha256_of, whole_file
-from mssgen.formats import WEIGHTS
+from mssgen.inputs.names import as_on_disk, composed
+from mssgen.inputs.tracks import Track
+from mssgen.jobs.batch import WriteOptions, separate_files
 from mssgen.leftovers import holds_nothing, scratch_folder
 from mssgen.library.excerpts import Excerpt, excerpts
 from mssgen.library.stems import MIXTURE, PAIRS_MANIFEST, Library, SoundFile, StemFile, TrackStems
-from mssgen.names import as_on_disk, composed
 from mssgen.outputs import OutputPlan, plan_outputs
 from mssgen.pipeline import load_separator
 from mssgen.separators.base import Separator
-from mssgen.stem_writer import StemWriter
-from mssgen.tracks import Track
 
 FORMAT_VERSION = 1
 _ENCODING = Encoding("wav", "32f")

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mssgen.checkpoints import SCHEME, resolve
+from mssgen.checkpoints.registry import REGISTRY
+from mssgen.checkpoints.resolving import SCHEME, resolve
 from mssgen.codecs.base import Codec
 from mssgen.codecs.loading import load_codec
 from mssgen.codecs.stem_encoder import StemEncoder
@@ -28,7 +29,6 @@ from mssgen.refiners.masked_transformer import MaskedTransformer
 from mssgen.refiners.masking import apply_mask, hide_codebooks_from, hide_for_training
 from mssgen.refiners.noise import FrameNoise
 from mssgen.refiners.sampling import SamplingOptions, sample
-from mssgen.registry import REGISTRY
 from mssgen.training.code_pairs import CodePair, CodePairs
 from mssgen.training.datasets import DataOptions
 from mssgen.training.lora import add_low_rank, merged_state

@@ -23,11 +23,11 @@ from torch import nn
 from torch.optim import Optimizer
 
 from mssgen import __version__
+from mssgen.checkpoints.pickles import read_pickle
+from mssgen.checkpoints.tensor_files import save_pickle, save_tensors
 from mssgen.errors import CheckpointError, UsageError
 from mssgen.files import remove_folder, reported, whole_file, whole_folder
 from mssgen.leftovers import Lock, holds_nothing, is_leftover
-from mssgen.pickles import read_pickle
-from mssgen.tensor_files import save_pickle, save_tensors
 from mssgen.training.task import Task
 
 RUN = "run.json"

@@ -8,8 +8,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from mssgen.checkpoints.tensor_files import save_tensors
 from mssgen.files import whole_file
-from mssgen.tensor_files import save_tensors
 
 
 class TargetCache:

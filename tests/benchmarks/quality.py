@@ -15,7 +15,7 @@ import soundfile as sf
 from numpy.typing import NDArray
 
 import mssgen
-from mssgen.checkpoints import embedded_checkpoint
+from mssgen.checkpoints.resolving import embedded_checkpoint
 
 
 def sdr_db(reference: NDArray[np.float32], estimate: NDArray[np.float32]) -> float:

@@ -23,8 +23,8 @@ import numpy as np
 import soundfile as sf
 import torch
 
-from mssgen.checkpoints import embedded_checkpoint
-from mssgen.formats import read_checkpoint
+from mssgen.checkpoints.formats import read_checkpoint
+from mssgen.checkpoints.resolving import embedded_checkpoint
 
 EXCERPT = Path(__file__).parents[1] / "data" / "excerpt.flac"
 STEMS = ("drums", "bass", "other", "vocals")

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mssgen.audio import AudioSource, fit_length, open_source, resample
-from mssgen.encoding import Encoding
+from mssgen.audio.encodings import Encoding
+from mssgen.audio.reading import AudioSource, open_source
+from mssgen.audio.resampling import fit_length, resample
+from mssgen.audio.writing import StemWriter
 from mssgen.evaluation.loudness import integrated_lufs
-from mssgen.stem_writer import StemWriter
 
 Audio = NDArray[np.float32]
 
@@ -93,7 +94,7 @@ def _read(source: AudioSource, start_s: float, n_samples: int, rate: int) -> Aud
     n_own = -(-n_samples * own_rate // rate)
     block = source.segment(round(start_s * own_rate), n_own)
     if len(block) > 2:
-        from mssgen.channels import downmixed
+        from mssgen.audio.channels import downmixed
 
         block = downmixed(block, source.info.layout)
     # What is no sound (NaN) was reported by the evaluation; a page must not fail for it.

@@ -13,7 +13,7 @@ from time import monotonic
 from typing import Any
 
 from mssgen import __version__
-from mssgen.audio import open_source
+from mssgen.audio.reading import open_source
 from mssgen.errors import AudioError, MssgenError, UsageError
 from mssgen.evaluation.base import Score
 from mssgen.evaluation.report import audio_files, pictures

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mssgen.checkpoints.registry import STEMS
 from mssgen.errors import MssgenError, UsageError
 from mssgen.evaluation.base import Score
 from mssgen.evaluation.records import EVALUATION, FORMAT_VERSION, read_scores
-from mssgen.registry import STEMS
 
 _METRIC_FIELDS = ("name", "title", "unit", "better", "aggregate", "definition", "group")
 

@@ -11,7 +11,7 @@ import numpy as np
 import soundfile as sf
 
 import mssgen
-from mssgen.audio import open_source
+from mssgen.audio.reading import open_source
 from mssgen.evaluation.base import Audio
 from mssgen.library.stems import MIXTURE, TrackStems, open_library
 from mssgen.separators.base import Separator
@@ -132,7 +132,7 @@ class SongSet:
 
     @cached_property
     def _separated_stems(self) -> tuple[str, ...]:
-        from mssgen.registry import lookup
+        from mssgen.checkpoints.registry import lookup
 
         return lookup(SEPARATOR, "separate").stems
 

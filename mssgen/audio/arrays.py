@@ -1,0 +1,50 @@
+"""What users have as samples and rates, made into what the library computes with."""
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mssgen.audio.reading import MAX_RATE, MIN_RATE
+from mssgen.errors import UsageError
+
+
+def as_rate(rate: object) -> int:
+    """A sample rate in Hz from a number of any type; UsageError for what is not one."""
+    if rate is None:
+        raise UsageError("samples need their rate: separate(samples, sample_rate)")
+    try:
+        # Words are left out: "44100" is more likely a slip than a rate.
+        number = math.nan if isinstance(rate, str | bytes) else float(rate)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        number = math.nan
+    if not number.is_integer():  # nor are NaN and infinity
+        raise UsageError(f"sample_rate {rate!r:.80} must be a whole number of Hz, such as 44100")
+    if number < MIN_RATE or number > MAX_RATE:
+        raise UsageError(f"sample_rate {rate} is out of range; use {MIN_RATE} to {MAX_RATE} Hz")
+    return int(number)
+
+
+def as_samples(samples: object) -> NDArray[np.float32]:
+    """Samples [C, T] fp32 from floats [C, T] or [T], in memory order and writable.
+
+    Takes arrays of any strides and byte order, read-only ones, tensors on any device, and lists.
+    Raises UsageError for other numbers than floats, because only those say what full scale is.
+    """
+    try:
+        if isinstance(samples, torch.Tensor):
+            tensor = samples.detach().cpu().resolve_conj().resolve_neg()
+            samples = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+        array = np.asarray(samples)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UsageError(f"samples must be an array [C, T] of floats: {error}") from error
+    if array.dtype.kind != "f":
+        cure = " (divide 16-bit integers by 32768)" if array.dtype.kind in "iu" else ""
+        raise UsageError(
+            f"samples must be floats with full scale at 1, not {array.dtype}{cure}: convert them"
+        )
+    if array.ndim not in (1, 2) or not array.size:
+        raise UsageError(f"samples must be [C, T] and not empty, not {list(array.shape)}")
+    with np.errstate(over="ignore"):  # infinite samples are told where they are
+        return np.require(np.atleast_2d(array), np.float32, ["C", "W"])

@@ -1,0 +1,101 @@
+"""Sizes in the headers of WAV and CAF files that say less than the file holds.
+
+A recorder that crashed leaves 0; one that passed 4 GiB leaves the rest of a division by 2^32; what
+was written to a pipe says -1. The samples are there all the same.
+"""
+
+import struct
+from collections.abc import Iterator
+
+from mssgen.audio.containers.byte_views import patched
+from mssgen.audio.containers.file_layout import Bytes, Layout, Part, cut_short
+
+_UNKNOWN = 0xFFFFFFFF
+# More than this behind a wrapped size is not a list of tags.
+_MAX_EXTRA_BYTES = 2**25
+_TAGS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICSBEGIN")
+
+
+def scan_wav(data: Bytes) -> Layout | None:
+    """The whole of a WAV file whose data are longer than their size says; None: it is in order."""
+    if data[:4] != b"RIFF" or data[8:12] != b"WAVE":
+        return None
+    for name, start, size in _chunks(data):
+        if name != b"data":
+            continue
+        n_held = len(data) - start
+        if size == 0 and n_held > 8 and not _is_chunk(data, start):
+            loss = "has a header that says 0 samples, as a recorder leaves that was stopped early"
+            return Layout((_whole(data, start),), (f"{loss}: its end may be missing",))
+        n_beyond = n_held - size
+        if n_beyond >= 2**32 and n_beyond % 2**32 <= _MAX_EXTRA_BYTES:
+            n_bytes = size + n_beyond // 2**32 * 2**32
+            return Layout((_whole(data, start, n_bytes),))
+        if size == _UNKNOWN:
+            return Layout((_whole(data, start),)) if n_held > _UNKNOWN else None
+        after = start + size + size % 2
+        rest = data[after : after + 64]
+        is_sound = n_beyond > 4096 and not _is_chunk(data, after) and not rest.startswith(_TAGS)
+        if is_sound and any(data[after : after + 2**16]):
+            return Layout(
+                (Part((range(len(data)),)),),
+                (f"holds {n_beyond} bytes behind the sound that its header declares, not read",),
+            )
+        return None
+    return None
+
+
+def _whole(data: Bytes, start: int, n_bytes: int | None = None) -> Part:
+    """The file with a data chunk of `n_bytes` from byte `start`; None: to the end of the file.
+
+    Over 4 GiB it becomes RF64 (EBU Tech 3306).
+    """
+    n_bytes = len(data) - start if n_bytes is None else n_bytes
+    stop = start + n_bytes
+    if n_bytes < _UNKNOWN - start:
+        riff, size = (struct.pack("<I", n) for n in (stop - 8, n_bytes))
+        return Part((b"RIFF", riff, range(8, start - 4), size, range(start, stop)))
+    unknown = struct.pack("<I", _UNKNOWN)
+    sizes = struct.pack("<4sIQQQI", b"ds64", 28, stop + 28, n_bytes, 0, 0)
+    head = b"RF64" + unknown + b"WAVE" + sizes
+    return Part((head, range(12, start - 4), unknown, range(start, stop)))
+
+
+def _chunks(data: Bytes) -> Iterator[tuple[bytes, int, int]]:
+    """(name, first byte of the content, size that is declared)."""
+    position = 12
+    while position + 8 <= len(data):
+        name, size = struct.unpack("<4sI", data[position : position + 8])
+        yield name, position + 8, size
+        position += 8 + size + size % 2
+
+
+def _is_chunk(data: Bytes, position: int) -> bool:
+    """Whether a chunk that fits into the file begins here, or the file ends."""
+    head = data[position : position + 8]
+    if len(head) < 8:
+        return True
+    name, size = struct.unpack("<4sI", head)
+    return all(32 <= byte < 127 for byte in name) and position + 8 + size <= len(data) + 1
+
+
+def scan_caf(data: Bytes) -> Layout | None:
+    """A CAF file with the size of the data that it holds; None: the size is right."""
+    position, bytes_per_s = 8, 0.0
+    while data[:4] == b"caff" and position + 12 <= len(data):
+        name, size = struct.unpack(">4sq", data[position : position + 12])
+        n_held = len(data) - position - 12
+        if name == b"desc" and n_held >= 32:
+            rate, _, _, n_bytes, n_samples = struct.unpack(
+                ">d4sIII", data[position + 12 : position + 36]
+            )
+            bytes_per_s = n_bytes / max(1, n_samples) * rate
+        if name == b"data" and (size == -1 or (size > n_held and bytes_per_s)):
+            part = Part(patched((range(len(data)),), position + 4, struct.pack(">q", n_held)))
+            if size == -1:
+                return Layout((part,))
+            return Layout((part,), (cut_short(n_held / bytes_per_s, size / bytes_per_s),))
+        if size < 0:
+            return None
+        position += 12 + size
+    return None

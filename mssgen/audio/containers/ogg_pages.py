@@ -1,0 +1,217 @@
+"""The pages of Ogg files: what is whole, and which streams follow each other (RFC 3533, RFC 7845).
+
+Radio recordings and joined files are chains of streams, each with its own headers; libsndfile
+reads the first one. A page whose checksum is wrong is left out, as libogg does.
+"""
+
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from mssgen.audio.containers.byte_views import Piece
+from mssgen.audio.containers.file_layout import Bytes, Layout, Part, damaged, told
+
+_HEADER_BYTES = 27
+_MAX_SEGMENTS = 255
+_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+_OPUS_RATE = 48_000
+# First bytes of a stream's first packet, and how many packets head it before its sound.
+_SOUND_KINDS = {b"\x01vorbis": 3, b"OpusHead": 2, b"\x7fFLAC": 0, b"Speex   ": 2}
+NO_END = "has no end mark: it may be cut short"
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page that is whole."""
+
+    start: int
+    stop: int
+    flags: int
+    position: int
+    """Of the last packet that ends here, in samples; -1 where none does."""
+    serial: int
+    number: int
+    body: int
+    """Where its packets begin."""
+
+    @property
+    def is_first(self) -> bool:
+        return bool(self.flags & 2)
+
+    @property
+    def is_last(self) -> bool:
+        return bool(self.flags & 4)
+
+
+@dataclass
+class _Link:
+    """One stream of sound of a chain."""
+
+    kind: bytes
+    serial: int
+    first: Page
+    pages: list[Page] = field(default_factory=list)
+    holes: list[int] = field(default_factory=list)
+    """Indices of the pages before which others are lost."""
+
+
+def checksum(page: bytes) -> int:
+    """Of a page whose own checksum is set to zero: CRC-32, not reflected, without inversions."""
+    reflected = zlib.crc32(page.translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return int(f"{reflected:032b}"[::-1], 2)
+
+
+def pages(data: Bytes) -> Iterator[Page]:
+    """The pages that are whole, in order; what lies between them is passed over."""
+    position = 0
+    while (position := data.find(b"OggS", position)) >= 0:
+        page = _parse(data, position)
+        if page is not None:
+            yield page
+        position = position + 4 if page is None else page.stop
+
+
+def _parse(data: Bytes, start: int) -> Page | None:
+    head = data[start : start + _HEADER_BYTES + _MAX_SEGMENTS]
+    if len(head) < _HEADER_BYTES or head[4] != 0:
+        return None
+    body = start + _HEADER_BYTES + head[26]
+    stop = body + sum(head[_HEADER_BYTES : _HEADER_BYTES + head[26]])
+    if stop > len(data):
+        return None
+    whole = data[start:stop]
+    if checksum(whole[:22] + bytes(4) + whole[26:]) != int.from_bytes(whole[22:26], "little"):
+        return None
+    position = int.from_bytes(head[6:14], "little", signed=True)
+    serial, number = (int.from_bytes(head[i : i + 4], "little") for i in (14, 18))
+    return Page(start, stop, head[5], position, serial, number, body)
+
+
+def scan(data: Bytes) -> Layout | None:
+    """The parts of an Ogg file; None where it is one stream in order, or nothing that is known."""
+    links = _find_links(data)
+    if not links:
+        return None
+    is_plain = len(links) == 1 and not links[0].holes
+    parts: list[Part] = []
+    losses: list[str] = []
+    for link in links:
+        header = _true_header(data, link)
+        if header is None and is_plain:
+            return None
+        _add_parts(data, link, header, parts, losses)
+    if not links[-1].pages[-1].is_last:
+        losses.append(NO_END)
+    return Layout(tuple(parts), told(losses))
+
+
+def _find_links(data: Bytes) -> list[_Link]:
+    """The streams of sound, one after the other; of those that are mixed, the first."""
+    links: list[_Link] = []
+    is_in_headers = False
+    for page in pages(data):
+        if page.is_first:
+            start = data[page.body : page.body + 8]
+            kind = next((kind for kind in _SOUND_KINDS if start.startswith(kind)), None)
+            is_mixed = is_in_headers and links and links[-1].first.start != page.start
+            is_in_headers = True
+            if kind is not None and not (is_mixed and links[-1].pages):
+                links.append(_Link(kind, page.serial, page, [page]))
+            continue
+        is_in_headers = False
+        if not links or page.serial != links[-1].serial:
+            continue
+        pages_before = links[-1].pages
+        if page.number > pages_before[-1].number + 1:
+            links[-1].holes.append(len(pages_before))
+        pages_before.append(page)
+    return links
+
+
+def _true_header(data: Bytes, link: _Link) -> bytes | None:
+    """The first page of an Opus stream that claims another rate than 48 kHz, put right.
+
+    The rate in the header is that of the recording; all Opus decodes at 48 kHz (RFC 7845, 5.1).
+    """
+    page = bytearray(data[link.first.start : link.first.stop])
+    at = link.first.body - link.first.start + 12
+    rate = _OPUS_RATE.to_bytes(4, "little")
+    if link.kind != b"OpusHead" or page[at : at + 4] == rate:
+        return None
+    page[at : at + 4], page[22:26] = rate, bytes(4)
+    page[22:26] = checksum(bytes(page)).to_bytes(4, "little")
+    return bytes(page)
+
+
+def _add_parts(
+    data: Bytes, link: _Link, header: bytes | None, parts: list[Part], losses: list[str]
+) -> None:
+    """One part for each stretch of a stream without a hole."""
+    n_heads = _n_header_pages(data, link)
+    heads, rate = link.pages[:n_heads], _rate(data, link)
+    bounds = [n_heads, *(hole for hole in link.holes if hole > n_heads), len(link.pages)]
+    if any(hole <= n_heads for hole in link.holes) and n_heads < len(link.pages):
+        losses.append("is damaged near its start: some sound is missing")
+    last = 0
+    for first, stop in pairwise(bounds):
+        stretch = link.pages[first:stop]
+        if first > n_heads:
+            losses.append(damaged(last / rate, _n_lost(link, first) / rate))
+        last = max([last, *(page.position for page in stretch)])
+        ends_at = None if first == n_heads else last - _pre_skip(data, link)
+        pieces: list[Piece] = [header] if header is not None else []
+        shown = [*heads, *stretch][1 if header is not None else 0 :]
+        pieces += _joined(shown)
+        parts.append(Part(tuple(pieces), ends_at=ends_at))
+
+
+def _pre_skip(data: Bytes, link: _Link) -> int:
+    """Samples at the start of an Opus stream that are not played, but counted."""
+    head = data[link.first.body : link.first.body + 12]
+    return int.from_bytes(head[10:12], "little") if link.kind == b"OpusHead" else 0
+
+
+def _n_lost(link: _Link, first: int) -> int:
+    """About how many samples are lost before page `first`, by the positions around them."""
+    before = max(page.position for page in link.pages[:first])
+    found = [page.position for page in link.pages[first:] if page.position >= 0]
+    if not found:
+        return 0
+    n_pages = link.pages[first].number - link.pages[first - 1].number - 1
+    # The pages before it and itself share what lies between the two positions.
+    return max(0, (found[0] - before) * n_pages // (n_pages + 1))
+
+
+def _rate(data: Bytes, link: _Link) -> int:
+    """Samples per second of the positions."""
+    head = data[link.first.body : link.first.body + 64]
+    if link.kind == b"\x01vorbis":
+        return int.from_bytes(head[12:16], "little") or _OPUS_RATE
+    if link.kind == b"\x7fFLAC":
+        return int.from_bytes(head[27:30], "big") >> 4 or _OPUS_RATE
+    if link.kind == b"Speex   ":
+        return int.from_bytes(head[36:40], "little") or _OPUS_RATE
+    return _OPUS_RATE
+
+
+def _n_header_pages(data: Bytes, link: _Link) -> int:
+    """How many pages hold the headers, by the packets that end in them."""
+    n_packets = 0
+    for index, page in enumerate(link.pages):
+        if page.position > 0 or n_packets >= _SOUND_KINDS[link.kind] > 0:
+            return index
+        table = data[page.start + _HEADER_BYTES : page.body]
+        n_packets += sum(lacing < 255 for lacing in table)
+    return len(link.pages)
+
+
+def _joined(shown: list[Page]) -> list[range]:
+    """Ranges of the file, those that touch as one."""
+    ranges: list[range] = []
+    for page in shown:
+        if ranges and ranges[-1].stop == page.start:
+            ranges[-1] = range(ranges[-1].start, page.stop)
+        else:
+            ranges.append(range(page.start, page.stop))
+    return ranges

@@ -1,0 +1,137 @@
+"""From a sound file to the parts that libsndfile reads, and their samples."""
+
+import mmap
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile as sf
+from numpy.typing import NDArray
+
+from mssgen.audio.containers import flac_frames, mp3_frames, ogg_pages
+from mssgen.audio.containers.byte_views import ByteView
+from mssgen.audio.containers.file_layout import Bytes, Layout, Part
+from mssgen.audio.containers.header_sizes import scan_caf, scan_wav
+
+# What soundfile raises on damaged files: its own errors, and slips of its checks.
+DECODE_ERRORS = (sf.SoundFileError, OSError, RuntimeError, TypeError, ValueError, AssertionError)
+# What libsndfile gives for the length of a stream is more than this.
+UNDECLARED = 2**62
+_FLAC_BLOCK = 4096
+# Xing headers round to frames, and decoders have a delay.
+_MPEG_TOLERANCE = 2 * 1152
+_MPEG_STARTS = (b"ID3", b"TAG", b"APETAGEX")
+_SCANS: tuple[tuple[bytes, Callable[[Bytes], Layout | None]], ...] = (
+    (b"OggS", ogg_pages.scan),
+    (b"fLaC", flac_frames.scan),
+    (b"RIFF", scan_wav),
+    (b"caff", scan_caf),
+)
+
+
+class DecodeError(Exception):
+    """A part ended before its declared end, or the decoder failed there."""
+
+    def __init__(self, n_samples: int, n_declared: int, *, is_failure: bool) -> None:
+        super().__init__(f"after {n_samples} of {n_declared} samples")
+        self.n_samples = n_samples
+        """What was read before."""
+        self.n_declared = n_declared
+        self.is_failure = is_failure
+
+
+class SoundStream(sf.SoundFile):  # type: ignore[misc]
+    """A sound file that is read from its start; no seeking, which fails at ends that are wrong."""
+
+    def seekable(self) -> bool:
+        return False
+
+
+def mapped(path: Path) -> "mmap.mmap | bytes":
+    """The bytes of a file, without reading them all."""
+    with open(path, "rb") as file:
+        if not os.fstat(file.fileno()).st_size:
+            return b""
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def find_layout(path: Path, *, is_thorough: bool = False) -> Layout | None:
+    """How to read a file that is damaged, joined or has a wrong header; None: as it is.
+
+    `is_thorough` also finds FLAC files joined to others, for which the whole file is searched.
+    """
+    data = mapped(path)
+    for start, scan in _SCANS:
+        if data[:4] == start:
+            found = flac_frames.layout if is_thorough and start == b"fLaC" else scan
+            return found(data)
+    if data[:8].startswith(_MPEG_STARTS) or mp3_frames.parse_header(data[:4]) is not None:
+        return mp3_frames.scan(data)
+    return None
+
+
+def open_stream(stack: ExitStack, path: Path, part: Part | None) -> sf.SoundFile:
+    """A part of a file, or the file as it is; raises `DECODE_ERRORS`."""
+    if part is None:
+        return stack.enter_context(SoundStream(os.fsencode(path)))
+    return stack.enter_context(SoundStream(stack.enter_context(ByteView(path, part.pieces))))
+
+
+def decode_part(path: Path, part: Part | None, block_samples: int) -> Iterator[NDArray[np.float32]]:
+    """Yield the samples of a part as blocks [C, T'], T' at most `block_samples`.
+
+    Raises DecodeError where it ends early, after the last good block.
+    """
+    with ExitStack() as stack:
+        try:
+            file = open_stream(stack, path, part)
+        except DECODE_ERRORS as error:
+            raise DecodeError(0, 0, is_failure=True) from error
+        limit = part.n_samples if part is not None else None
+        n_declared = file.frames if file.frames < UNDECLARED else 0
+        # Reads that are frames: what is read before a bad frame is not lost with it.
+        step = _flac_block(path, part) if file.format == "FLAC" else block_samples
+        if file.format == "FLAC" and limit is None and n_declared:
+            limit = n_declared  # what stands behind the last frame would spoil it
+        for block in _read(file, n_declared, limit, min(step, block_samples), block_samples):
+            yield np.ascontiguousarray(block.T)
+
+
+def _flac_block(path: Path, part: Part | None) -> int:
+    """Samples of a frame of FLAC."""
+    size = path.stat().st_size
+    with ByteView(path, (range(size),) if part is None else part.pieces) as view:
+        head = view.read(2**12)
+    info = flac_frames.stream_info(head, max(0, head.find(b"fLaC")))
+    return _FLAC_BLOCK if info is None else info.block_samples or _FLAC_BLOCK
+
+
+def _read(
+    file: sf.SoundFile, n_declared: int, limit: int | None, step: int, block_samples: int
+) -> Iterator[NDArray[np.float32]]:
+    """Blocks [T', C] of several reads of `step` samples."""
+    n_read, waiting = 0, list[NDArray[np.float32]]()
+    failure: Exception | None = None
+    while limit is None or n_read < limit:
+        try:
+            n_wanted = step if limit is None else min(step, limit - n_read)
+            block: Any = file.read(n_wanted, dtype="float32", always_2d=True)
+        except DECODE_ERRORS as error:
+            failure = error
+            break
+        if not len(block):
+            break
+        n_read += len(block)
+        waiting.append(block)
+        if sum(map(len, waiting)) + step > block_samples:
+            yield np.concatenate(waiting)
+            waiting.clear()
+    if waiting:
+        yield np.concatenate(waiting)
+    n_declared = n_declared if limit is None else limit
+    tolerance = _MPEG_TOLERANCE if file.subtype.startswith("MPEG") else 0
+    if n_read < n_declared - tolerance or (failure is not None and not n_declared):
+        raise DecodeError(n_read, n_declared, is_failure=failure is not None) from failure

@@ -1,0 +1,47 @@
+"""Between sample rates, in blocks, to the exact length."""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import soxr
+from numpy.typing import NDArray
+
+BLOCK_SAMPLES = 2**16
+
+
+def resample(
+    blocks: Iterable[NDArray[np.float32]], n_channels: int, in_rate: int, out_rate: int
+) -> Iterator[NDArray[np.float32]]:
+    """Resample blocks [C, T'] from `in_rate` to `out_rate` (Hz), without shifting them in time.
+
+    The whole has T * out_rate / in_rate samples to within one; see `fit_length`.
+    """
+    if in_rate == out_rate:
+        yield from blocks
+        return
+    stream = soxr.ResampleStream(in_rate, out_rate, n_channels, dtype="float32", quality="HQ")
+    for block in blocks:
+        yield np.ascontiguousarray(stream.resample_chunk(np.ascontiguousarray(block.T)).T)
+    end = np.zeros((0, n_channels), np.float32)
+    yield np.ascontiguousarray(stream.resample_chunk(end, last=True).T)
+
+
+def fit_length(
+    blocks: Iterable[NDArray[np.float32]], n_channels: int, n_samples: int
+) -> Iterator[NDArray[np.float32]]:
+    """Yield exactly `n_samples` in all from blocks [C, T']: the end is cut or padded with zeros."""
+    n_left = n_samples
+    for block in blocks:
+        if n_left == 0:
+            return
+        yield block[:, :n_left]
+        n_left -= min(n_left, block.shape[1])
+    while n_left:
+        n_zeros = min(n_left, BLOCK_SAMPLES)
+        yield np.zeros((n_channels, n_zeros), np.float32)
+        n_left -= n_zeros
+
+
+def out_samples(n_samples: int, in_rate: int, out_rate: int) -> int:
+    """The length at another rate, rounded to the nearest sample."""
+    return (2 * n_samples * out_rate + in_rate) // (2 * in_rate)

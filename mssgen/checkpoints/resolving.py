@@ -1,0 +1,278 @@
+"""From what the user typed to checkpoint files: a path, `weights/`, the hub's cache, the hub.
+
+`resolve` finds the files, `read_checkpoint` (in `formats`) reads one. A bare word that is a name of
+the registry means that model even if a folder of the same name lies around (Demucs makes such
+folders for its output); write `./name` for the folder. `hf://OWNER/NAME` is a checkpoint folder of
+anyone's on the hub.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mssgen.checkpoints.formats import (
+    CONFIG,
+    EMBEDDED_CODEC,
+    STAGE_OF,
+    WEIGHTS,
+    read_checkpoint,
+    read_json,
+    wrong_stage,
+)
+from mssgen.checkpoints.registry import REGISTRY, Bundle, RemoteFile, lookup
+from mssgen.errors import CheckpointError, UsageError, shown
+
+_PATH_SUFFIXES = (".th", ".pt", ".pth", ".ckpt", ".bin", ".pkl", ".safetensors", ".yaml", ".json")
+_MAX_MEMBERS = 64
+_MEMBER_SUFFIXES = (".th", ".safetensors")
+SCHEME = "hf://"
+_WORD = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
+_ADDRESS = re.compile(rf"hf://({_WORD}/{_WORD})(?:@([A-Za-z0-9][\w.-]*(?:/[\w-][\w.-]*)*))?", re.A)
+
+
+@dataclass(frozen=True)
+class ResolvedModel:
+    """Where a model's files are; a bag has several.
+
+    `stems_of` says for each path which stems to take from it (None: all). A stem that several
+    files give is their plain average.
+    """
+
+    name: str
+    bundle: Bundle | None
+    paths: tuple[Path, ...]
+    stems_of: tuple[tuple[str, ...] | None, ...]
+    where: str  # "path" | "embedded" | "cache" | "hub"
+    segment_s: float | None = None  # the bag's segment; it replaces the networks' own
+
+
+def embedded_dir() -> Path:
+    """The folder of checkpoints that ship with mssgen (it need not exist)."""
+    installed = Path(__file__).parent / "weights"
+    return installed if installed.is_dir() else Path(__file__).parents[1] / "weights"
+
+
+def embedded_checkpoint(name: str) -> Path | None:
+    """The shipped checkpoint folder called `name`, if there is one."""
+    folder = embedded_dir() / name
+    return folder if (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file() else None
+
+
+def resolve(
+    name_or_path: str,
+    *,
+    offline: bool = False,
+    progress: bool = False,
+    wanted_stems: Sequence[str] | None = None,
+    stage: str | None = None,
+) -> ResolvedModel:
+    """Find (and if need be download) the files of a model: a name, a path, or an hf:// address.
+
+    Of a bag only the members that `wanted_stems` needs. With `offline` nothing leaves the machine;
+    `progress` draws the hub's bar on standard error; a name must be that of a model of `stage`
+    (None: of any). Raises UsageError for an unknown name or stem, CheckpointError for files that
+    are missing, damaged or out of reach.
+    """
+    if name_or_path.startswith(SCHEME):
+        return _from_address(name_or_path, offline=offline, progress=progress, stage=stage)
+    if _is_path(name_or_path):
+        return _from_path(Path(name_or_path).expanduser(), wanted_stems)
+    bundle = lookup(name_or_path, stage)
+    if unknown := sorted(set(wanted_stems or ()) - set(bundle.stems)):
+        raise UsageError(
+            f"{bundle.name} has no stem '{unknown[0]}': it gives {', '.join(bundle.stems)}"
+        )
+    if (folder := embedded_checkpoint(bundle.name)) is not None:
+        return ResolvedModel(bundle.name, bundle, (folder,), (None,), "embedded", bundle.segment_s)
+    if not bundle.repo:
+        raise CheckpointError(
+            f"{bundle.name} should be in {embedded_dir() / bundle.name}: install mssgen again"
+        )
+
+    from mssgen.checkpoints import hub
+
+    members = bundle.members(frozenset(wanted_stems) if wanted_stems else None)
+    files = [bundle.files[index] for index in members]
+    is_cached = all(hub.cached(bundle, file) is not None for file in files)
+    return ResolvedModel(
+        bundle.name,
+        bundle,
+        tuple(hub.fetch(bundle, file, offline=offline, progress=progress) for file in files),
+        tuple(bundle.member_stems[i] if bundle.member_stems else None for i in members),
+        "cache" if is_cached else "hub",
+        bundle.segment_s,
+    )
+
+
+def parse_address(text: str) -> tuple[str, str | None]:
+    """(OWNER/NAME, REVISION or None) of an hf:// address; raises UsageError for anything else."""
+    found = _ADDRESS.fullmatch(text)
+    # The hub has no such names, and a revision may stand for a path in the cache.
+    if found is None or ".." in text or "--" in found[1] or len(text) > 300:
+        raise UsageError(
+            f"{text:.100} is no address of a model on the hub: write hf://OWNER/NAME, or "
+            "hf://OWNER/NAME@REVISION for a commit, tag or branch"
+        )
+    return found[1], found[2]
+
+
+def _from_address(
+    address: str, *, offline: bool, progress: bool, stage: str | None
+) -> ResolvedModel:
+    """A checkpoint folder on the hub; all of its files are taken from one commit."""
+    from mssgen.checkpoints import hub
+
+    repo, revision = parse_address(address)
+
+    def bundle_at(revision: str | None) -> Bundle:
+        return Bundle(
+            name=address,
+            stage=stage or "",
+            architecture="",
+            repo=repo,
+            revision=revision,
+            files=(),
+            stems=(),
+            sample_rate=0,
+            licence="",
+            licence_note="",
+            note="",
+            is_address=True,
+        )
+
+    fetch = partial(hub.fetch, offline=offline, progress=progress)
+    config_path = fetch(bundle_at(revision), RemoteFile(CONFIG))
+    folder = config_path.parent
+    config = read_json(config_path)
+    found = STAGE_OF.get(str(config.get("architecture"))) if "format_version" in config else None
+    if found is not None and stage not in (None, found):
+        raise CheckpointError(f"{address} {wrong_stage(found, stage or found)}")
+    bundle = bundle_at(folder.name)  # the hub's cache calls it by its commit
+    files = [_described(WEIGHTS, config)]
+    is_cached = hub.cached(bundle, files[0]) is not None
+    if found in ("enhance", "refine") and config.get("codec") == EMBEDDED_CODEC:
+        codec = fetch(bundle, RemoteFile(EMBEDDED_CODEC + CONFIG))
+        files.append(_described(EMBEDDED_CODEC + WEIGHTS, read_json(codec)))
+    for file in files:
+        fetch(bundle, file)
+    return ResolvedModel(address, None, (folder,), (None,), "cache" if is_cached else "hub")
+
+
+def _described(name: str, config: dict[str, Any]) -> RemoteFile:
+    """The file of weights beside a config.json, with the hash that it states."""
+    stated = config.get("sha256")
+    is_hash = isinstance(stated, str) and re.fullmatch(r"[0-9a-f]{64}", stated)
+    return RemoteFile(name, stated if is_hash else None)
+
+
+def _is_path(text: str) -> bool:
+    """Whether the user means a file or folder; such a thing is never looked up on the hub."""
+    has_the_look = (
+        "/" in text
+        or "\\" in text
+        or text.startswith((".", "~"))
+        or text.lower().endswith(_PATH_SUFFIXES)
+    )
+    return has_the_look or (text not in REGISTRY and Path(text).exists())
+
+
+def _from_path(path: Path, wanted_stems: Sequence[str] | None) -> ResolvedModel:
+    if not path.exists():
+        raise CheckpointError(
+            f"{path} does not exist: give the path of a checkpoint, or one of the names "
+            f"{', '.join(REGISTRY)}"
+        )
+    if path.is_file():
+        if path.suffix == ".yaml":
+            return _from_bag(path, wanted_stems)
+        return ResolvedModel(path.stem, None, (path,), (None,), "path")
+    if (path / CONFIG).is_file() and (path / WEIGHTS).is_file():
+        return ResolvedModel(path.name, None, (path,), (None,), "path")
+    bags = sorted(path.glob("*.yaml"))
+    if len(bags) == 1:
+        return _from_bag(bags[0], wanted_stems)
+    members = sorted(file for file in path.iterdir() if file.suffix in _MEMBER_SUFFIXES)
+    if not bags and len(members) == 1:
+        return ResolvedModel(members[0].stem, None, (members[0],), (None,), "path")
+    if choices := [file.name for file in bags or members]:
+        raise CheckpointError(
+            f"{path} holds several models: give the path of one of {', '.join(choices[:8])}"
+        )
+    raise CheckpointError(
+        f"{path} holds no checkpoint: {CONFIG} + {WEIGHTS}, a .safetensors or a .th file is needed"
+    )
+
+
+def _from_bag(path: Path, wanted_stems: Sequence[str] | None) -> ResolvedModel:
+    """A Demucs bag: YAML with `models` (signatures), and perhaps `weights` and `segment`."""
+    bag = _read_yaml(path)
+    signatures, weights, segment = bag.get("models"), bag.get("weights"), bag.get("segment")
+    if not isinstance(signatures, list) or not signatures:
+        raise CheckpointError(f"{path} lists no models: it is no Demucs bag")
+    if len(signatures) > _MAX_MEMBERS:
+        raise CheckpointError(f"{path} lists {len(signatures)} models: use {_MAX_MEMBERS} at most")
+    is_number = isinstance(segment, int | float) and not isinstance(segment, bool)
+    if segment is not None and not (is_number and 0.01 <= segment <= 600):
+        raise CheckpointError(f"{path} has a segment that is not a number of seconds, 0.01 to 600")
+    paths = [_member(path, signature) for signature in signatures]
+    stems_of: list[tuple[str, ...] | None] = [None] * len(paths)
+    if weights is not None:
+        stems_of = _stems_by_weight(path, weights, paths)
+    if wanted_stems:
+        needed = [s is None or bool(set(s) & set(wanted_stems)) for s in stems_of]
+        if not any(needed):
+            raise UsageError(f"no model of {path} gives the stem '{wanted_stems[0]}'")
+        paths = [member for member, keep in zip(paths, needed, strict=True) if keep]
+        stems_of = [stems for stems, keep in zip(stems_of, needed, strict=True) if keep]
+    return ResolvedModel(path.stem, None, tuple(paths), tuple(stems_of), "path", segment)
+
+
+def _stems_by_weight(path: Path, weights: Any, paths: list[Path]) -> list[tuple[str, ...] | None]:
+    """What each member gives, from the bag's matrix of zeros and ones (members by stems)."""
+    stems = read_checkpoint(paths[0]).stems
+    is_matrix = isinstance(weights, list) and [
+        len(row) if isinstance(row, list) else -1 for row in weights
+    ] == [len(stems)] * len(paths)
+    if not is_matrix or not all(
+        isinstance(cell, int | float) and cell in (0, 1) for row in weights for cell in row
+    ):
+        raise CheckpointError(
+            f"{path} mixes its models with weights other than 0 and 1, one row per model, which "
+            "is not supported"
+        )
+    return [tuple(stem for stem, cell in zip(stems, row, strict=True) if cell) for row in weights]
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    import yaml  # type: ignore[import-untyped]
+
+    try:
+        if path.stat().st_size > 2**16:
+            raise CheckpointError(f"{path} is too large to be a Demucs bag")
+        text = path.read_text(encoding="utf-8")
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
+            raise CheckpointError(
+                f"{path} has aliases (*name), which a Demucs bag does not need: remove them"
+            )
+        bag = yaml.safe_load(text)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
+    except (yaml.YAMLError, RecursionError, ValueError, TypeError, OverflowError):
+        raise CheckpointError(f"{path} is not valid YAML: get the file again") from None
+    if not isinstance(bag, dict):
+        raise CheckpointError(f"{path} is no Demucs bag: a table with `models` is expected")
+    return bag
+
+
+def _member(bag: Path, signature: Any) -> Path:
+    """The file of `signature` beside the bag: sig.safetensors, sig.th or sig-<sha256[:8]>.th."""
+    if not isinstance(signature, str) or not re.fullmatch(r"\w[\w-]{0,63}", signature):
+        raise CheckpointError(f"{bag} names a model that is no plain file name: {shown(signature)}")
+    pattern = re.compile(rf"{re.escape(signature)}(\.safetensors|(-[0-9a-f]{{8}})?\.th)")
+    found = sorted(file for file in bag.parent.iterdir() if pattern.fullmatch(file.name))
+    if not found:
+        raise CheckpointError(f"{bag} needs {signature}.th or {signature}.safetensors beside it")
+    return found[0]

@@ -1,0 +1,190 @@
+"""What a folder holds: its songs, and what was left out of them and why."""
+
+import os
+import re
+import shutil
+import stat
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mssgen.audio import ffmpeg
+from mssgen.inputs.own_folders import is_own_folder
+
+SOUND_EXTENSIONS = (
+    *(".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".caf"),
+    *(".w64", ".rf64", ".au", ".snd", ".m4a", ".mp4", ".aac", ".wma", ".webm", ".mka", ".alac"),
+    *(".mp1", ".mp2", ".mpa", ".m4b", ".m4r", ".weba", ".spx", ".wv", ".tta", ".ape", ".tak"),
+    *(".mpc", ".mp+", ".ofr", ".shn", ".dsf", ".dff", ".ac3", ".eac3", ".ec3", ".dts", ".thd"),
+    *(".mlp", ".amr", ".ra", ".qcp", ".bwf", ".voc", ".ircam", ".sf", ".nist", ".sph", ".8svx"),
+)
+"""Files that are sound, by suffix; a few of them may hold a picture as well."""
+VIDEO_EXTENSIONS = (
+    *(".mkv", ".mov", ".avi", ".m4v", ".mpg", ".mpeg", ".vob", ".wmv", ".asf", ".flv", ".f4v"),
+    *(".3gp", ".3g2", ".m2ts", ".mts", ".ogv", ".ogx", ".mxf", ".qt", ".rm", ".rmvb", ".divx"),
+)
+"""Containers that may hold no sound."""
+_MAYBE_VIDEO = {*VIDEO_EXTENSIONS, ".mp4", ".webm"}
+_MAX_EXAMPLES = 3
+# First bytes of sound whose name does not say so.
+_SOUND_START = re.compile(
+    rb"(RIFF|RF64)....WAVE|fLaC|OggS|ID3|FORM....AIF[FC]|\.snd|caff|riff|....ftypM4A|wvpk|TTA1"
+    rb"|MAC |MPCK|DSD ",
+    re.DOTALL,
+)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a name begins with one dot; "...And Justice for All" does not hide."""
+    return name.startswith(".") and not name.startswith("..")
+
+
+def leads_up(path: Path) -> bool:
+    """Whether a folder is a link to one that it lies in: to follow it would never end."""
+    return path.is_symlink() and path.parent.resolve().is_relative_to(path.resolve())
+
+
+def suffix_of(name: str) -> str:
+    """The suffix in lower case with its dot; spaces at the end do not count."""
+    return os.path.splitext(name)[1].strip().lower()
+
+
+@dataclass
+class LeftOut:
+    """What is not taken although its name may suggest it, by reason."""
+
+    found: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+    """Paths by the reason for one and for many."""
+
+    def add(self, path: Path, one: str, many: str) -> None:
+        self.found.setdefault((one, many), []).append(str(path))
+
+    @property
+    def message(self) -> str:
+        """One line for all of it; "" where nothing was left out."""
+        parts = []
+        for (one, many), paths in self.found.items():
+            shown = [*paths[:_MAX_EXAMPLES], *(["..."] if len(paths) > _MAX_EXAMPLES else [])]
+            parts.append(f"{len(paths)} {one if len(paths) == 1 else many} ({', '.join(shown)})")
+        return f"left out: {'; '.join(parts)}" if parts else ""
+
+
+@dataclass
+class FolderScan:
+    """A walk through a folder and all below it.
+
+    Links to folders are followed, but no folder is entered twice: a loop ends, and what has a place
+    of its own goes by that. Folders that mssgen wrote are left out, unless one is `root` itself.
+    """
+
+    root: Path
+    extensions: Collection[str]
+    excluded: Path | None = None
+    """A folder not to enter; resolved."""
+    with_outputs: bool = True
+    """Whether the outputs of `separate` and `enhance` count as written by mssgen."""
+    with_own: bool = False
+    """Whether folders that mssgen wrote are taken like any other."""
+    left_out: LeftOut = field(default_factory=LeftOut)
+    songs: list[Path] = field(default_factory=list)
+    unreadable: list[Path] = field(default_factory=list)
+    _links: list[Path] = field(default_factory=list)
+    _seen: set[tuple[int, int]] = field(default_factory=set)
+
+    def run(self) -> "FolderScan":
+        """Walk, and sort what was found: files before folders, in order of name."""
+        folders = [self.root]
+        while folders or self._links:
+            folder = folders.pop() if folders else self._links.pop(0)
+            try:
+                status = folder.stat()
+                if (key := (status.st_dev, status.st_ino)) in self._seen:
+                    continue
+                self._seen.add(key)
+                folders += self._enter(folder)
+            except OSError:
+                self.unreadable.append(folder)
+        self.songs.sort(key=self._order)
+        self.unreadable.sort(key=self._order)
+        return self
+
+    def _order(self, path: Path) -> list[tuple[bool, str]]:
+        parts = path.relative_to(self.root).parts
+        return [(index < len(parts) - 1, part) for index, part in enumerate(parts)]
+
+    def _enter(self, folder: Path) -> list[Path]:
+        """Take the files of a folder and return the folders in it."""
+        with os.scandir(folder) as entries:
+            names = {entry.name for entry in entries}
+        is_own = not self.with_own and folder != self.root
+        if is_own and is_own_folder(folder, names, with_outputs=self.with_outputs):
+            one, many = "folder that mssgen wrote", "folders that mssgen wrote"
+            self.left_out.add(folder, f"{one}: name it to take it", f"{many}: name one to take it")
+            return []
+        folders = []
+        for name in sorted(names):
+            path = folder / name
+            kind = self._kind(path)
+            if kind == stat.S_IFDIR:
+                if path.is_symlink():
+                    self._links += [path] if self._is_wanted(path) else []
+                elif self._is_wanted(path):
+                    folders.append(path)
+            elif kind:
+                self._take(path, kind)
+        return folders
+
+    def _kind(self, path: Path) -> int:
+        """The type of a file, links followed; 0 for links to nowhere."""
+        try:
+            return stat.S_IFMT(path.stat().st_mode)
+        except PermissionError:  # of what a link leads to: reading it will say so
+            return stat.S_IFREG
+        except OSError:
+            if not is_hidden(path.name):
+                self.left_out.add(path, "broken link", "broken links")
+            return 0
+
+    def _is_wanted(self, folder: Path) -> bool:
+        if self.excluded is not None and folder.resolve().is_relative_to(self.excluded):
+            return False
+        if not is_hidden(folder.name):
+            return True
+        try:
+            names = os.listdir(folder)
+        except OSError:
+            return False
+        if any(suffix_of(name) in self.extensions for name in names):
+            self.left_out.add(folder, "hidden folder", "hidden folders")
+        return False
+
+    def _take(self, path: Path, kind: int) -> None:
+        """Sort a file into songs and what is left out."""
+        suffix = suffix_of(path.name)
+        if suffix not in self.extensions:
+            if not suffix and ".wav" in self.extensions and _starts_like_sound(path, kind):
+                one, many = "sound file without a suffix", "sound files without a suffix"
+                self.left_out.add(path, one, many)
+        elif is_hidden(path.name):
+            # "._song.wav" is what macOS keeps beside "song.wav" on foreign disks.
+            if not (path.name.startswith("._") and path.with_name(path.name[2:]).exists()):
+                self.left_out.add(path, "hidden file", "hidden files")
+        elif kind != stat.S_IFREG:  # a named pipe may never end
+            self.left_out.add(path, "pipe or device", "pipes or devices")
+        elif suffix in VIDEO_EXTENSIONS and shutil.which("ffmpeg") is None:
+            one, many = "video, which needs ffmpeg", "videos, which need ffmpeg"
+            self.left_out.add(path, one, many)
+        elif suffix in _MAYBE_VIDEO and ffmpeg.is_silent_film(path):
+            self.left_out.add(path, "video without sound", "videos without sound")
+        else:
+            self.songs.append(path)
+
+
+def _starts_like_sound(path: Path, kind: int) -> bool:
+    if kind != stat.S_IFREG or is_hidden(path.name):
+        return False
+    try:
+        with open(path, "rb") as file:
+            return _SOUND_START.match(file.read(16)) is not None
+    except OSError:
+        return False

@@ -1,0 +1,131 @@
+"""What makes a stem, known before any model is loaded: the files of its models and the options that
+change its sound, as values for the manifest.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mssgen.checkpoints.folders import CARD, TRAINING, checkpoint_files
+from mssgen.checkpoints.formats import CONFIG, EMBEDDED_CODEC, read_json
+from mssgen.checkpoints.registry import REGISTRY
+from mssgen.checkpoints.resolving import ResolvedModel, resolve
+from mssgen.errors import CheckpointError
+from mssgen.files import sha256_of
+
+if TYPE_CHECKING:
+    from mssgen.enhancers.blend import Blend
+    from mssgen.enhancers.loading import Refining
+    from mssgen.separators.demucs import SeparationOptions
+
+
+def of_separator(
+    resolved: ResolvedModel,
+    stems: Sequence[str],
+    options: "SeparationOptions",
+    precision: str = "auto",
+) -> dict[str, dict[str, Any]]:
+    """By stem: the model's files that give it, and how the mixture is cut up.
+
+    `precision` is as it was asked for: "auto" may be another one on another machine, and what is
+    left half done there is to be resumed here. Raises CheckpointError for files out of reach.
+    """
+    how: dict[str, Any] = {"overlap": options.overlap, "shifts": options.shifts}
+    if options.shifts:
+        how["seed"] = options.seed
+    if resolved.segment_s is not None:
+        how["segment_s"] = resolved.segment_s
+    hashes = [hashes_of(path) for path in resolved.paths]
+    return {
+        stem: {
+            "model": [
+                each
+                for files, stems_of in zip(hashes, resolved.stems_of, strict=True)
+                if stems_of is None or stem in stems_of
+                for each in files
+            ],
+            "precision": precision,
+            **how,
+        }
+        for stem in stems
+    }
+
+
+def of_enhancer(
+    checkpoint: str,
+    stem: str,
+    *,
+    stage: str = "enhance",
+    blend: "Blend | None" = None,
+    refining: "Refining | None" = None,
+    mixture: str | None = None,
+    offline: bool = False,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """The files of an encoder (or, with `stage` "codec", of a codec), of the codec behind it and
+    of refiners, how it is blended and refined, and the mixture that it hears.
+
+    Raises UsageError for a wrong name, CheckpointError for files out of reach.
+    """
+    find = partial(resolve, offline=offline, progress=progress)
+    path = find(checkpoint, stage=stage).paths[0]
+    made: dict[str, Any] = {"encoder": hashes_of(path)}
+    if stage == "enhance":
+        codec = read_json(path / CONFIG).get("codec") if path.is_dir() else None
+        if isinstance(codec, str) and codec != EMBEDDED_CODEC:
+            made["codec"] = hashes_of(find(codec, stage="codec").paths[0])
+    if blend is not None:
+        made |= {"blend": blend.mode, "mix": blend.mix}
+    if refining is not None:
+        made["refine"] = {**asdict(refining.options), "networks": {}}
+        networks = {"c2f": refining.c2f}
+        if refining.options.mode == "coarse+c2f":
+            networks["coarse"] = refining.coarse
+        for network, named in networks.items():
+            name = named or f"{network}_{stem}"
+            if named or name in REGISTRY:  # loading says what is missing
+                made["refine"]["networks"][network] = hashes_of(find(name, stage="refine").paths[0])
+    if mixture is not None:
+        made["mixture"] = _hash(Path(mixture))
+    return made
+
+
+def stem_of_encoder(
+    checkpoint: str, *, offline: bool = False, progress: bool = False
+) -> str | None:
+    """The stem that an encoder was trained for, from its config.json; None for anything else.
+
+    Raises UsageError for a wrong name, CheckpointError for files out of reach and damaged ones.
+    """
+    path = resolve(checkpoint, offline=offline, progress=progress, stage="enhance").paths[0]
+    stem = read_json(path / CONFIG).get("stem") if (path / CONFIG).is_file() else None
+    return stem if isinstance(stem, str) else None
+
+
+def stems_of_separator(resolved: ResolvedModel) -> tuple[str, ...] | None:
+    """The stems of a folder of ours, from its config.json; None where only loading tells."""
+    path = resolved.paths[0]
+    if len(resolved.paths) > 1 or not path.is_dir():
+        return None
+    options = read_json(path / CONFIG).get("options")
+    sources = options.get("sources") if isinstance(options, Mapping) else None
+    is_list = isinstance(sources, list) and all(isinstance(each, str) for each in sources)
+    return tuple(sources or ()) or None if is_list else None
+
+
+def hashes_of(path: Path) -> list[str]:
+    """Of all files of a checkpoint that decide what it does: a folder, or a file."""
+    if path.is_dir():
+        names = [name for name in checkpoint_files(path) if name not in (TRAINING, CARD)]
+        return [_hash(path / name) for name in names]
+    beside = path.with_name(CONFIG)  # options of files that carry none
+    return [_hash(path), *([_hash(beside)] if beside.is_file() else [])]
+
+
+def _hash(path: Path) -> str:
+    try:
+        return sha256_of(path)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None

@@ -1,0 +1,84 @@
+"""What the manifest is told of one song while it is made."""
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mssgen.errors import AudioError, MssgenError
+from mssgen.inputs.tracks import STDIN, Track
+from mssgen.jobs.manifest import Entry, InputFile, Manifest, State
+
+
+class SongRecord:
+    """The lines of one song; without a manifest it notes nothing.
+
+    Args:
+        manifest: of the output folder, or None.
+        track: the song.
+        options: what decides how all of its outputs sound.
+    """
+
+    def __init__(self, manifest: Manifest | None, track: Track, options: Mapping[str, Any]) -> None:
+        self._manifest, self._track = manifest, track
+        self._file = None if track.path == STDIN or manifest is None else InputFile(track.path)
+        self._entry = Entry("writing", None, dict(options), about={"input": track.label})
+        self._started = time.monotonic()
+        if self._file is not None:
+            _ = self._file.stamp  # as it is before it is read
+
+    def opened(self) -> None:
+        """Hash the input, which can be read; raises AudioError."""
+        if self._file is not None:
+            self._entry = replace(self._entry, source=self._file.record())
+
+    def check_input(self) -> None:
+        """Raise AudioError where the input is not what it was: nobody could say what was read."""
+        if self._file is not None and self._file.has_changed():
+            raise AudioError(
+                f"{self._track.label} was changed while it was read, and nothing was written; run "
+                "the command again"
+            )
+
+    def finishing(self, gain: float, about: Mapping[str, Any]) -> None:
+        """All outputs are complete but for their names, and multiplied by `gain`."""
+        self._entry = replace(self._entry, gain=gain, about={**self._entry.about, **about})
+
+    def announcing(
+        self, target: Path, made: Mapping[str, Any] | None
+    ) -> Callable[[Path], None] | None:
+        """What notes an output before it gets its name; raises AudioError and OSError."""
+        manifest = self._manifest
+        if manifest is None:
+            return None
+        earlier = self._entry
+
+        def announce(content: Path) -> None:
+            output = manifest.output(target, content, made or {})
+            manifest.append(replace(earlier, outputs=(output,)))
+            self._entry = replace(self._entry, outputs=(*self._entry.outputs, output))
+
+        return announce
+
+    def done(self) -> None:
+        """All outputs have their names; raises AudioError."""
+        self._close("done")
+
+    def failed(self, message: str) -> None:
+        """The song failed; noted as far as there is a folder to note it in."""
+        if self._manifest is not None and self._manifest.folder.is_dir():
+            with suppress(MssgenError):
+                self._close("failed", message)
+
+    def _close(self, state: State, error: str = "") -> None:
+        if self._manifest is None:
+            return
+        entry = replace(self._entry, state=state, error=error, seconds=round(self._seconds(), 3))
+        if state == "failed":
+            entry = replace(entry, outputs=())
+        self._manifest.append(entry)
+
+    def _seconds(self) -> float:
+        return time.monotonic() - self._started
