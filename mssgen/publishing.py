@@ -114,7 +114,7 @@ def _load(folder: Path, *, offline: bool) -> tuple[str, dict[str, Any]]:
     stage = STAGE_OF.get(str(read_json(folder / CONFIG).get("architecture")), "separate")
     config = read_config(folder / CONFIG, stage)
     if stage == "enhance":
-        from mssgen.codecs.stem_encoder_files import load_stem_encoder
+        from mssgen.encoders.files import load_stem_encoder
 
         load_stem_encoder(folder, offline=offline)
     elif stage == "refine":

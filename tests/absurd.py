@@ -25,10 +25,10 @@ from demucs.htdemucs import HTDemucs
 from safetensors.torch import save_file
 from toys import tiny_codec, tiny_refiner, tiny_stem_codec
 
-from mssgen.codecs.dac import DacCodec
 from mssgen.codecs.loading import load_codec, save_codec
-from mssgen.codecs.stem_encoder import StemEncoder, StemEncoderOptions
-from mssgen.codecs.stem_encoder_files import load_stem_encoder, save_stem_encoder
+from mssgen.codecs.networks.dac import DacCodec
+from mssgen.encoders.files import load_stem_encoder, save_stem_encoder
+from mssgen.encoders.stem_encoder import StemEncoder, StemEncoderOptions
 from mssgen.errors import MssgenError
 from mssgen.pipeline import load_separator
 from mssgen.refiners.files import load_refiner, save_refiner

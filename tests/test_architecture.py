@@ -20,7 +20,7 @@ ROWS = [
     ["mssgen.training"],
     ["mssgen.jobs.batch", "mssgen.jobs.codec_files"],
     ["mssgen.jobs.song_record", "mssgen.jobs.decisions"],
-    ["mssgen.coding"],
+    ["mssgen.codecs.coding"],
     ["mssgen.pipeline", "mssgen.analysis", "mssgen.jobs.made_by"],
     ["mssgen.enhancers"],
     ["mssgen.refiners"],

@@ -18,8 +18,8 @@ from toys import snr_db, tiny_codec
 from mssgen.checkpoints import hub
 from mssgen.codecs.container import read_codes
 from mssgen.codecs.loading import load_codec, save_codec
-from mssgen.codecs.stem_encoder import StemEncoder, StemEncoderOptions
-from mssgen.codecs.stem_encoder_files import save_stem_encoder
+from mssgen.encoders.files import save_stem_encoder
+from mssgen.encoders.stem_encoder import StemEncoder, StemEncoderOptions
 from mssgen.enhancers.blend import Blend, blend_stream
 
 RATE = 44_100
@@ -196,7 +196,7 @@ def test_enhance_decodes_the_encoders_codes(mssgen: Program, encoders: Path, her
     words = ("bass.wav", "--encoder", encoders / "bass-separated", "--bit-depth", "32f")
     assert mssgen("enhance", *words, "--blend", "full").code == 0
     from mssgen.audio.resampling import fit_length, resample
-    from mssgen.codecs.stem_encoder_files import load_stem_encoder
+    from mssgen.encoders.files import load_stem_encoder
 
     encoder = load_stem_encoder(encoders / "bass-separated")
     stem = read("bass.wav")

@@ -21,10 +21,10 @@ from toys import tiny_codec
 
 from mssgen.checkpoints.formats import read_checkpoint
 from mssgen.codecs.base import Codec
-from mssgen.codecs.dac import DAC_24KHZ, DAC_44KHZ, DacCodec
 from mssgen.codecs.layouts import infer_options, to_native
 from mssgen.codecs.loading import load_codec, read_codec, save_codec
-from mssgen.codecs.seanet import ENCODEC_24KHZ, ENCODEC_48KHZ, SeanetCodec
+from mssgen.codecs.networks.dac import DAC_24KHZ, DAC_44KHZ, DacCodec
+from mssgen.codecs.networks.seanet import ENCODEC_24KHZ, ENCODEC_48KHZ, SeanetCodec
 from mssgen.errors import CheckpointError, UsageError
 from mssgen.pipeline import load_separator
 

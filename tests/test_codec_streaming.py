@@ -11,9 +11,9 @@ from toys import snr_db, tiny_codec, tiny_stem_codec
 
 from mssgen.codecs import streaming
 from mssgen.codecs.base import Codec
-from mssgen.codecs.dac import DacCodec
-from mssgen.codecs.stem_encoder import StemEncoder, StemEncoderOptions
+from mssgen.codecs.networks.dac import DacCodec
 from mssgen.codecs.streaming import decode_stream, encode_stream, stream_latents, stream_lowered
+from mssgen.encoders.stem_encoder import StemEncoder, StemEncoderOptions
 
 SEGMENTED = {"n_channels": 2, "causal": False, "norm": "time_group_norm", "normalize": True}
 KINDS: dict[str, dict[str, object]] = {

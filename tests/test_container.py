@@ -17,8 +17,8 @@ from toys import tiny_codec, tiny_stem_codec
 from mssgen.audio.channels import from_items, to_items
 from mssgen.audio.encodings import AudioInfo
 from mssgen.codecs.base import Codec
+from mssgen.codecs.coding import decode_coded, encode_source
 from mssgen.codecs.container import CodedAudio, pack, read_codes, write_codes
-from mssgen.coding import decode_coded, encode_source
 from mssgen.errors import AudioError, UsageError
 from mssgen.pipeline import _ArraySource as ArraySource
 

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mssgen.codecs.compat import import_codec_package
-from mssgen.codecs.dac import DAC_16KHZ, DAC_24KHZ, DacCodec
-from mssgen.codecs.seanet import SeanetCodec
+from mssgen.codecs.networks.compat import import_codec_package
+from mssgen.codecs.networks.dac import DAC_16KHZ, DAC_24KHZ, DacCodec
+from mssgen.codecs.networks.seanet import SeanetCodec
 from mssgen.errors import UsageError
 
 SMALL: dict[str, Any] = {"encoder_dim": 4, "decoder_dim": 16, "n_codebooks": 3}

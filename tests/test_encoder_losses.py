@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from toys import tiny_codec
 
 from mssgen.codecs.base import Codec
-from mssgen.codecs.dac import DacCodec
-from mssgen.codecs.seanet import EuclideanCodebook, SeanetCodec
+from mssgen.codecs.networks.dac import DacCodec
+from mssgen.codecs.networks.seanet import EuclideanCodebook, SeanetCodec
 from mssgen.training.encoder_losses import (
     EmbeddingDiscriminator,
     Residual,

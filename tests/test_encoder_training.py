@@ -11,10 +11,10 @@ from torch import Tensor
 from toys import tiny_codec, tiny_stem_codec
 
 from mssgen.codecs.base import Codec
-from mssgen.codecs.dac import DacCodec
-from mssgen.codecs.seanet import SeanetCodec
-from mssgen.codecs.stem_encoder import StemEncoderOptions
-from mssgen.codecs.stem_encoder_files import load_stem_encoder
+from mssgen.codecs.networks.dac import DacCodec
+from mssgen.codecs.networks.seanet import SeanetCodec
+from mssgen.encoders.files import load_stem_encoder
+from mssgen.encoders.stem_encoder import StemEncoderOptions
 from mssgen.errors import UsageError
 from mssgen.recipes.sections import from_section
 from mssgen.training.augment import AUGMENTED

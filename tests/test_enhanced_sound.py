@@ -15,10 +15,10 @@ import mssgen
 from mssgen.checkpoints.formats import CONFIG
 from mssgen.checkpoints.resolving import embedded_dir
 from mssgen.codecs import streaming
-from mssgen.codecs.song_hearing import SongHearingEncoder
-from mssgen.codecs.stem_codec import StemCodec
-from mssgen.codecs.stem_encoder import StemEncoder, StemEncoderOptions
-from mssgen.codecs.stem_encoder_files import load_stem_encoder
+from mssgen.codecs.networks.stem_codec import StemCodec
+from mssgen.encoders.files import load_stem_encoder
+from mssgen.encoders.song_hearing import SongHearingEncoder
+from mssgen.encoders.stem_encoder import StemEncoder, StemEncoderOptions
 from mssgen.enhancers import blend as blending
 from mssgen.enhancers.blend import Blend
 from mssgen.enhancers.chain import StemEnhancer

@@ -9,7 +9,7 @@ from toys import tiny_codec, write_tiny_encoder
 
 from mssgen.checkpoints.resolving import resolve
 from mssgen.codecs.loading import load_codec, save_codec
-from mssgen.codecs.stem_encoder_files import load_stem_encoder
+from mssgen.encoders.files import load_stem_encoder
 from mssgen.errors import CheckpointError, UsageError
 from mssgen.publishing import prepare_release, push
 

@@ -75,7 +75,7 @@ def test_loading_blames_no_file(tmp_path: Path) -> None:
     save_file({**state, "extra": torch.zeros(2**26)}, model / "model.safetensors")
     source = (
         "import resource, sys, mssgen\n"
-        "import mssgen.separators.htdemucs, mssgen.separators.original, safetensors.torch\n"
+        "import mssgen.separators.htdemucs.network, mssgen.separators.original, safetensors.torch\n"
         "pages = int(open('/proc/self/statm').read().split()[0])\n"
         "resource.setrlimit(resource.RLIMIT_AS, (pages * 4096 + 2**26, -1))\n"
         f"mssgen.load_separator({str(model)!r})"

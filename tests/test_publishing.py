@@ -16,8 +16,8 @@ from toys import tiny_codec, write_tiny_encoder
 from mssgen.checkpoints import hub
 from mssgen.checkpoints.folders import checkpoint_files, new_folder
 from mssgen.codecs.loading import save_codec
-from mssgen.codecs.stem_encoder import StemEncoder, StemEncoderOptions
-from mssgen.codecs.stem_encoder_files import load_stem_encoder, save_stem_encoder
+from mssgen.encoders.files import load_stem_encoder, save_stem_encoder
+from mssgen.encoders.stem_encoder import StemEncoder, StemEncoderOptions
 from mssgen.errors import CheckpointError, MssgenError, UsageError
 from mssgen.files import sha256_of
 from mssgen.publishing import prepare_release, push

@@ -13,9 +13,9 @@ from mssgen.checkpoints.formats import WEIGHTS, fractions_to_json, read_checkpoi
 from mssgen.checkpoints.int8 import MIN_VALUES, SCALE, dequantize_state, quantize_state
 from mssgen.checkpoints.registry import REGISTRY
 from mssgen.checkpoints.shrinking import quantize_checkpoint, round_to, store_smaller
-from mssgen.codecs.stem_codec import StemCodec
-from mssgen.codecs.stem_encoder import StemEncoder, StemEncoderOptions
-from mssgen.codecs.stem_encoder_files import load_stem_encoder, save_stem_encoder
+from mssgen.codecs.networks.stem_codec import StemCodec
+from mssgen.encoders.files import load_stem_encoder, save_stem_encoder
+from mssgen.encoders.stem_encoder import StemEncoder, StemEncoderOptions
 from mssgen.errors import CheckpointError
 from mssgen.files import sha256_of
 

@@ -16,10 +16,10 @@ from toys import snr_db, tiny_codec, tiny_refiner, tiny_stem_codec
 
 from mssgen.checkpoints import resolving
 from mssgen.checkpoints.registry import REGISTRY
-from mssgen.codecs.dac import DacCodec
 from mssgen.codecs.loading import save_codec
-from mssgen.codecs.stem_encoder import StemEncoder, StemEncoderOptions
-from mssgen.codecs.stem_encoder_files import save_stem_encoder
+from mssgen.codecs.networks.dac import DacCodec
+from mssgen.encoders.files import save_stem_encoder
+from mssgen.encoders.stem_encoder import StemEncoder, StemEncoderOptions
 from mssgen.enhancers.blend import Blend
 from mssgen.enhancers.chain import StemEnhancer
 from mssgen.enhancers.codec import CodecEnhancer

@@ -206,7 +206,7 @@ def test_vampnets_models_are_for_its_codec_only(tmp_path: Path) -> None:
 
 
 def test_vampnets_codec_and_its_models_fit_together(tmp_path: Path) -> None:
-    from mssgen.codecs.dac import DacCodec
+    from mssgen.codecs.networks.dac import DacCodec
 
     codec = DacCodec(
         encoder_dim=2, encoder_rates=[2, 2], decoder_dim=8, decoder_rates=[2, 2],

@@ -11,9 +11,9 @@ from torch import Tensor
 from toys import snr_db, tiny_codec
 
 from mssgen.codecs.base import Codec
-from mssgen.codecs.compat import import_codec_package
-from mssgen.codecs.pqmf import Pqmf
-from mssgen.codecs.seanet import ENCODEC_48KHZ, SeanetCodec
+from mssgen.codecs.networks.compat import import_codec_package
+from mssgen.codecs.networks.pqmf import Pqmf
+from mssgen.codecs.networks.seanet import ENCODEC_48KHZ, SeanetCodec
 from mssgen.errors import UsageError
 
 # EnCodec 48 kHz in small: stereo, segments that overlap and have a gain each.

@@ -32,7 +32,7 @@ from mssgen.separators.demucs import (
     build_network,
     load_demucs,
 )
-from mssgen.separators.htdemucs import HTDemucs
+from mssgen.separators.htdemucs.network import HTDemucs
 from mssgen.separators.original import OriginalNetwork
 
 RATE = 44_100

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from toys import snr_db, tiny_codec, tiny_stem_codec
 
-from mssgen.codecs.factorized import FactorizedQuantizer
 from mssgen.codecs.loading import load_codec, save_codec
-from mssgen.codecs.stem_codec import StemCodec
-from mssgen.codecs.stem_spectrum import InverseSpectrum, Spectrum, to_log
+from mssgen.codecs.networks.factorized import FactorizedQuantizer
+from mssgen.codecs.networks.stem_codec import StemCodec
+from mssgen.codecs.networks.stem_spectrum import InverseSpectrum, Spectrum, to_log
 from mssgen.errors import UsageError
 from mssgen.training.codec import CodecTask
 from mssgen.training.codec_losses import level_distance, spectrum_distance

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from toys import tiny_codec, tiny_stem_codec
 
-from mssgen.codecs.heads import DenseHead, TransformerHead, positions, windows
 from mssgen.codecs.loading import save_codec
-from mssgen.codecs.seanet import SeanetCodec
-from mssgen.codecs.stem_encoder import StemEncoder, StemEncoderOptions
-from mssgen.codecs.stem_encoder_files import load_stem_encoder, save_stem_encoder
+from mssgen.codecs.networks.seanet import SeanetCodec
+from mssgen.encoders.files import load_stem_encoder, save_stem_encoder
+from mssgen.encoders.heads import DenseHead, TransformerHead, positions, windows
+from mssgen.encoders.stem_encoder import StemEncoder, StemEncoderOptions
 from mssgen.errors import CheckpointError, UsageError
 
 CONFIGURATIONS = [

@@ -19,10 +19,10 @@ from toys import tiny_codec
 from mssgen.checkpoints.formats import read_checkpoint, read_safetensors
 from mssgen.checkpoints.resolving import resolve
 from mssgen.codecs.base import Codes
+from mssgen.codecs.coding import decode_coded
 from mssgen.codecs.container import CodedAudio, pack, read_codes
 from mssgen.codecs.loading import read_codec
-from mssgen.codecs.stem_encoder import StemEncoderOptions
-from mssgen.coding import decode_coded
+from mssgen.encoders.stem_encoder import StemEncoderOptions
 from mssgen.errors import AudioError, CheckpointError, MssgenError, UsageError, shown
 from mssgen.evaluation.records import read_scores
 from mssgen.recipes.sections import from_section

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from mssgen.codecs.base import Codec
-from mssgen.codecs.seanet import SeanetCodec
-from mssgen.codecs.stem_codec import StemCodec
-from mssgen.codecs.stem_encoder import StemEncoder, StemEncoderOptions
-from mssgen.codecs.stem_encoder_files import save_stem_encoder
+from mssgen.codecs.networks.seanet import SeanetCodec
+from mssgen.codecs.networks.stem_codec import StemCodec
+from mssgen.encoders.files import save_stem_encoder
+from mssgen.encoders.stem_encoder import StemEncoder, StemEncoderOptions
 from mssgen.refiners.masked_transformer import MaskedTransformer, MaskedTransformerOptions
 from mssgen.separators.demucs import DemucsSeparator, Member, SeparationOptions
 

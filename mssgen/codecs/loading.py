@@ -31,10 +31,10 @@ from mssgen.checkpoints.pickles import read_pickle
 from mssgen.checkpoints.resolving import resolve
 from mssgen.checkpoints.tensor_files import save_tensors
 from mssgen.codecs.base import Codec
-from mssgen.codecs.dac import DAC_16KHZ, DAC_24KHZ, DAC_44KHZ, DacCodec
 from mssgen.codecs.layouts import infer_options, to_native
-from mssgen.codecs.seanet import ENCODEC_24KHZ, ENCODEC_48KHZ, SeanetCodec
-from mssgen.codecs.stem_codec import StemCodec
+from mssgen.codecs.networks.dac import DAC_16KHZ, DAC_24KHZ, DAC_44KHZ, DacCodec
+from mssgen.codecs.networks.seanet import ENCODEC_24KHZ, ENCODEC_48KHZ, SeanetCodec
+from mssgen.codecs.networks.stem_codec import StemCodec
 from mssgen.devices import choose_device
 from mssgen.errors import CheckpointError, MssgenError, shown
 from mssgen.files import reported, sha256_of, whole_file, whole_folder

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from mssgen.codecs.base import Codec, Codes
-from mssgen.codecs.stem_codec import StemCodec
-from mssgen.codecs.stem_spectrum import InverseSpectrum
+from mssgen.codecs.networks.stem_codec import StemCodec
+from mssgen.codecs.networks.stem_spectrum import InverseSpectrum
 from mssgen.streams import CrossFader, align, in_context
 
 # Long against what convolutions look at, short against memory: DAC holds 64 channels of it.

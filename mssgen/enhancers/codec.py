@@ -16,9 +16,9 @@ from torch import Tensor
 
 from mssgen.audio.channels import keep_mono
 from mssgen.audio.levels import NATURAL, gain_into
-from mssgen.codecs.stem_codec import StemCodec
-from mssgen.codecs.stem_encoder import Prediction, StemEncoder
+from mssgen.codecs.networks.stem_codec import StemCodec
 from mssgen.codecs.streaming import stream_audio, stream_latents, stream_lowered
+from mssgen.encoders.stem_encoder import Prediction, StemEncoder
 from mssgen.errors import UsageError
 from mssgen.refiners.refine import Refiner
 from mssgen.separators.base import Level, measure_level

@@ -10,9 +10,9 @@ from mssgen.checkpoints.registry import REGISTRY
 from mssgen.checkpoints.resolving import embedded_checkpoint, resolve
 from mssgen.codecs.base import Codec
 from mssgen.codecs.loading import load_codec
-from mssgen.codecs.stem_encoder import StemEncoder, StemEncoderOptions
-from mssgen.codecs.stem_encoder_files import load_stem_encoder
 from mssgen.devices import choose_device
+from mssgen.encoders.files import load_stem_encoder
+from mssgen.encoders.stem_encoder import StemEncoder, StemEncoderOptions
 from mssgen.enhancers.codec import CodecEnhancer
 from mssgen.errors import UsageError
 from mssgen.memory import tells_of_memory

@@ -17,7 +17,7 @@ from mssgen.audio.resampling import BLOCK_SAMPLES
 from mssgen.audio.writing import StemWriter
 from mssgen.checkpoints.registry import STEMS
 from mssgen.codecs.base import Codec
-from mssgen.coding import decode_coded, encode_source
+from mssgen.codecs.coding import decode_coded, encode_source
 from mssgen.errors import MssgenError, UsageError
 from mssgen.evaluation.base import Audio
 from mssgen.evaluation.pairing import Found, Note, Pairing, System, Track

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from mssgen.audio.channels import to_items
 from mssgen.codecs.base import Codec
-from mssgen.codecs.compat import import_codec_package
+from mssgen.codecs.networks.compat import import_codec_package
 from mssgen.codecs.streaming import stream_latents
 from mssgen.errors import UsageError
 from mssgen.evaluation.base import Audio, Metric, Score, Song

@@ -19,8 +19,8 @@ from mssgen.audio.speakers import what_is_lost
 from mssgen.audio.writing import CUT_OFF, StemWriter, copy_to_stdout
 from mssgen.checkpoints.registry import REGISTRY
 from mssgen.codecs.base import Codec
+from mssgen.codecs.coding import decode_coded, encode_source
 from mssgen.codecs.container import SUFFIX, CodedAudio, pack, read_codes, write_codes
-from mssgen.coding import decode_coded, encode_source
 from mssgen.errors import AudioError, MssgenError, UsageError
 from mssgen.events import Done, Failed, Hook, Progress, Skipped, Start, Warned, Written, ignore
 from mssgen.files import is_there

@@ -24,8 +24,8 @@ from mssgen.devices import DTYPES, choose_precision
 from mssgen.errors import CheckpointError, OutOfMemoryError, UsageError
 from mssgen.memory import is_out_of_memory
 from mssgen.separators.base import Level, Network, measure_level
-from mssgen.separators.htdemucs import HTDemucs
-from mssgen.separators.htdemucs_state import HTDemucsConfig, check_unet
+from mssgen.separators.htdemucs.network import HTDemucs
+from mssgen.separators.htdemucs.state import HTDemucsConfig, check_unet
 from mssgen.separators.original import OriginalNetwork
 from mssgen.separators.original_options import DemucsOptions, HTDemucsOptions, demucs_options
 from mssgen.streams import align, overlap_add

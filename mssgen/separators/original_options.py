@@ -8,7 +8,7 @@ from pydantic import Field
 from mssgen.checkpoints.formats import Checkpoint
 from mssgen.errors import CheckpointError
 from mssgen.recipes.schema import Channels, SampleRate, Scale, Share, Width, checked_options
-from mssgen.separators.htdemucs_state import (
+from mssgen.separators.htdemucs.state import (
     Depth,
     HTDemucsConfig,
     SegmentSeconds,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mssgen.codecs.base import Codec
-from mssgen.codecs.stem_encoder import StemEncoder
+from mssgen.encoders.stem_encoder import StemEncoder
 from mssgen.training.augment import AUGMENTED
 from mssgen.training.target_cache import TargetCache
 from mssgen.training.task import Batch

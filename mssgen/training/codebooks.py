@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mssgen.codecs.base import Codec
-from mssgen.codecs.seanet import EuclideanCodebook
+from mssgen.codecs.networks.seanet import EuclideanCodebook
 from mssgen.training.processes import average, broadcast
 
 

@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mssgen.codecs.base import Codec
-from mssgen.codecs.dac import DacCodec
 from mssgen.codecs.loading import load_codec, save_codec
-from mssgen.codecs.seanet import SeanetCodec
-from mssgen.codecs.stem_codec import StemCodec
+from mssgen.codecs.networks.dac import DacCodec
+from mssgen.codecs.networks.seanet import SeanetCodec
+from mssgen.codecs.networks.stem_codec import StemCodec
 from mssgen.errors import UsageError, closest
 from mssgen.recipes.sections import from_section
 from mssgen.training import codec_losses as losses

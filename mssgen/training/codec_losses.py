@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mssgen.codecs.stem_spectrum import Spectrum, to_log
+from mssgen.codecs.networks.stem_spectrum import Spectrum, to_log
 from mssgen.extras import missing
 
 try:
@@ -135,7 +135,7 @@ def spectrum_distance(estimate: Tensor, reference: Tensor, *, window: int = 2048
 def level_distance(estimate: Tensor, reference: Tensor) -> Tensor:
     """L1 between logarithmic levels of 32 bands in middle and side, in frames of 512 samples.
 
-    They are those of the stem codec (`mssgen.codecs.stem_spectrum.to_log`): a dB is 0.07, and
+    They are those of the stem codec (`mssgen.codecs.networks.stem_spectrum.to_log`): a dB is 0.07, and
     whatever is softer than -84 dB is silence.
     """
     transform = _spectrum(1024, 512, 0.6, 32, estimate.device)

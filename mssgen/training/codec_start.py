@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mssgen.codecs.factorized import Level
-from mssgen.codecs.stem_codec import Analysis, StemCodec, Synthesis
-from mssgen.codecs.stem_spectrum import Spectrum, to_log
+from mssgen.codecs.networks.factorized import Level
+from mssgen.codecs.networks.stem_codec import Analysis, StemCodec, Synthesis
+from mssgen.codecs.networks.stem_spectrum import Spectrum, to_log
 from mssgen.training.codebooks import k_means
 
 _N_ITERATIONS = 10

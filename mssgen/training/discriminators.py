@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from mssgen.codecs.compat import import_codec_package
+from mssgen.codecs.networks.compat import import_codec_package
 from mssgen.errors import UsageError
 from mssgen.training.small_discriminators import SmallDiscriminators
 

@@ -17,9 +17,9 @@ from mssgen.checkpoints.registry import REGISTRY
 from mssgen.checkpoints.resolving import resolve
 from mssgen.codecs.base import Codec
 from mssgen.codecs.loading import load_codec
-from mssgen.codecs.stem_codec import StemCodec
-from mssgen.codecs.stem_encoder import Prediction, StemEncoder, StemEncoderOptions
-from mssgen.codecs.stem_encoder_files import load_stem_encoder, save_stem_encoder
+from mssgen.codecs.networks.stem_codec import StemCodec
+from mssgen.encoders.files import load_stem_encoder, save_stem_encoder
+from mssgen.encoders.stem_encoder import Prediction, StemEncoder, StemEncoderOptions
 from mssgen.errors import UsageError
 from mssgen.recipes.sections import from_section
 from mssgen.training import encoder_losses as losses

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from mssgen.codecs.stem_encoder import StemEncoderOptions
+from mssgen.encoders.stem_encoder import StemEncoderOptions
 from mssgen.errors import UsageError
 from mssgen.training.encoder_losses import Residual
 from mssgen.training.optimizers import OptimizerOptions

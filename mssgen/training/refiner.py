@@ -20,8 +20,8 @@ from mssgen.checkpoints.registry import REGISTRY
 from mssgen.checkpoints.resolving import SCHEME, resolve
 from mssgen.codecs.base import Codec
 from mssgen.codecs.loading import load_codec
-from mssgen.codecs.stem_encoder import StemEncoder
-from mssgen.codecs.stem_encoder_files import load_stem_encoder
+from mssgen.encoders.files import load_stem_encoder
+from mssgen.encoders.stem_encoder import StemEncoder
 from mssgen.errors import UsageError
 from mssgen.recipes.sections import from_section
 from mssgen.refiners.files import load_refiner, save_refiner

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
 from mssgen.codecs.base import full_precision
-from mssgen.codecs.stem_spectrum import Spectrum
+from mssgen.codecs.networks.stem_spectrum import Spectrum
 
 _COMPRESSION = 0.5  # of magnitudes, as in the loss "spectrum": treble is 40 dB down and counts
 _SOFTEST = 1e-3  # RMS: what is softer stays soft, since silence must not be blown up

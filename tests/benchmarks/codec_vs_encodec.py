@@ -21,7 +21,7 @@ import torch
 from speed_vs_demucs import EXCERPT, Cost, run
 
 from mssgen.codecs.loading import save_codec
-from mssgen.codecs.seanet import ENCODEC_24KHZ, ENCODEC_48KHZ, SeanetCodec
+from mssgen.codecs.networks.seanet import ENCODEC_24KHZ, ENCODEC_48KHZ, SeanetCodec
 
 MODELS = {"24khz": ENCODEC_24KHZ, "48khz": ENCODEC_48KHZ}
 PEER = """

@@ -31,7 +31,7 @@ from speed_vs_demucs import run
 from torch import Tensor
 from torch.nn import functional as F
 
-from mssgen.codecs.dac import DacCodec
+from mssgen.codecs.networks.dac import DacCodec
 from mssgen.devices import DTYPES, choose_device
 from mssgen.refiners.masked_transformer import MaskedTransformer, MaskedTransformerOptions
 from mssgen.refiners.refine import Refinement, Refiner

@@ -25,9 +25,9 @@ from speed_vs_demucs import EXCERPT
 from torch import Tensor
 
 from mssgen.codecs.base import Codec
-from mssgen.codecs.compat import import_codec_package
-from mssgen.codecs.seanet import ENCODEC_24KHZ
-from mssgen.codecs.stem_codec import StemCodec
+from mssgen.codecs.networks.compat import import_codec_package
+from mssgen.codecs.networks.seanet import ENCODEC_24KHZ
+from mssgen.codecs.networks.stem_codec import StemCodec
 from mssgen.codecs.streaming import decode_stream, encode_stream
 from mssgen.devices import DTYPES
 

@@ -26,7 +26,7 @@ from torch.utils.data import Dataset
 
 from mssgen.codecs.base import Codec
 from mssgen.codecs.loading import load_codec
-from mssgen.codecs.stem_codec import StemCodec
+from mssgen.codecs.networks.stem_codec import StemCodec
 from mssgen.refiners.masked_transformer import MaskedTransformer
 from mssgen.refiners.masking import apply_mask, hide_codebooks_from
 from mssgen.refiners.refine import Refinement, Refiner

@@ -23,8 +23,8 @@ from codec_vs_encodec import random_codec
 from speed_vs_demucs import EXCERPT
 from torch.nn import functional as F
 
-from mssgen.codecs.seanet import ENCODEC_24KHZ, SeanetCodec
-from mssgen.codecs.stem_encoder import StemEncoderOptions
+from mssgen.codecs.networks.seanet import ENCODEC_24KHZ, SeanetCodec
+from mssgen.encoders.stem_encoder import StemEncoderOptions
 from mssgen.training.datasets import Segment, collate
 from mssgen.training.encoder import EncoderTask
 from mssgen.training.encoder_options import LossOptions

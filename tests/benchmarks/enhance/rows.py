@@ -19,7 +19,7 @@ from songs import Excerpt, write
 import mssgen
 from mssgen import enhancers
 from mssgen.codecs.base import Codec
-from mssgen.codecs.stem_encoder import StemEncoder, StemEncoderOptions
+from mssgen.encoders.stem_encoder import StemEncoder, StemEncoderOptions
 from mssgen.enhancers.blend import Blend
 from mssgen.enhancers.chain import StemEnhancer
 from mssgen.enhancers.codec import CodecEnhancer

@@ -20,7 +20,7 @@ from mssgen.checkpoints.formats import (
 )
 from mssgen.checkpoints.tensor_files import save_tensors
 from mssgen.codecs.loading import load_codec, save_codec
-from mssgen.codecs.stem_encoder import StemEncoder, StemEncoderOptions
+from mssgen.encoders.stem_encoder import StemEncoder, StemEncoderOptions
 from mssgen.errors import CheckpointError, MssgenError
 from mssgen.files import reported, sha256_of, whole_file
 from mssgen.recipes.schema import checked_options

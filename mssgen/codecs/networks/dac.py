@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mssgen.codecs.base import Codebook, Codec, Reconstruction, full_precision
-from mssgen.codecs.compat import import_codec_package
-from mssgen.codecs.factorized import FactorizedCodebook
-from mssgen.codecs.mrf import MrfDecoder
+from mssgen.codecs.networks.compat import import_codec_package
+from mssgen.codecs.networks.factorized import FactorizedCodebook
+from mssgen.codecs.networks.mrf import MrfDecoder
 from mssgen.errors import UsageError
 from mssgen.recipes.schema import Codebooks, CodebookSize, ModelName, SampleRate, Strides, Width
 

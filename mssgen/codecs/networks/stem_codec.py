@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mssgen.codecs.base import Codebook, Codec, Reconstruction, full_precision
-from mssgen.codecs.factorized import FactorizedQuantizer
-from mssgen.codecs.stem_spectrum import InverseSpectrum, Spectrum, to_log
+from mssgen.codecs.networks.factorized import FactorizedQuantizer
+from mssgen.codecs.networks.stem_spectrum import InverseSpectrum, Spectrum, to_log
 from mssgen.errors import UsageError
 from mssgen.recipes.schema import Codebooks, CodebookSize, Layers, ModelName, SampleRate, Width
 

@@ -13,8 +13,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from mssgen.codecs.stem_codec import Analysis, Block
-from mssgen.codecs.stem_spectrum import Spectrum, to_log
+from mssgen.codecs.networks.stem_codec import Analysis, Block
+from mssgen.codecs.networks.stem_spectrum import Spectrum, to_log
 
 _WIDTH, _EXPANSION, _KERNEL_SIZE = 128, 2, 7
 _DILATIONS = (1, 2, 4, 8)  # frames: a second is looked at to either side

@@ -17,9 +17,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mssgen.codecs.base import Codec
-from mssgen.codecs.heads import DenseHead, TransformerHead, Window, windows
-from mssgen.codecs.song_hearing import SongHearingEncoder
-from mssgen.codecs.stem_codec import StemCodec
+from mssgen.codecs.networks.stem_codec import StemCodec
+from mssgen.encoders.heads import DenseHead, TransformerHead, Window, windows
+from mssgen.encoders.song_hearing import SongHearingEncoder
 from mssgen.errors import UsageError
 from mssgen.recipes.schema import Codebooks, StemName, Width
 

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mssgen.codecs.base import Codebook, Codec, Reconstruction, full_precision
-from mssgen.codecs.compat import import_codec_package
-from mssgen.codecs.pqmf import Pqmf
+from mssgen.codecs.networks.compat import import_codec_package
+from mssgen.codecs.networks.pqmf import Pqmf
 from mssgen.errors import UsageError
 from mssgen.recipes.schema import (
     Channels,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mssgen.separators.attention import attention
+from mssgen.separators.htdemucs.attention import attention
 
 EPS = 1e-5  # Of every norm in the network (torch's default).
 

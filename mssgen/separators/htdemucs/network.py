@@ -28,7 +28,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import Tensor
 
-from mssgen.separators.htdemucs_layers import (
+from mssgen.separators.htdemucs.layers import (
     EPS,
     Decoder,
     Encoder,
@@ -37,8 +37,8 @@ from mssgen.separators.htdemucs_layers import (
     TransformerLayer,
     Weights,
 )
-from mssgen.separators.htdemucs_state import HTDemucsConfig, check_state
-from mssgen.separators.spectrogram import to_spectrogram, to_waveform
+from mssgen.separators.htdemucs.spectrogram import to_spectrogram, to_waveform
+from mssgen.separators.htdemucs.state import HTDemucsConfig, check_state
 
 _BLOCK_BYTES = 2**19  # Activations of one block of rows.
 
