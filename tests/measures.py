@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mssgen.evaluation.base import Metric, Score, Song
+from mssgen.evaluation.metrics.base import Metric, Score, Song
 
 # Where calls are noted, a line each, from whatever process.
 CALLS = "MSSGEN_TEST_CALLS"

@@ -15,7 +15,7 @@ from toys import write_tiny_encoder
 
 from mssgen.enhancers.blend import MODES, Blend, blend_stream
 from mssgen.errors import UsageError
-from mssgen.evaluation.loudness import integrated_lufs
+from mssgen.inspection.loudness import integrated_lufs
 
 RATE = 8000
 

@@ -5,7 +5,7 @@ import io
 
 import pytest
 
-from mssgen.cells import csv_text, md_text
+from mssgen.inspection.cells import csv_text, md_text
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mssgen import commits
-from mssgen.commits import commit_of, own_commit
+from mssgen.evaluation import commits
+from mssgen.evaluation.commits import commit_of, own_commit
 
 COMMIT, OTHER = "0123456789" * 4, "ab" * 20
 

@@ -14,8 +14,8 @@ from program import Program
 
 from mssgen.audio.resampling import resample
 from mssgen.errors import AudioError, UsageError
-from mssgen.evaluation.compare import Comparison, compare_files
-from mssgen.evaluation.spectrograms import SpectrogramPair
+from mssgen.inspection.compare import Comparison, compare_files
+from mssgen.inspection.spectrograms import SpectrogramPair
 
 RATE = 16_000
 Audio = NDArray[np.float64]

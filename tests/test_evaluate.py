@@ -14,7 +14,7 @@ from measures import CALLS, DIES, ERROR, FAILS, NOT_FINITE, OFFSET, metric
 from program import Program
 
 from mssgen.errors import MssgenError, UsageError
-from mssgen.evaluation.base import Metric
+from mssgen.evaluation.metrics.base import Metric
 from mssgen.evaluation.records import Record, read_scores, write_scores
 from mssgen.evaluation.run import EvaluationOptions, evaluate_systems
 from mssgen.evaluation.score_cache import identity

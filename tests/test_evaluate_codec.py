@@ -13,7 +13,7 @@ from toys import tiny_codec
 
 from mssgen.codecs.loading import save_codec
 from mssgen.errors import UsageError
-from mssgen.evaluation.codec_rows import codec_hash
+from mssgen.evaluation.metrics.table import codec_hash
 from mssgen.evaluation.records import read_scores
 from mssgen.evaluation.run import EvaluationOptions, evaluate_systems
 from mssgen.events import Event, Failed, Start

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from measures import ERROR, OFFSET, metric
 
-from mssgen.evaluation.base import Score
+from mssgen.evaluation.metrics.base import Score
 from mssgen.evaluation.statistics import aggregate, bootstrap, compare, signed_rank
 
 HIGHER = metric("level", None, better="higher")

@@ -8,9 +8,9 @@ import soundfile as sf
 from matplotlib.image import imread
 
 from mssgen.errors import UsageError
-from mssgen.evaluation.explain import explaining
 from mssgen.events import Event, Written
 from mssgen.inputs.tracks import Track
+from mssgen.inspection.explain import explaining
 
 
 def noise(path: Path, band_hz: slice, rate: int, n_channels: int) -> Path:

@@ -11,7 +11,7 @@ from mssgen.checkpoints.resolving import resolve
 from mssgen.codecs.loading import load_codec, save_codec
 from mssgen.encoders.files import load_stem_encoder
 from mssgen.errors import CheckpointError, UsageError
-from mssgen.publishing import prepare_release, push
+from mssgen.publishing.release import prepare_release, push
 
 ADDRESS = "hf://me/bass"
 PARTS = ["config.json", "model.safetensors", "codec/config.json", "codec/model.safetensors"]

@@ -18,8 +18,8 @@ from mssgen.audio.resampling import resample
 from mssgen.codecs.base import Codes
 from mssgen.codecs.container import CodedAudio, write_codes
 from mssgen.errors import AudioError
-from mssgen.evaluation.file_info import CodesInfo, Levels, SoundInfo, describe
-from mssgen.evaluation.loudness import LoudnessMeter, integrated_lufs, k_weighting
+from mssgen.inspection.file_info import CodesInfo, Levels, SoundInfo, describe
+from mssgen.inspection.loudness import LoudnessMeter, integrated_lufs, k_weighting
 
 RATE = 48_000
 Audio = NDArray[np.float64]

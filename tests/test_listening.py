@@ -17,11 +17,11 @@ from browser import Page, browser, find_chromium
 from numpy.typing import NDArray
 
 from mssgen.errors import AudioError, MssgenError, UsageError
-from mssgen.evaluation.listening_tests import export_ab, export_mushra, low_passed
-from mssgen.evaluation.listening_trials import ListeningOptions
-from mssgen.evaluation.loudness import integrated_lufs
-from mssgen.evaluation.ratings import read_ratings
+from mssgen.evaluation.listening.export import export_ab, export_mushra, low_passed
+from mssgen.evaluation.listening.ratings import read_ratings
+from mssgen.evaluation.listening.trials import ListeningOptions
 from mssgen.events import Event, Warned
+from mssgen.inspection.loudness import integrated_lufs
 
 RATE = 16_000
 STRANGE = "</script><b>&'\"$x$"

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from mssgen.errors import UsageError
-from mssgen.evaluation.base import Score, Song
-from mssgen.evaluation.metrics import METRICS, choose_metrics, groups
-from mssgen.evaluation.signals import per_song
+from mssgen.evaluation.metrics.base import Score, Song
+from mssgen.evaluation.metrics.signals import per_song
+from mssgen.evaluation.metrics.table import METRICS, choose_metrics, groups
 
 RATE = 8000
 # museval cannot be imported without ffmpeg.

@@ -9,9 +9,9 @@ import soundfile as sf
 from conftest import has_ffmpeg, shared
 from numpy.typing import NDArray
 
-from mssgen.evaluation.base import Score, Song
-from mssgen.evaluation.bsseval import bsseval_frames
-from mssgen.evaluation.metrics import METRICS
+from mssgen.evaluation.metrics.base import Score, Song
+from mssgen.evaluation.metrics.bsseval import bsseval_frames
+from mssgen.evaluation.metrics.table import METRICS
 
 NAMES = ("sdr", "isr", "sir", "sar")
 Audio = NDArray[np.float32]

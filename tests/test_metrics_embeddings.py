@@ -15,22 +15,22 @@ from numpy.typing import NDArray
 from toys import tiny_codec
 
 from mssgen.errors import UsageError
-from mssgen.evaluation.base import Metric, Song
-from mssgen.evaluation.embeddings import (
+from mssgen.evaluation.metrics.base import Metric, Song
+from mssgen.evaluation.metrics.embeddings import (
     EMBEDDINGS,
     Embedding,
     _vggish_frames,
     codec_embedding,
     embedding_metrics,
 )
-from mssgen.evaluation.frechet import (
+from mssgen.evaluation.metrics.frechet import (
     Moments,
     frechet_audio_distance,
     frechet_distance,
     frechet_infinity,
 )
-from mssgen.evaluation.metrics import METRICS, choose_metrics
-from mssgen.evaluation.tokens import token_metrics
+from mssgen.evaluation.metrics.table import METRICS, choose_metrics
+from mssgen.evaluation.metrics.tokens import token_metrics
 
 RATE = 8000
 Audio = NDArray[np.float32]

@@ -5,9 +5,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from mssgen.evaluation.base import Score, Song
-from mssgen.evaluation.metrics import METRICS
-from mssgen.evaluation.spectral import FFT_SIZES, spectra
+from mssgen.evaluation.metrics.base import Score, Song
+from mssgen.evaluation.metrics.spectral import FFT_SIZES, spectra
+from mssgen.evaluation.metrics.table import METRICS
 
 Audio = NDArray[np.float32]
 

@@ -20,7 +20,7 @@ from mssgen.encoders.files import load_stem_encoder, save_stem_encoder
 from mssgen.encoders.stem_encoder import StemEncoder, StemEncoderOptions
 from mssgen.errors import CheckpointError, MssgenError, UsageError
 from mssgen.files import sha256_of
-from mssgen.publishing import prepare_release, push
+from mssgen.publishing.release import prepare_release, push
 from mssgen.recipes.sections import from_section
 from mssgen.training.export import export_run
 from mssgen.training.recipes import Recipe, TrainOptions

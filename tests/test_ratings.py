@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mssgen.errors import MssgenError, UsageError
-from mssgen.evaluation.ratings import (
+from mssgen.evaluation.listening.ratings import (
     Rating,
     read_ratings,
     screen_listeners,

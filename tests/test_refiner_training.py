@@ -16,7 +16,7 @@ from mssgen.codecs.base import Codec
 from mssgen.codecs.loading import load_codec, save_codec
 from mssgen.encoders.files import load_stem_encoder
 from mssgen.errors import CheckpointError, UsageError
-from mssgen.publishing import prepare_release
+from mssgen.publishing.release import prepare_release
 from mssgen.recipes.sections import from_section
 from mssgen.refiners.files import load_refiner, refiner_codec, save_refiner
 from mssgen.refiners.refine import Refiner

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mssgen.analysis.codec import Analysis
 from mssgen.analysis.statistics import dead_share, perplexity
-from mssgen.cells import csv_text
+from mssgen.inspection.cells import csv_text
 
 Row = dict[str, str | int]
 

@@ -15,8 +15,8 @@ from mssgen.errors import MssgenError, UsageError
 from mssgen.events import Written
 
 if TYPE_CHECKING:
-    from mssgen.evaluation.compare import Comparison, Match, Side
-    from mssgen.evaluation.spectrograms import SpectrogramPair
+    from mssgen.inspection.compare import Comparison, Match, Side
+    from mssgen.inspection.spectrograms import SpectrogramPair
 
 
 def compare(
@@ -48,8 +48,8 @@ def compare(
     with given.session(as_json=as_json, quiet=quiet, verbose=verbose) as hook:
         targets = _targets(output, overwrite)
 
-        from mssgen.evaluation.compare import compare_files
-        from mssgen.evaluation.compare_picture import check_packages, draw_comparison
+        from mssgen.inspection.compare import compare_files
+        from mssgen.inspection.pictures import check_packages, draw_comparison
 
         if targets:
             check_packages()

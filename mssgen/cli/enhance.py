@@ -193,7 +193,7 @@ def enhance(
                 raise UsageError(
                     "--explain needs an output to look at: name a folder, and no --raw"
                 )
-            from mssgen.evaluation.explain import explaining
+            from mssgen.inspection.explain import explaining
 
             hook = explaining(hook, tracks)
         return files.run(groups, write, hook, strict=strict)

@@ -142,7 +142,12 @@ def evaluate(
 
 def _rated(files: list[str], output: str, seed: int, hook: "Hook") -> str:
     """Write what listeners said, and return the table."""
-    from mssgen.evaluation.ratings import read_ratings, screen_listeners, summarise, write_ratings
+    from mssgen.evaluation.listening.ratings import (
+        read_ratings,
+        screen_listeners,
+        summarise,
+        write_ratings,
+    )
     from mssgen.events import Written
 
     found = read_ratings(files)

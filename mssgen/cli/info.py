@@ -9,7 +9,7 @@ from mssgen.errors import MssgenError
 from mssgen.events import Failed
 
 if TYPE_CHECKING:
-    from mssgen.evaluation.file_info import CodesInfo, SoundInfo
+    from mssgen.inspection.file_info import CodesInfo, SoundInfo
 
 
 def info(
@@ -25,8 +25,8 @@ def info(
     """
     n_failed = 0
     with given.session(as_json=as_json, quiet=quiet, verbose=verbose) as hook:
-        from mssgen.evaluation.file_info import CODES_SUFFIX, CodesInfo, describe
         from mssgen.inputs.tracks import EXTENSIONS, find_tracks
+        from mssgen.inspection.file_info import CODES_SUFFIX, CodesInfo, describe
 
         extensions = (*EXTENSIONS, CODES_SUFFIX)
         tracks = find_tracks(

@@ -84,8 +84,8 @@ def push(
     codec. Others then use the printed address as --encoder, --codec or --model.
     """
     from mssgen.errors import UsageError
-    from mssgen.publishing import prepare_release
-    from mssgen.publishing import push as send
+    from mssgen.publishing.release import prepare_release
+    from mssgen.publishing.release import push as send
 
     if offline and not dry_run:
         raise UsageError("--offline forbids a push; use it with --dry-run")

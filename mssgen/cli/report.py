@@ -98,8 +98,8 @@ def _export_test(
     overwrite: bool,
     hook: "Hook",
 ) -> None:
-    from mssgen.evaluation.listening_tests import export_ab, export_mushra
-    from mssgen.evaluation.listening_trials import ListeningOptions
+    from mssgen.evaluation.listening.export import export_ab, export_mushra
+    from mssgen.evaluation.listening.trials import ListeningOptions
 
     exports = {"mushra": export_mushra, "ab": export_ab}
     if kind not in exports:

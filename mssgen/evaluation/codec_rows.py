@@ -5,12 +5,9 @@
 that a codec-based refiner gains or loses can be told from the codec itself.
 """
 
-import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import numpy as np
 
 from mssgen.audio.encodings import AudioInfo, choose_encoding
 from mssgen.audio.resampling import BLOCK_SAMPLES
@@ -19,7 +16,8 @@ from mssgen.checkpoints.registry import STEMS
 from mssgen.codecs.base import Codec
 from mssgen.codecs.coding import decode_coded, encode_source
 from mssgen.errors import MssgenError, UsageError
-from mssgen.evaluation.base import Audio
+from mssgen.evaluation.metrics.base import Audio
+from mssgen.evaluation.metrics.table import codec_hash
 from mssgen.evaluation.pairing import Found, Note, Pairing, System, Track
 from mssgen.evaluation.recordings import Recording
 from mssgen.events import Failed, Hook, Progress, Start, ignore
@@ -129,15 +127,6 @@ def with_sums(pairing: Pairing) -> Pairing:
         if (mixture := _mixture_of(track)) is not None:
             tracks.append(Track(track.key, {MIXTURE_STEM: mixture}))
     return replace(pairing, tracks=tuple(tracks))
-
-
-def codec_hash(codec: Codec) -> str:
-    """Of all weights and options, the encoder's too, which `Codec.codec_id` leaves out."""
-    digest = hashlib.sha256(f"{codec.architecture} {sorted(codec.options.items())}".encode())
-    for key, tensor in sorted(codec.state_dict().items()):
-        digest.update(key.encode())
-        digest.update(np.ascontiguousarray(tensor.detach().cpu().float().numpy()).tobytes())
-    return digest.hexdigest()
 
 
 def _mixture_of(track: Track) -> Recording | None:

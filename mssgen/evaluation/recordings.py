@@ -11,7 +11,7 @@ import numpy as np
 from mssgen.audio.reading import check_finite, open_source
 from mssgen.audio.resampling import resample
 from mssgen.errors import AudioError
-from mssgen.evaluation.base import Audio, Song
+from mssgen.evaluation.metrics.base import Audio, Song
 from mssgen.library.stems import SoundFile, StemFile, to_channels
 
 _SAMPLED_BYTES = 2**16

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from mssgen import __version__
-from mssgen.commits import own_commit
 from mssgen.errors import MssgenError
-from mssgen.evaluation.base import Metric, Score
+from mssgen.evaluation.commits import own_commit
+from mssgen.evaluation.metrics.base import Metric, Score
 from mssgen.evaluation.pairing import Note, Pairing
 from mssgen.files import write_text
 

@@ -10,7 +10,6 @@ from mssgen.checkpoints.formats import WEIGHTS
 from mssgen.checkpoints.resolving import resolve
 from mssgen.codecs.base import Codec
 from mssgen.errors import MssgenError, UsageError
-from mssgen.evaluation.base import Metric
 from mssgen.evaluation.codec_rows import (
     MIXTURE_SYSTEM,
     REFERENCE,
@@ -19,7 +18,8 @@ from mssgen.evaluation.codec_rows import (
     with_mixture_row,
     with_sums,
 )
-from mssgen.evaluation.metric_table import CodecSource, chosen_metrics, shared_codec
+from mssgen.evaluation.metrics.base import Metric
+from mssgen.evaluation.metrics.table import CodecSource, chosen_metrics, shared_codec
 from mssgen.evaluation.pairing import Pairing, pair
 from mssgen.evaluation.records import (
     EVALUATION,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mssgen import __version__
-from mssgen.evaluation.base import Metric, Score
+from mssgen.evaluation.metrics.base import Metric, Score
 from mssgen.evaluation.recordings import Recording
 from mssgen.files import write_text
 

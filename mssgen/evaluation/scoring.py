@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mssgen.errors import MssgenError, UsageError
-from mssgen.evaluation.base import Metric, Score
-from mssgen.evaluation.metric_table import CodecSource, metric_called
+from mssgen.evaluation.metrics.base import Metric, Score
+from mssgen.evaluation.metrics.table import CodecSource, metric_called
 from mssgen.evaluation.pairing import Note, Pairing, System, Track
 from mssgen.evaluation.recordings import Recording, load_song
 from mssgen.evaluation.records import Record

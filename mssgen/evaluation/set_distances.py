@@ -8,17 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
-from mssgen.cells import csv_text
 from mssgen.errors import MssgenError, UsageError
-from mssgen.evaluation.base import Metric
-from mssgen.evaluation.codec_rows import codec_hash
-from mssgen.evaluation.embeddings import EMBEDDINGS, Embedding, codec_embedding
-from mssgen.evaluation.frechet import Frames, frechet_audio_distance
-from mssgen.evaluation.metric_table import CodecSource, shared_codec
+from mssgen.evaluation.metrics.base import Metric
+from mssgen.evaluation.metrics.embeddings import EMBEDDINGS, Embedding, codec_embedding
+from mssgen.evaluation.metrics.frechet import Frames, frechet_audio_distance
+from mssgen.evaluation.metrics.table import CodecSource, codec_hash, shared_codec
 from mssgen.evaluation.pairing import Pairing
 from mssgen.evaluation.recordings import Recording, at_rate
 from mssgen.events import Failed, Hook, ignore
 from mssgen.files import whole_file
+from mssgen.inspection.cells import csv_text
 
 _PREFIX = "fad_"
 

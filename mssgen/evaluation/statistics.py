@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mssgen.evaluation.base import Metric, Score
+from mssgen.evaluation.metrics.base import Metric, Score
 from mssgen.extras import missing
 
 N_RESAMPLES = 2000

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from mssgen.evaluation.base import Metric, Score
+from mssgen.evaluation.metrics.base import Metric, Score
 from mssgen.evaluation.records import Record
 from mssgen.evaluation.statistics import N_RESAMPLES, Aggregate, Comparison, aggregate, compare
 

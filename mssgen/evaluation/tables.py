@@ -7,10 +7,10 @@ never stand in one; metrics of one group stand in one table for each stem.
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from mssgen.cells import csv_text, md_text
-from mssgen.evaluation.base import Metric
+from mssgen.evaluation.metrics.base import Metric
 from mssgen.evaluation.statistics import CONFIDENCE, MIN_PAIRS, Aggregate, Comparison
 from mssgen.evaluation.summary import Summary
+from mssgen.inspection.cells import csv_text, md_text
 
 ARROWS = {"higher": "↑", "lower": "↓", "zero": "→ 0"}
 _MAX_NOTES = 200

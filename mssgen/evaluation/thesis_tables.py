@@ -8,15 +8,15 @@ the most that any of the systems could reach.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from mssgen.cells import md_text
-from mssgen.evaluation.base import Metric
 from mssgen.evaluation.codec_rows import (
     DRUMS_AND_BASS,
     MIXTURE_STEM,
     MIXTURE_SYSTEM,
 )
+from mssgen.evaluation.metrics.base import Metric
 from mssgen.evaluation.summary import Summary
 from mssgen.evaluation.tables import markdown_table, shown
+from mssgen.inspection.cells import md_text
 
 TABLES = ("thesis-1", "thesis-3", "thesis-4")
 _STEMS_1 = ("bass", "drums", "vocals", DRUMS_AND_BASS, MIXTURE_STEM)

@@ -13,7 +13,7 @@ from mssgen.audio.encodings import Encoding
 from mssgen.audio.reading import AudioSource, open_source
 from mssgen.audio.resampling import fit_length, resample
 from mssgen.audio.writing import StemWriter
-from mssgen.evaluation.loudness import integrated_lufs
+from mssgen.inspection.loudness import integrated_lufs
 
 Audio = NDArray[np.float32]
 

@@ -15,7 +15,7 @@ from typing import Any
 from mssgen import __version__
 from mssgen.audio.reading import open_source
 from mssgen.errors import AudioError, MssgenError, UsageError
-from mssgen.evaluation.base import Score
+from mssgen.evaluation.metrics.base import Score
 from mssgen.evaluation.report import audio_files, pictures
 from mssgen.evaluation.report.results import Results, TrackFiles
 from mssgen.evaluation.statistics import Aggregate, aggregate

@@ -8,7 +8,7 @@ from typing import Any
 
 from mssgen.checkpoints.registry import STEMS
 from mssgen.errors import MssgenError, UsageError
-from mssgen.evaluation.base import Score
+from mssgen.evaluation.metrics.base import Score
 from mssgen.evaluation.records import EVALUATION, FORMAT_VERSION, read_scores
 
 _METRIC_FIELDS = ("name", "title", "unit", "better", "aggregate", "definition", "group")

@@ -68,8 +68,8 @@ def run(
     from tables import Table
 
     from mssgen.codecs.loading import load_codec
+    from mssgen.evaluation.metrics.signals import is_silent
     from mssgen.evaluation.records import commit_of, versions
-    from mssgen.evaluation.signals import is_silent
     from mssgen.files import write_text
 
     torch.set_num_threads(arguments.threads)

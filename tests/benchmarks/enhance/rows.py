@@ -24,14 +24,13 @@ from mssgen.enhancers.blend import Blend
 from mssgen.enhancers.chain import StemEnhancer
 from mssgen.enhancers.codec import CodecEnhancer
 from mssgen.enhancers.loading import Refining, load_enhancer
-from mssgen.evaluation.base import Audio, Metric, Score, Song
-from mssgen.evaluation.codec_rows import codec_hash
-from mssgen.evaluation.embeddings import EMBEDDINGS, Embedding
-from mssgen.evaluation.frechet import Frames
-from mssgen.evaluation.metrics import METRICS
+from mssgen.evaluation.metrics.base import Audio, Metric, Score, Song
+from mssgen.evaluation.metrics.embeddings import EMBEDDINGS, Embedding
+from mssgen.evaluation.metrics.frechet import Frames
+from mssgen.evaluation.metrics.signals import power_db
+from mssgen.evaluation.metrics.table import METRICS, codec_hash
+from mssgen.evaluation.metrics.tokens import token_metrics
 from mssgen.evaluation.recordings import at_rate
-from mssgen.evaluation.signals import power_db
-from mssgen.evaluation.tokens import token_metrics
 from mssgen.refiners.refine import Refinement
 
 VERSION = 2

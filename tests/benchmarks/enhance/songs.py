@@ -12,7 +12,7 @@ import soundfile as sf
 
 import mssgen
 from mssgen.audio.reading import open_source
-from mssgen.evaluation.base import Audio
+from mssgen.evaluation.metrics.base import Audio
 from mssgen.library.stems import MIXTURE, TrackStems, open_library
 from mssgen.separators.base import Separator
 

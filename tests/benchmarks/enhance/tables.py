@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from rows import CDPAM, CLEAN, FIRST_TOKEN, LOUDNESS, MEAN_TOKEN, SEPARATED, Measured
 
-from mssgen.evaluation.frechet import frechet_audio_distance
+from mssgen.evaluation.metrics.frechet import frechet_audio_distance
 from mssgen.evaluation.tables import markdown_table, number, text
 
 NOT_WORSE = 0.01

@@ -7,8 +7,8 @@ All sums are float64 over the whole song.
 import numpy as np
 from numpy.typing import NDArray
 
-from mssgen.evaluation.base import Metric, Score, Song
-from mssgen.evaluation.signals import (
+from mssgen.evaluation.metrics.base import Metric, Score, Song
+from mssgen.evaluation.metrics.signals import (
     BLOCK_SAMPLES,
     MAX_RATIO_DB,
     NO_OTHERS,

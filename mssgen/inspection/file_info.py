@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from mssgen.audio.reading import AudioSource, check_finite, open_source
 from mssgen.audio.resampling import resample
-from mssgen.evaluation.bandwidth import Bandwidth, LongTermSpectrum, bandwidth
-from mssgen.evaluation.loudness import LoudnessMeter
+from mssgen.inspection.bandwidth import Bandwidth, LongTermSpectrum, bandwidth
+from mssgen.inspection.loudness import LoudnessMeter
 
 SILENCE_DB = -60.0
 """Mean power of 50 ms, dB of full scale, below which they count as silence."""

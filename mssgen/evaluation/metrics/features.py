@@ -11,9 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mssgen.evaluation.base import Audio, Metric, Score, Song
-from mssgen.evaluation.loudness import integrated_lufs
-from mssgen.evaluation.signals import (
+from mssgen.evaluation.metrics.base import Audio, Metric, Score, Song
+from mssgen.evaluation.metrics.signals import (
     TOO_SHORT,
     absent,
     check_both,
@@ -21,7 +20,8 @@ from mssgen.evaluation.signals import (
     per_song,
     power_db,
 )
-from mssgen.evaluation.spectral import power, spectra
+from mssgen.evaluation.metrics.spectral import power, spectra
+from mssgen.inspection.loudness import integrated_lufs
 
 N_FFT, HOP_LENGTH = 2048, 512
 _REFERENCE_GATE_DB, _ESTIMATE_GATE_DB = -60.0, -80.0

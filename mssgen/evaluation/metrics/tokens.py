@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from mssgen.audio.channels import to_items
 from mssgen.codecs.base import Codec
 from mssgen.codecs.streaming import encode_stream
-from mssgen.evaluation.base import Audio, Metric, Score, Song
-from mssgen.evaluation.signals import at_rate, check, per_song
+from mssgen.evaluation.metrics.base import Audio, Metric, Score, Song
+from mssgen.evaluation.metrics.signals import at_rate, check, per_song
 
 _GATE_DB = -60.0
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mssgen.evaluation.base import Audio, Metric, Score, Song
-from mssgen.evaluation.signals import absent, per_song
+from mssgen.evaluation.metrics.base import Audio, Metric, Score, Song
+from mssgen.evaluation.metrics.signals import absent, per_song
 
 _NAMES = ("sdr", "isr", "sir", "sar")
 

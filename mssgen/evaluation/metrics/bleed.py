@@ -8,15 +8,9 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from mssgen.evaluation.base import Metric, Score, Song
-from mssgen.evaluation.signals import (
-    NO_OTHERS,
-    check_both,
-    others,
-    per_song,
-    to_db,
-)
-from mssgen.evaluation.spectral import FULLNESS_METRICS, mel_filters, power, spectra
+from mssgen.evaluation.metrics.base import Metric, Score, Song
+from mssgen.evaluation.metrics.signals import NO_OTHERS, check_both, others, per_song, to_db
+from mssgen.evaluation.metrics.spectral import FULLNESS_METRICS, mel_filters, power, spectra
 
 _N_FFT, _HOP = 4096, 2048
 _BAND_EDGES_HZ = (0, 125, 250, 500, 1000, 2000, 4000, 8000, 16000, np.inf)

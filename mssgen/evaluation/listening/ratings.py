@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from mssgen.cells import csv_text, md_text
 from mssgen.errors import MssgenError, UsageError
 from mssgen.evaluation.statistics import bootstrap
 from mssgen.extras import missing
 from mssgen.files import write_text
+from mssgen.inspection.cells import csv_text, md_text
 
 FORMAT = "mssgen-ratings"
 REFERENCE, LOW_ANCHOR, MID_ANCHOR = "reference", "anchor35", "anchor70"

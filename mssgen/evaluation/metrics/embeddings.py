@@ -22,12 +22,12 @@ from mssgen.codecs.base import Codec
 from mssgen.codecs.networks.compat import import_codec_package
 from mssgen.codecs.streaming import stream_latents
 from mssgen.errors import UsageError
-from mssgen.evaluation.base import Audio, Metric, Score, Song
-from mssgen.evaluation.cdpam import SAMPLE_RATE as CDPAM_RATE
-from mssgen.evaluation.cdpam import load_cdpam
-from mssgen.evaluation.frechet import MIN_FRAMES, Frames, Moments, frechet_distance
-from mssgen.evaluation.signals import at_rate, check_both, per_song
-from mssgen.evaluation.spectral import mel_filters, power, spectra, to_decibels
+from mssgen.evaluation.metrics.base import Audio, Metric, Score, Song
+from mssgen.evaluation.metrics.cdpam import SAMPLE_RATE as CDPAM_RATE
+from mssgen.evaluation.metrics.cdpam import load_cdpam
+from mssgen.evaluation.metrics.frechet import MIN_FRAMES, Frames, Moments, frechet_distance
+from mssgen.evaluation.metrics.signals import at_rate, check_both, per_song
+from mssgen.evaluation.metrics.spectral import mel_filters, power, spectra, to_decibels
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from mssgen.errors import AudioError, MssgenError, UsageError
-from mssgen.evaluation import webmushra
-from mssgen.evaluation.listening_page import page_of, write_trial
-from mssgen.evaluation.listening_trials import (
+from mssgen.evaluation.listening import webmushra
+from mssgen.evaluation.listening.page import page_of, write_trial
+from mssgen.evaluation.listening.trials import (
     ANCHORS_HZ,
     MIN_LISTEN_S,
     REFERENCE,

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from mssgen.audio.reading import AudioSource, check_finite, open_source
 from mssgen.audio.resampling import resample
 from mssgen.errors import AudioError, UsageError
-from mssgen.evaluation.file_info import Levels, power_db
-from mssgen.evaluation.loudness import LoudnessMeter
-from mssgen.evaluation.spectrograms import SpectrogramPair
+from mssgen.inspection.file_info import Levels, power_db
+from mssgen.inspection.loudness import LoudnessMeter
+from mssgen.inspection.spectrograms import SpectrogramPair
 
 Audio = NDArray[np.float32]
 MIN_CORRELATION = 0.1

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mssgen.errors import CheckpointError
-from mssgen.evaluation.signals import absent
+from mssgen.evaluation.metrics.signals import absent
 
 SAMPLE_RATE = 22_050
 _SHA256 = "453c8b6edee1a94f0120236156436ff28fe4d8d884485e4a67695c8e8570bdfe"

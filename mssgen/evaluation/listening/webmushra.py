@@ -4,7 +4,7 @@ import html
 import json
 from pathlib import Path
 
-from mssgen.evaluation.listening_trials import ANCHORS_HZ, ListeningOptions, Trial
+from mssgen.evaluation.listening.trials import ANCHORS_HZ, ListeningOptions, Trial
 from mssgen.evaluation.report.audio_files import write_sound
 
 

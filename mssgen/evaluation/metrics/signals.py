@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from mssgen.audio.resampling import resample
 from mssgen.errors import UsageError
-from mssgen.evaluation.base import Audio, Score, Song
+from mssgen.evaluation.metrics.base import Audio, Score, Song
 from mssgen.extras import missing
 
 SILENCE_DB = -80.0

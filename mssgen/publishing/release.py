@@ -15,7 +15,7 @@ from mssgen.checkpoints.formats import CONFIG, EMBEDDED_CODEC, STAGE_OF, read_co
 from mssgen.checkpoints.registry import REGISTRY, Bundle
 from mssgen.checkpoints.resolving import SCHEME, ResolvedModel, parse_address
 from mssgen.errors import CheckpointError, UsageError
-from mssgen.model_cards import CardFacts, model_card
+from mssgen.publishing.card import CardFacts, model_card
 
 # Licences of the registry by the hub's words. One that is passed on with the work decides for it;
 # one that only asks to be named says nothing about the rest.

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from mssgen.evaluation.base import Audio, Metric, Score, Song
-from mssgen.evaluation.signals import absent, check, per_song
+from mssgen.evaluation.metrics.base import Audio, Metric, Score, Song
+from mssgen.evaluation.metrics.signals import absent, check, per_song
 
 FFT_SIZES = (256, 512, 1024, 2048, 4096)
 _EPSILON = 1e-8  # auraloss'

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mssgen.evaluation.listening_trials import Trial
+from mssgen.evaluation.listening.trials import Trial
 from mssgen.evaluation.report.audio_files import write_sound
 from mssgen.files import write_text
 from mssgen.leftovers import scratch_folder

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mssgen.evaluation.base import Audio, Metric, Score, Song
-from mssgen.evaluation.signals import absent, at_rate, check_both, per_song
+from mssgen.evaluation.metrics.base import Audio, Metric, Score, Song
+from mssgen.evaluation.metrics.signals import absent, at_rate, check_both, per_song
 
 SAMPLE_RATE = 16_000
 ROLL_PERCENT = 0.98

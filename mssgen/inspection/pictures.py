@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mssgen.errors import AudioError
-from mssgen.evaluation.spectrograms import SpectrogramPair, mel_ticks
 from mssgen.extras import missing
 from mssgen.files import reported, whole_file
+from mssgen.inspection.spectrograms import SpectrogramPair, mel_ticks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
