@@ -90,9 +90,9 @@ OWNERS = {
     "yaml": {"mssgen.checkpoints.resolving"},
     "pickle": set(),
     "stempeg": {"mssgen.library.stem_mp4"},
-    "auraloss": {"mssgen.training.codec_losses", "mssgen.evaluation.metrics.spectral"},
+    "auraloss": {"mssgen.training.codec.losses", "mssgen.evaluation.metrics.spectral"},
     "librosa": {
-        "mssgen.training.codec_losses",
+        "mssgen.training.codec.losses",
         "mssgen.evaluation.metrics.features",
         "mssgen.evaluation.metrics.proxies",
         "mssgen.evaluation.metrics.spectral",

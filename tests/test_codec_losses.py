@@ -12,10 +12,10 @@ from torch import Tensor
 from toys import tiny_codec
 
 from mssgen.errors import UsageError
-from mssgen.training import codec_losses as losses
-from mssgen.training.balancer import Balancer
-from mssgen.training.codebooks import CodebookKeeper, k_means
-from mssgen.training.discriminators import (
+from mssgen.training.codec import losses as losses
+from mssgen.training.codec.balancer import Balancer
+from mssgen.training.codec.codebooks import CodebookKeeper, k_means
+from mssgen.training.codec.discriminators import (
     DISCRIMINATORS,
     DiscriminatorOptions,
     build_discriminator,

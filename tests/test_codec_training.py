@@ -15,11 +15,11 @@ from toys import tiny_codec
 from mssgen.codecs.loading import load_codec, save_codec
 from mssgen.errors import UsageError
 from mssgen.recipes.sections import from_section
-from mssgen.training.codec import CodecTask
-from mssgen.training.codec_losses import GAN_LOSSES
-from mssgen.training.codec_options import CodecLossOptions
-from mssgen.training.datasets import DataOptions
-from mssgen.training.discriminators import DiscriminatorOptions, build_discriminator
+from mssgen.training.codec.discriminators import DiscriminatorOptions, build_discriminator
+from mssgen.training.codec.losses import GAN_LOSSES
+from mssgen.training.codec.options import CodecLossOptions
+from mssgen.training.codec.task import CodecTask
+from mssgen.training.data.datasets import DataOptions
 from mssgen.training.optimizers import OptimizerOptions
 from mssgen.training.recipes import load_recipe, recipe_names
 from mssgen.training.task import Batch

@@ -19,8 +19,8 @@ from torch.utils.data import DataLoader
 from mssgen.audio.levels import level, level_db
 from mssgen.errors import UsageError
 from mssgen.library.stems import open_library
-from mssgen.training.augment import AUGMENTED, Augmentation, Change, add_noise, draw_change
-from mssgen.training.datasets import DataOptions, SegmentDataset, collate, open_datasets
+from mssgen.training.data.augment import AUGMENTED, Augmentation, Change, add_noise, draw_change
+from mssgen.training.data.datasets import DataOptions, SegmentDataset, collate, open_datasets
 
 RATE = 8000
 STEMS = ("drums", "bass", "other", "vocals")

@@ -13,7 +13,7 @@ from toys import tiny_codec
 from mssgen.codecs.base import Codec
 from mssgen.codecs.networks.dac import DacCodec
 from mssgen.codecs.networks.seanet import EuclideanCodebook, SeanetCodec
-from mssgen.training.encoder_losses import (
+from mssgen.training.encoder.losses import (
     EmbeddingDiscriminator,
     Residual,
     adversarial_loss,

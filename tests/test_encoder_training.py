@@ -17,16 +17,16 @@ from mssgen.encoders.files import load_stem_encoder
 from mssgen.encoders.stem_encoder import StemEncoderOptions
 from mssgen.errors import UsageError
 from mssgen.recipes.sections import from_section
-from mssgen.training.augment import AUGMENTED
-from mssgen.training.codec_start import start_from_sound
-from mssgen.training.datasets import DataOptions
-from mssgen.training.encoder import EncoderTask
-from mssgen.training.encoder_losses import discriminator_loss
-from mssgen.training.encoder_options import LossOptions
-from mssgen.training.encoder_targets import FrozenTargets
+from mssgen.training.codec.start import start_from_sound
+from mssgen.training.data.augment import AUGMENTED
+from mssgen.training.data.datasets import DataOptions
+from mssgen.training.data.target_cache import TargetCache
+from mssgen.training.encoder.losses import discriminator_loss
+from mssgen.training.encoder.options import LossOptions
+from mssgen.training.encoder.targets import FrozenTargets
+from mssgen.training.encoder.task import EncoderTask
 from mssgen.training.optimizers import OptimizerOptions
 from mssgen.training.recipes import Recipe, load_recipe, recipe_names
-from mssgen.training.target_cache import TargetCache
 from mssgen.training.task import Batch
 
 RECIPES = recipe_names("encoder")

@@ -23,7 +23,7 @@ from mssgen.enhancers import blend as blending
 from mssgen.enhancers.blend import Blend
 from mssgen.enhancers.chain import StemEnhancer
 from mssgen.enhancers.codec import CodecEnhancer
-from mssgen.training.codec_start import start_from_sound
+from mssgen.training.codec.start import start_from_sound
 
 Audio = NDArray[np.float32]
 RATE = 44_100

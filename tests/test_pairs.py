@@ -23,8 +23,8 @@ from mssgen.cli.data import app
 from mssgen.errors import UsageError
 from mssgen.events import Done, Event, Failed, Progress, Skipped, Start, Written
 from mssgen.library.stems import open_library
-from mssgen.training.datasets import DataOptions, SegmentDataset
-from mssgen.training.pairs import make_pairs, open_pairs
+from mssgen.training.data.datasets import DataOptions, SegmentDataset
+from mssgen.training.data.pairs import make_pairs, open_pairs
 
 RATE = 44_100
 SOURCES = ("drums", "bass", "other", "vocals")

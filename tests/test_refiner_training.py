@@ -20,13 +20,13 @@ from mssgen.publishing.release import prepare_release
 from mssgen.recipes.sections import from_section
 from mssgen.refiners.files import load_refiner, refiner_codec, save_refiner
 from mssgen.refiners.refine import Refiner
-from mssgen.training.augment import AUGMENTED
-from mssgen.training.code_pairs import CodePairs
-from mssgen.training.datasets import DataOptions, Segment, collate
+from mssgen.training.data.augment import AUGMENTED
+from mssgen.training.data.datasets import DataOptions, Segment, collate
 from mssgen.training.loop import rate_factor, train
 from mssgen.training.recipes import Recipe, TrainOptions, load_recipe, recipe_names
-from mssgen.training.refiner import RefinerTask
-from mssgen.training.refiner_options import RefinerLossOptions
+from mssgen.training.refiner.code_pairs import CodePairs
+from mssgen.training.refiner.options import RefinerLossOptions
+from mssgen.training.refiner.task import RefinerTask
 from mssgen.training.run import latest_checkpoint, load_modules
 from mssgen.training.task import Batch
 

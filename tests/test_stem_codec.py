@@ -15,10 +15,10 @@ from mssgen.codecs.networks.factorized import FactorizedQuantizer
 from mssgen.codecs.networks.stem_codec import StemCodec
 from mssgen.codecs.networks.stem_spectrum import InverseSpectrum, Spectrum, to_log
 from mssgen.errors import UsageError
-from mssgen.training.codec import CodecTask
-from mssgen.training.codec_losses import level_distance, spectrum_distance
-from mssgen.training.codec_options import CodecLossOptions
-from mssgen.training.codec_start import start_from_sound, start_levels, with_levels
+from mssgen.training.codec.losses import level_distance, spectrum_distance
+from mssgen.training.codec.options import CodecLossOptions
+from mssgen.training.codec.start import start_from_sound, start_levels, with_levels
+from mssgen.training.codec.task import CodecTask
 from mssgen.training.optimizers import OptimizerOptions
 from mssgen.training.recipes import load_recipe
 from mssgen.training.task import Batch

@@ -66,7 +66,7 @@ def pairs(
     with given.session(as_json=as_json, quiet=quiet, verbose=verbose) as hook:
         from mssgen.devices import share_heaps
         from mssgen.library.stems import open_library
-        from mssgen.training.pairs import make_pairs
+        from mssgen.training.data.pairs import make_pairs
 
         share_heaps()
         given.use_threads(threads)

@@ -36,12 +36,12 @@ from mssgen.training.interrupts import StopRequest, stop_requests
 from mssgen.training.logs import RunLog
 from mssgen.training.parallel import (
     autocast_forward,
+    average,
     average_gradients,
     open_fabric,
     seed_step,
     share_state,
 )
-from mssgen.training.processes import average
 from mssgen.training.recipes import TrainOptions
 from mssgen.training.run import (
     LoopState,

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from mssgen.devices import choose_device
 from mssgen.errors import UsageError
 from mssgen.extras import missing
-from mssgen.training.processes import are_several, average, broadcast
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -127,3 +127,23 @@ def _to_float32(value: Any) -> Any:
             value, **{each.name: _to_float32(getattr(value, each.name)) for each in fields(value)}
         )
     return value
+
+
+def average(tensor: Tensor) -> Tensor:
+    """The mean over all processes, in place; as it is where there is one process only."""
+    if are_several():
+        dist.all_reduce(tensor)
+        tensor /= dist.get_world_size()
+    return tensor
+
+
+def broadcast(tensor: Tensor) -> Tensor:
+    """The first process' values everywhere, in place."""
+    if are_several():
+        dist.broadcast(tensor, src=0)
+    return tensor
+
+
+def are_several() -> bool:
+    """Whether this run has other processes."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1

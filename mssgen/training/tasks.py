@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from mssgen.recipes.sections import from_section
-from mssgen.training.datasets import DataOptions, collate, open_datasets
+from mssgen.training.data.datasets import DataOptions, collate, open_datasets
 from mssgen.training.events import TrainingHook, ignore
 from mssgen.training.loop import train
 from mssgen.training.parallel import seed_step
@@ -73,15 +73,15 @@ def build_task(recipe: Recipe, *, target_cache: Path | None = None, offline: boo
     """
     seed_step(recipe.train.seed)
     if recipe.kind == "encoder":
-        from mssgen.training.encoder import EncoderTask
+        from mssgen.training.encoder.task import EncoderTask
 
         return EncoderTask.from_recipe(recipe, target_cache=target_cache, offline=offline)
 
     if recipe.kind == "refiner":
-        from mssgen.training.refiner import RefinerTask
+        from mssgen.training.refiner.task import RefinerTask
 
         return RefinerTask.from_recipe(recipe, cache=target_cache, offline=offline)
 
-    from mssgen.training.codec import CodecTask
+    from mssgen.training.codec.task import CodecTask
 
     return CodecTask.from_recipe(recipe, offline=offline)

@@ -30,14 +30,14 @@ from mssgen.codecs.networks.stem_codec import StemCodec
 from mssgen.refiners.masked_transformer import MaskedTransformer
 from mssgen.refiners.masking import apply_mask, hide_codebooks_from
 from mssgen.refiners.refine import Refinement, Refiner
-from mssgen.training.codec_losses import sdr_db
-from mssgen.training.codec_start import start_from_sound
-from mssgen.training.datasets import Segment, collate
+from mssgen.training.codec.losses import sdr_db
+from mssgen.training.codec.start import start_from_sound
+from mssgen.training.data.datasets import Segment, collate
 from mssgen.training.loop import train
 from mssgen.training.optimizers import OptimizerOptions
 from mssgen.training.recipes import TrainOptions
-from mssgen.training.refiner import RefinerTask
-from mssgen.training.refiner_options import RefinerLossOptions, RefinerOptions
+from mssgen.training.refiner.options import RefinerLossOptions, RefinerOptions
+from mssgen.training.refiner.task import RefinerTask
 
 RATE = 16_000
 TRACK_S, SEGMENT_S = 8.0, 2.0

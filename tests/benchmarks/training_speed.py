@@ -25,9 +25,9 @@ from torch.nn import functional as F
 
 from mssgen.codecs.networks.seanet import ENCODEC_24KHZ, SeanetCodec
 from mssgen.encoders.stem_encoder import StemEncoderOptions
-from mssgen.training.datasets import Segment, collate
-from mssgen.training.encoder import EncoderTask
-from mssgen.training.encoder_options import LossOptions
+from mssgen.training.data.datasets import Segment, collate
+from mssgen.training.encoder.options import LossOptions
+from mssgen.training.encoder.task import EncoderTask
 from mssgen.training.loop import train
 from mssgen.training.recipes import TrainOptions
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 
 from mssgen.errors import UsageError
-from mssgen.training.codec_losses import GAN_LOSSES, MEL_FORMS
-from mssgen.training.discriminators import DiscriminatorOptions
+from mssgen.training.codec.discriminators import DiscriminatorOptions
+from mssgen.training.codec.losses import GAN_LOSSES, MEL_FORMS
 from mssgen.training.optimizers import OptimizerOptions
 
 

@@ -5,7 +5,7 @@ from typing import Literal
 
 from mssgen.encoders.stem_encoder import StemEncoderOptions
 from mssgen.errors import UsageError
-from mssgen.training.encoder_losses import Residual
+from mssgen.training.encoder.losses import Residual
 from mssgen.training.optimizers import OptimizerOptions
 
 _OF_SOUND = ("time", "spectrum", "stft")

@@ -22,10 +22,10 @@ from mssgen.encoders.files import load_stem_encoder, save_stem_encoder
 from mssgen.encoders.stem_encoder import Prediction, StemEncoder, StemEncoderOptions
 from mssgen.errors import UsageError
 from mssgen.recipes.sections import from_section
-from mssgen.training import encoder_losses as losses
-from mssgen.training.balancer import Balancer
-from mssgen.training.encoder_options import LossOptions
-from mssgen.training.encoder_targets import FrozenTargets, Targets
+from mssgen.training.codec.balancer import Balancer
+from mssgen.training.encoder import losses as losses
+from mssgen.training.encoder.options import LossOptions
+from mssgen.training.encoder.targets import FrozenTargets, Targets
 from mssgen.training.recipes import Recipe
 from mssgen.training.task import Batch
 
@@ -307,15 +307,15 @@ class EncoderTask:
     def _sound_losses(self, output: Tensor, coherent: Tensor, clean: Tensor) -> dict[str, Tensor]:
         """Where phase counts, of the sound without noise."""
         # Not above: the losses of codecs need packages that those of latents do not.
-        from mssgen.training import codec_losses
+        from mssgen.training.codec import losses
 
         options, found = self._loss, {}
         if options.time:
-            found["time"] = codec_losses.time_distance(coherent, clean)
+            found["time"] = losses.time_distance(coherent, clean)
         if options.spectrum:
-            found["spectrum"] = codec_losses.spectrum_distance(coherent, clean)
+            found["spectrum"] = losses.spectrum_distance(coherent, clean)
         if options.stft:
-            found["stft"] = codec_losses.stft_distance(output, clean, windows=options.stft_windows)
+            found["stft"] = losses.stft_distance(output, clean, windows=options.stft_windows)
         return found
 
     def _discriminate(self, prediction: Prediction, targets: Targets) -> Tensor:

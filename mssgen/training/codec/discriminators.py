@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mssgen.codecs.networks.compat import import_codec_package
 from mssgen.errors import UsageError
-from mssgen.training.small_discriminators import SmallDiscriminators
+from mssgen.training.codec.small_discriminators import SmallDiscriminators
 
 
 @dataclass(frozen=True)

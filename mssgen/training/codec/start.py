@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from mssgen.codecs.networks.factorized import Level
 from mssgen.codecs.networks.stem_codec import Analysis, StemCodec, Synthesis
 from mssgen.codecs.networks.stem_spectrum import Spectrum, to_log
-from mssgen.training.codebooks import k_means
+from mssgen.training.codec.codebooks import k_means
 
 _N_ITERATIONS = 10
 _N_FRAMES = 16_000  # that k-means sees

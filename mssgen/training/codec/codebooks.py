@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mssgen.codecs.base import Codec
 from mssgen.codecs.networks.seanet import EuclideanCodebook
-from mssgen.training.processes import average, broadcast
+from mssgen.training.parallel import average, broadcast
 
 
 class CodebookKeeper:

@@ -30,8 +30,8 @@ from mssgen.library.stems import (
     open_library,
     read_sum,
 )
-from mssgen.training.augment import AUGMENTED, NO_CHANGE, Augmentation, add_noise, draw_change
-from mssgen.training.pairs import open_pairs, paired
+from mssgen.training.data.augment import AUGMENTED, NO_CHANGE, Augmentation, add_noise, draw_change
+from mssgen.training.data.pairs import open_pairs, paired
 from mssgen.training.task import Batch
 
 ANY = "any"

@@ -29,13 +29,13 @@ from mssgen.codecs.networks.seanet import SeanetCodec
 from mssgen.codecs.networks.stem_codec import StemCodec
 from mssgen.errors import UsageError, closest
 from mssgen.recipes.sections import from_section
-from mssgen.training import codec_losses as losses
-from mssgen.training.balancer import Balancer
-from mssgen.training.codebooks import CodebookKeeper
-from mssgen.training.codec_options import CodecLossOptions
-from mssgen.training.codec_start import start_from_sound, start_levels, with_levels
-from mssgen.training.datasets import DataOptions
-from mssgen.training.discriminators import build_discriminator
+from mssgen.training.codec import losses as losses
+from mssgen.training.codec.balancer import Balancer
+from mssgen.training.codec.codebooks import CodebookKeeper
+from mssgen.training.codec.discriminators import build_discriminator
+from mssgen.training.codec.options import CodecLossOptions
+from mssgen.training.codec.start import start_from_sound, start_levels, with_levels
+from mssgen.training.data.datasets import DataOptions
 from mssgen.training.recipes import Recipe
 from mssgen.training.task import Batch
 

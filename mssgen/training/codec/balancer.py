@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from mssgen.training.processes import average
+from mssgen.training.parallel import average
 
 
 class Balancer(nn.Module):

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from mssgen.codecs.base import Codec
 from mssgen.encoders.stem_encoder import StemEncoder
-from mssgen.training.augment import AUGMENTED
-from mssgen.training.target_cache import TargetCache
+from mssgen.training.data.augment import AUGMENTED
+from mssgen.training.data.target_cache import TargetCache
 from mssgen.training.task import Batch
 
 

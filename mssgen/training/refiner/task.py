@@ -29,11 +29,11 @@ from mssgen.refiners.masked_transformer import MaskedTransformer
 from mssgen.refiners.masking import apply_mask, hide_codebooks_from, hide_for_training
 from mssgen.refiners.noise import FrameNoise
 from mssgen.refiners.sampling import SamplingOptions, sample
-from mssgen.training.code_pairs import CodePair, CodePairs
-from mssgen.training.datasets import DataOptions
-from mssgen.training.lora import add_low_rank, merged_state
+from mssgen.training.data.datasets import DataOptions
 from mssgen.training.recipes import Recipe
-from mssgen.training.refiner_options import RefinerLossOptions, RefinerOptions
+from mssgen.training.refiner.code_pairs import CodePair, CodePairs
+from mssgen.training.refiner.lora import add_low_rank, merged_state
+from mssgen.training.refiner.options import RefinerLossOptions, RefinerOptions
 from mssgen.training.task import Batch
 
 _IGNORED = -100  # what torch's cross-entropy leaves out

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from mssgen.codecs.base import Codec
-from mssgen.training.augment import AUGMENTED
-from mssgen.training.target_cache import TargetCache
+from mssgen.training.data.augment import AUGMENTED
+from mssgen.training.data.target_cache import TargetCache
 from mssgen.training.task import Batch
 
 
