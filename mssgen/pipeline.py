@@ -24,7 +24,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from mssgen.audio.arrays import as_rate, as_samples
-from mssgen.audio.channels import _mixed, from_pairs, mixed_layout, n_mixed, to_pairs
+from mssgen.audio.channels import from_pairs, mixed_layout, mixture_blocks, n_mixed, to_pairs
 from mssgen.audio.encodings import AudioInfo
 from mssgen.audio.reading import MAX_CHANNELS, Source, check_finite, open_source
 from mssgen.audio.resampling import BLOCK_SAMPLES, fit_length, out_samples, resample
@@ -178,7 +178,7 @@ def measure(source: Source, separator: Separator, *, downmix: bool = False) -> M
             n_samples += block.shape[-1]
             yield block
 
-    mixture = _mixed(counted(), source.info, downmix=downmix)
+    mixture = mixture_blocks(counted(), source.info, downmix=downmix)
     level = measure_level(_at_model(mixture, source.info, separator, downmix=downmix))
     return Measured(n_samples, level)
 
@@ -207,7 +207,7 @@ def stream_outputs(
         hook(Warned(source.name, message))
 
     # Two readers of one stream: what one is ahead of the other is a few segments.
-    to_separate, mixture = itertools.tee(_mixed(source.blocks(), info, downmix=downmix))
+    to_separate, mixture = itertools.tee(mixture_blocks(source.blocks(), info, downmix=downmix))
     separated = separator.stream(
         _at_model(to_separate, info, separator, downmix=downmix),
         measured.level,

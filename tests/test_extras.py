@@ -4,10 +4,11 @@ import re
 from pathlib import Path
 
 import pytest
-from program import Program
 
 from mssgen.errors import UsageError
 from mssgen.extras import missing, require
+
+from support.program import Program
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "mssgen").rglob("*.py"))

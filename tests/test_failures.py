@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile as sf
-from conftest import EXCERPT, write_tiny_model
 
 from mssgen.checkpoints import hub
 from mssgen.cli import app
@@ -29,6 +28,8 @@ from mssgen.cli.reporters import reporter
 from mssgen.events import Done, Failed
 from mssgen.inputs.tracks import find_tracks
 from mssgen.jobs.manifest import MANIFEST
+
+from support.models import EXCERPT, write_tiny_model
 
 RATE = 44_100
 NOBODY = 65_534

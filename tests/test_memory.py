@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile as sf
-from conftest import EXCERPT
+
+from support.models import EXCERPT
 
 
 def write_song(path: Path, minutes: float) -> None:

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import soundfile as sf
 import torch
-from conftest import write_tiny_model
 
 import mssgen
 from mssgen.cli.console import run
 from mssgen.errors import CheckpointError, OutOfMemoryError
 from mssgen.memory import is_out_of_memory
 from mssgen.separators.demucs import DemucsSeparator
+
+from support.models import write_tiny_model
 
 
 def primitive() -> None:

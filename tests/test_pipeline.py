@@ -7,11 +7,9 @@ import numpy as np
 import pytest
 import soundfile as sf
 import torch
-from conftest import EXCERPT
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from toys import SOURCES, ToyNetwork, toy_separator
 
 import mssgen
 from mssgen.audio.reading import open_source
@@ -20,6 +18,9 @@ from mssgen.errors import AudioError, CheckpointError, UsageError
 from mssgen.events import Progress
 from mssgen.outputs import plan_outputs
 from mssgen.pipeline import measure, stream_outputs
+
+from support.models import EXCERPT
+from support.toys import SOURCES, ToyNetwork, toy_separator
 
 RATE = 44_100
 Audio = NDArray[np.float32]

@@ -8,15 +8,16 @@ from typing import Any
 
 import pytest
 import soundfile as sf
-from conftest import EXCERPT
-from hubserver import HubServer
-from toys import tiny_codec, write_tiny_encoder
 from typer.main import get_command
 
 from mssgen.checkpoints import hub
 from mssgen.cli import app
 from mssgen.cli.console import run
 from mssgen.codecs.loading import save_codec
+
+from support.hubserver import HubServer
+from support.models import EXCERPT
+from support.toys import tiny_codec, write_tiny_encoder
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -64,8 +64,8 @@ def _to_stereo(name: str) -> tuple[float, float]:
 def to_pairs(block: NDArray[np.float32], layout: Layout = ()) -> Tensor:
     """[C, T] -> [B, 2, T]: channels in pairs of left and right; one without partner is doubled.
 
-    Pairs are those of the speakers (`mssgen.audio.speakers.pairs_of`); of unknown channels the first and
-    the second, and so on.
+    Pairs are those of the speakers (`mssgen.audio.speakers.pairs_of`); of unknown channels the
+    first and the second, and so on.
     """
     pairs = pairs_of(layout, len(block))
     if pairs == tuple((n, n + 1) for n in range(0, len(block), 2)):
@@ -126,7 +126,7 @@ def _real_pairs(layout: Layout, n_channels: int) -> list[tuple[int, int]]:
     return [(left, right) for left, right in pairs_of(layout, n_channels) if left != right]
 
 
-def _mixed(
+def mixture_blocks(
     blocks: Iterator[NDArray[np.float32]], info: AudioInfo, *, downmix: bool
 ) -> Iterator[NDArray[np.float32]]:
     """The mixture to work on, [`n_mixed(C)`, T'] from blocks [C, T']."""

@@ -170,4 +170,4 @@ class AudioInfo:
     """libsndfile's name of the sample format: "PCM_16", "FLOAT", "VORBIS", ...; what ffmpeg decodes
     has such a name where it is lossless, "DSD", or ""."""
     layout: Layout = ()
-    """The speaker of each channel, in the order of WAV (`mssgen.audio.speakers`); () where unknown."""
+    """The speaker of each channel, in WAV order (`mssgen.audio.speakers`); () if unknown."""

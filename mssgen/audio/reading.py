@@ -24,8 +24,7 @@ from numpy.typing import NDArray
 
 from mssgen.audio import ffmpeg
 from mssgen.audio.containers.channel_maps import read_layout
-from mssgen.audio.containers.file_layout import Layout as FileLayout
-from mssgen.audio.containers.file_layout import cut_short
+from mssgen.audio.containers.file_layout import FileLayout, cut_short
 from mssgen.audio.containers.ogg_pages import NO_END
 from mssgen.audio.containers.part_reader import PartReader
 from mssgen.audio.containers.parts import DECODE_ERRORS, find_layout
@@ -34,7 +33,6 @@ from mssgen.audio.resampling import BLOCK_SAMPLES, resample
 from mssgen.audio.speakers import canonical, order_from
 from mssgen.audio.spooling import reading, spool, temporary_folder
 from mssgen.errors import AudioError, UsageError
-from mssgen.files import safe_target as safe_target
 
 MIN_RATE, MAX_RATE = 8_000, 192_000
 # A damaged header can claim a thousand channels; no music has more than this.

@@ -51,8 +51,9 @@ class ResolvedModel:
 
 def embedded_dir() -> Path:
     """The folder of checkpoints that ship with mssgen (it need not exist)."""
-    installed = Path(__file__).parent / "weights"
-    return installed if installed.is_dir() else Path(__file__).parents[1] / "weights"
+    package = Path(__file__).parents[1]
+    installed = package / "weights"
+    return installed if installed.is_dir() else package.parent / "weights"
 
 
 def embedded_checkpoint(name: str) -> Path | None:

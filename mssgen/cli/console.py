@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from mssgen.cli import signals
 from mssgen.cli.streams import OutputError, drop_output
+from mssgen.cli.words import as_options
 from mssgen.errors import MssgenError
 from mssgen.memory import told
 
@@ -18,8 +19,11 @@ def warn(message: str) -> None:
 
 
 def printable(message: str) -> str:
-    """The message on one line: a file's name may hold line breaks and the terminal's commands."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
+    """The message on one line, with options by their names on the command line.
+
+    A file name may hold line breaks and control sequences of the terminal.
+    """
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in as_options(message))
 
 
 def run(command: Callable[[], object], *, verbose: bool) -> int:

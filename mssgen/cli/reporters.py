@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from mssgen.cli.console import printable, warn
 from mssgen.cli.signals import check
+from mssgen.cli.words import as_options
 from mssgen.events import Done, Event, Failed, Hook, Progress, Skipped, Start, Warned, Written
 
 if TYPE_CHECKING:
@@ -97,6 +98,8 @@ def _write_json(event: Event, stream: TextIO) -> None:
         if isinstance(value, Path)
         else round(value, 3)
         if isinstance(value, float)
+        else as_options(value)
+        if name == "message"
         else value
         for name, value in asdict(event).items()
     }

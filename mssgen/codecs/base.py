@@ -112,7 +112,7 @@ class Codec(nn.Module, ABC):
     """Length of the segments that are coded one by one; None codes the whole in one."""
     segment_stride: int | None = None
     wanted_level: Range = NATURAL
-    """Sound whose loud parts are outside of it is coded at another level: see `mssgen.codecs.coding`."""
+    """Audio whose loud parts lie outside this range is coded at another level, see `coding`."""
     adds_noise: bool = False
     """Whether the decoder ends in an `InverseSpectrum` that does."""
 

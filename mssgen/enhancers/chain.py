@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mssgen.audio.channels import _mixed, keep_mono, mixed_layout, n_mixed, to_pairs
+from mssgen.audio.channels import keep_mono, mixed_layout, mixture_blocks, n_mixed, to_pairs
 from mssgen.audio.levels import NATURAL, gain_into
 from mssgen.audio.reading import AudioSource
 from mssgen.audio.resampling import fit_length, out_samples, resample
@@ -277,7 +277,7 @@ def mixture_of(
         )
 
     def blocks() -> Iterator[torch.Tensor]:
-        mixed = _mixed(mixture.blocks(), mixture.info, downmix=downmix)
+        mixed = mixture_blocks(mixture.blocks(), mixture.info, downmix=downmix)
         for block in resample(mixed, channels[1], mixture.info.sample_rate, sample_rate):
             yield to_pairs(block, layouts[1])
 

@@ -14,7 +14,7 @@ _MAX_BYTES = 2**24  # packed-refs of a large repository has some hundred thousan
 def own_commit() -> str | None:
     """The commit of the checkout that this package lies in; None where it was installed."""
     # Not the folders above it: an environment may lie in a repository of something else.
-    return commit_of(Path(__file__).resolve().parents[1])
+    return commit_of(Path(__file__).resolve().parents[2])
 
 
 def commit_of(checkout: Path) -> str | None:

@@ -91,7 +91,7 @@ class Group:
     """Gives the separator; called once, and only if there is a song to separate."""
     plan: OutputPlan
     made_by: Mapping[str, Any] | None = None
-    """What makes each stem, for the manifest; see `mssgen.jobs.made_by`. None: that is not known."""
+    """What makes each stem, for the manifest (see `mssgen.jobs.made_by`); None if unknown."""
 
     @property
     def made(self) -> dict[str, dict[str, Any] | None]:
@@ -122,8 +122,8 @@ def separate_files(
 
     While one song is separated, the next one is read and measured. Every output appears under its
     name only when it is complete, and OUTPUT/manifest.jsonl says what it was made from and how.
-    `made_by` is what makes each stem (see `mssgen.jobs.made_by`); without it no song is ever taken for
-    complete. Damaged songs are separated as far as they can be read, with a warning; `strict`
+    `made_by` is what makes each stem (see `mssgen.jobs.made_by`); without it no song is ever taken
+    for complete. Damaged songs are separated as far as they can be read, with a warning; `strict`
     refuses them.
 
     Raises:

@@ -119,8 +119,8 @@ def encode_files(
     """Code sound files; one that fails does not stop the others.
 
     Damaged files are coded as far as they can be read, with a warning; `strict` refuses them.
-    `files_of_codec` are their hashes, see `mssgen.jobs.made_by.hashes_of`; without them what exists is
-    never taken for the same. Raises UsageError for wrong options, before any work.
+    `files_of_codec` are their hashes, see `mssgen.jobs.made_by.hashes_of`; without them what exists
+    is never taken for the same. Raises UsageError for wrong options, before any work.
     """
     codec.check_n_codebooks(n_codebooks)
     made = {"codec": files_of_codec, "n_codebooks": n_codebooks} if files_of_codec else None
@@ -170,8 +170,8 @@ def decode_files(
         codec: its name or path; None takes the one that each file names, if the registry knows it.
         n_codebooks: decode from the first levels only; None: from all.
         container, bit_depth, sample_rate, clip: see `mssgen.jobs.batch.WriteOptions`.
-        files_of_codec: the hashes of `codec`, see `mssgen.jobs.made_by.hashes_of`; without them what a
-            named codec made is never taken for the same.
+        files_of_codec: the hashes of `codec`, see `mssgen.jobs.made_by.hashes_of`; without them
+            what a named codec made is never taken for the same.
         hook: told what happens.
 
     Raises:

@@ -7,9 +7,10 @@ from io import BytesIO
 from typing import Literal
 
 import mido
-from mido import MidiFile as MidiFile
 
 from mssgen.errors import AudioError
+
+MidiFile = mido.MidiFile
 
 Group = Literal["drums", "bass", "other"]
 GROUPS: tuple[Group, ...] = ("drums", "bass", "other")

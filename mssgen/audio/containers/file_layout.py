@@ -31,7 +31,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Layout:
+class FileLayout:
     """How to read a file."""
 
     parts: tuple[Part, ...]

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 
 from mssgen.audio.containers.byte_views import Piece
-from mssgen.audio.containers.file_layout import Bytes, Layout, Part, cut_short
+from mssgen.audio.containers.file_layout import Bytes, FileLayout, Part, cut_short
 
 _SYNC = re.compile(rb"\xff[\xf8\xf9]")
 _JOIN = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
@@ -175,7 +175,7 @@ def _is_whole(data: bytes) -> bool:
     return False
 
 
-def scan(data: Bytes) -> Layout | None:
+def scan(data: Bytes) -> FileLayout | None:
     """The parts of a FLAC file; None where its number of samples is right.
 
     Raises no errors: a file in which no frame can be found is left to the decoder.
@@ -189,7 +189,7 @@ def scan(data: Bytes) -> Layout | None:
     return layout(data)
 
 
-def layout(data: Bytes) -> Layout | None:
+def layout(data: Bytes) -> FileLayout | None:
     """As `scan`, and the whole file is searched for others that were joined to it."""
     starts = [match.start() for match in _JOIN.finditer(data)]  # type: ignore[call-overload]
     parts, losses = [], []
@@ -217,7 +217,7 @@ def layout(data: Bytes) -> Layout | None:
             range(start + 26, broken.start if broken is not None else stop),
         )
         parts.append(Part(pieces))
-    return None if is_plain else Layout(tuple(parts), tuple(losses))
+    return None if is_plain else FileLayout(tuple(parts), tuple(losses))
 
 
 def resume(data: Bytes, part: Part, n_samples: int) -> Part | None:

@@ -8,7 +8,7 @@ import struct
 from collections.abc import Iterator
 
 from mssgen.audio.containers.byte_views import patched
-from mssgen.audio.containers.file_layout import Bytes, Layout, Part, cut_short
+from mssgen.audio.containers.file_layout import Bytes, FileLayout, Part, cut_short
 
 _UNKNOWN = 0xFFFFFFFF
 # More than this behind a wrapped size is not a list of tags.
@@ -16,7 +16,7 @@ _MAX_EXTRA_BYTES = 2**25
 _TAGS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICSBEGIN")
 
 
-def scan_wav(data: Bytes) -> Layout | None:
+def scan_wav(data: Bytes) -> FileLayout | None:
     """The whole of a WAV file whose data are longer than their size says; None: it is in order."""
     if data[:4] != b"RIFF" or data[8:12] != b"WAVE":
         return None
@@ -26,18 +26,18 @@ def scan_wav(data: Bytes) -> Layout | None:
         n_held = len(data) - start
         if size == 0 and n_held > 8 and not _is_chunk(data, start):
             loss = "has a header that says 0 samples, as a recorder leaves that was stopped early"
-            return Layout((_whole(data, start),), (f"{loss}: its end may be missing",))
+            return FileLayout((_whole(data, start),), (f"{loss}: its end may be missing",))
         n_beyond = n_held - size
         if n_beyond >= 2**32 and n_beyond % 2**32 <= _MAX_EXTRA_BYTES:
             n_bytes = size + n_beyond // 2**32 * 2**32
-            return Layout((_whole(data, start, n_bytes),))
+            return FileLayout((_whole(data, start, n_bytes),))
         if size == _UNKNOWN:
-            return Layout((_whole(data, start),)) if n_held > _UNKNOWN else None
+            return FileLayout((_whole(data, start),)) if n_held > _UNKNOWN else None
         after = start + size + size % 2
         rest = data[after : after + 64]
         is_sound = n_beyond > 4096 and not _is_chunk(data, after) and not rest.startswith(_TAGS)
         if is_sound and any(data[after : after + 2**16]):
-            return Layout(
+            return FileLayout(
                 (Part((range(len(data)),)),),
                 (f"holds {n_beyond} bytes behind the sound that its header declares, not read",),
             )
@@ -79,7 +79,7 @@ def _is_chunk(data: Bytes, position: int) -> bool:
     return all(32 <= byte < 127 for byte in name) and position + 8 + size <= len(data) + 1
 
 
-def scan_caf(data: Bytes) -> Layout | None:
+def scan_caf(data: Bytes) -> FileLayout | None:
     """A CAF file with the size of the data that it holds; None: the size is right."""
     position, bytes_per_s = 8, 0.0
     while data[:4] == b"caff" and position + 12 <= len(data):
@@ -93,8 +93,8 @@ def scan_caf(data: Bytes) -> Layout | None:
         if name == b"data" and (size == -1 or (size > n_held and bytes_per_s)):
             part = Part(patched((range(len(data)),), position + 4, struct.pack(">q", n_held)))
             if size == -1:
-                return Layout((part,))
-            return Layout((part,), (cut_short(n_held / bytes_per_s, size / bytes_per_s),))
+                return FileLayout((part,))
+            return FileLayout((part,), (cut_short(n_held / bytes_per_s, size / bytes_per_s),))
         if size < 0:
             return None
         position += 12 + size

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 
 from mssgen.audio.containers.byte_views import Piece, patched
-from mssgen.audio.containers.file_layout import Bytes, Layout, Part, cut_short, damaged, told
+from mssgen.audio.containers.file_layout import Bytes, FileLayout, Part, cut_short, damaged, told
 
 _RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
 # kbit/s by (is MPEG 1, layer), from index 1 on.
@@ -96,7 +96,7 @@ class _Run:
         return self.info_start is not None or not self.n_bytes_lost_before
 
 
-def scan(data: Bytes) -> Layout | None:
+def scan(data: Bytes) -> FileLayout | None:
     """The parts of an MPEG audio file; None where it is in order, or is of free bit rate.
 
     A part ends where bytes are damaged, where the format changes, and where a new file begins.
@@ -127,7 +127,7 @@ def scan(data: Bytes) -> Layout | None:
     if has_rest and not losses:
         losses.append(f"ends within a frame after {n_s:.2f} s: it may be cut short")
     is_plain = len(runs) == 1 and runs[0].n_declared == runs[0].n_frames and not losses
-    return None if is_plain else Layout(tuple(parts), told(losses))
+    return None if is_plain else FileLayout(tuple(parts), told(losses))
 
 
 def _n_lost(file: list[_Run]) -> int:

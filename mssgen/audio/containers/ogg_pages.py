@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from mssgen.audio.containers.byte_views import Piece
-from mssgen.audio.containers.file_layout import Bytes, Layout, Part, damaged, told
+from mssgen.audio.containers.file_layout import Bytes, FileLayout, Part, damaged, told
 
 _HEADER_BYTES = 27
 _MAX_SEGMENTS = 255
@@ -88,7 +88,7 @@ def _parse(data: Bytes, start: int) -> Page | None:
     return Page(start, stop, head[5], position, serial, number, body)
 
 
-def scan(data: Bytes) -> Layout | None:
+def scan(data: Bytes) -> FileLayout | None:
     """The parts of an Ogg file; None where it is one stream in order, or nothing that is known."""
     links = _find_links(data)
     if not links:
@@ -103,7 +103,7 @@ def scan(data: Bytes) -> Layout | None:
         _add_parts(data, link, header, parts, losses)
     if not links[-1].pages[-1].is_last:
         losses.append(NO_END)
-    return Layout(tuple(parts), told(losses))
+    return FileLayout(tuple(parts), told(losses))
 
 
 def _find_links(data: Bytes) -> list[_Link]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mssgen.audio.containers import flac_frames, mp3_frames, ogg_pages
 from mssgen.audio.containers.byte_views import ByteView
-from mssgen.audio.containers.file_layout import Bytes, Layout, Part
+from mssgen.audio.containers.file_layout import Bytes, FileLayout, Part
 from mssgen.audio.containers.header_sizes import scan_caf, scan_wav
 
 # What soundfile raises on damaged files: its own errors, and slips of its checks.
@@ -24,7 +24,7 @@ _FLAC_BLOCK = 4096
 # Xing headers round to frames, and decoders have a delay.
 _MPEG_TOLERANCE = 2 * 1152
 _MPEG_STARTS = (b"ID3", b"TAG", b"APETAGEX")
-_SCANS: tuple[tuple[bytes, Callable[[Bytes], Layout | None]], ...] = (
+_SCANS: tuple[tuple[bytes, Callable[[Bytes], FileLayout | None]], ...] = (
     (b"OggS", ogg_pages.scan),
     (b"fLaC", flac_frames.scan),
     (b"RIFF", scan_wav),
@@ -58,7 +58,7 @@ def mapped(path: Path) -> "mmap.mmap | bytes":
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
-def find_layout(path: Path, *, is_thorough: bool = False) -> Layout | None:
+def find_layout(path: Path, *, is_thorough: bool = False) -> FileLayout | None:
     """How to read a file that is damaged, joined or has a wrong header; None: as it is.
 
     `is_thorough` also finds FLAC files joined to others, for which the whole file is searched.

@@ -135,8 +135,8 @@ def spectrum_distance(estimate: Tensor, reference: Tensor, *, window: int = 2048
 def level_distance(estimate: Tensor, reference: Tensor) -> Tensor:
     """L1 between logarithmic levels of 32 bands in middle and side, in frames of 512 samples.
 
-    They are those of the stem codec (`mssgen.codecs.networks.stem_spectrum.to_log`): a dB is 0.07, and
-    whatever is softer than -84 dB is silence.
+    They are those of the stem codec (`mssgen.codecs.networks.stem_spectrum.to_log`): a dB is 0.07,
+    and whatever is softer than -84 dB is silence.
     """
     transform = _spectrum(1024, 512, 0.6, 32, estimate.device)
     given, wanted = (_frames(transform, audio) for audio in (estimate, reference))

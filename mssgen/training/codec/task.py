@@ -29,7 +29,7 @@ from mssgen.codecs.networks.seanet import SeanetCodec
 from mssgen.codecs.networks.stem_codec import StemCodec
 from mssgen.errors import UsageError, closest
 from mssgen.recipes.sections import from_section
-from mssgen.training.codec import losses as losses
+from mssgen.training.codec import losses
 from mssgen.training.codec.balancer import Balancer
 from mssgen.training.codec.codebooks import CodebookKeeper
 from mssgen.training.codec.discriminators import build_discriminator

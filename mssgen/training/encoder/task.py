@@ -23,7 +23,7 @@ from mssgen.encoders.stem_encoder import Prediction, StemEncoder, StemEncoderOpt
 from mssgen.errors import UsageError
 from mssgen.recipes.sections import from_section
 from mssgen.training.codec.balancer import Balancer
-from mssgen.training.encoder import losses as losses
+from mssgen.training.encoder import losses
 from mssgen.training.encoder.options import LossOptions
 from mssgen.training.encoder.targets import FrozenTargets, Targets
 from mssgen.training.recipes import Recipe
@@ -307,15 +307,15 @@ class EncoderTask:
     def _sound_losses(self, output: Tensor, coherent: Tensor, clean: Tensor) -> dict[str, Tensor]:
         """Where phase counts, of the sound without noise."""
         # Not above: the losses of codecs need packages that those of latents do not.
-        from mssgen.training.codec import losses
+        from mssgen.training.codec import losses as codec_losses
 
         options, found = self._loss, {}
         if options.time:
-            found["time"] = losses.time_distance(coherent, clean)
+            found["time"] = codec_losses.time_distance(coherent, clean)
         if options.spectrum:
-            found["spectrum"] = losses.spectrum_distance(coherent, clean)
+            found["spectrum"] = codec_losses.spectrum_distance(coherent, clean)
         if options.stft:
-            found["stft"] = losses.stft_distance(output, clean, windows=options.stft_windows)
+            found["stft"] = codec_losses.stft_distance(output, clean, windows=options.stft_windows)
         return found
 
     def _discriminate(self, prediction: Prediction, targets: Targets) -> Tensor:
