@@ -209,7 +209,7 @@ def test_files_stay_short() -> None:
 
 
 def test_functions_stay_short() -> None:
-    """Their docstrings do not count; command-line functions are lists of options, as long as that."""
+    """Docstrings do not count, nor do command-line functions, which are lists of options."""
     long = {}
     for module, path in MODULES.items():
         if module.startswith("mssgen.cli"):

@@ -101,6 +101,7 @@ def codec(
     recipe: RecipeFile,
     data: Data,
     output: RunOutput,
+    pairs: Pairs = None,
     resume: Resume = False,
     settings: Settings = None,
     seed: Seed = None,
@@ -111,9 +112,10 @@ def codec(
     verbose: Verbose = False,
     as_json: AsJson = False,
 ) -> int:
-    """Train a codec of one's own.
+    """Train a codec of one's own, or one that gives the clean stem for what it hears.
 
-    Folder, interruption and several GPUs as for `mssgen train encoder`.
+    The latter with data.input "separated" (which needs --pairs), "mixture" or "noisy". Folder,
+    interruption and several GPUs as for `mssgen train encoder`.
     """
     with training_reporter(as_json=as_json, quiet=quiet or _draws_not(), verbose=verbose) as hook:
         from mssgen.training.tasks import train_recipe
@@ -122,6 +124,7 @@ def codec(
             _load(recipe, "codec", settings or (), seed, precision),
             data,
             output,
+            pairs=pairs,
             resume=resume,
             device=device,
             n_devices=devices,

@@ -16,6 +16,7 @@ import torch
 
 from mssgen.codecs.loading import load_codec, save_codec
 from mssgen.training.export import export_run
+from mssgen.training.library import open_library
 from mssgen.training.run import latest_checkpoint, read_state
 
 from support.program import Program
@@ -129,6 +130,37 @@ def test_a_codec_is_trained_and_exported(here: Path, program: Program) -> None:
     assert all(torch.equal(value, value.half()) for value in codec.state_dict().values())
     config = json.loads((here / "half" / "config.json").read_text())
     assert config["sha256"] == hashlib.sha256(half.read_bytes()).hexdigest()
+
+
+def test_a_codec_learns_from_every_input_that_it_can_hear(here: Path, program: Program) -> None:
+    """Silence and noise as the separated stem must not give one loss."""
+    losses = {}
+    for kind, level in (("silence", 0.0), ("noise", 0.5)):
+        library = open_library(here / "tracks")
+        for track in library.tracks:
+            folder = here / kind / track.key
+            folder.mkdir(parents=True)
+            noise = np.random.default_rng(5).uniform(-level, level, (8000, 1))
+            sf.write(folder / "bass.wav", noise, 8000, "FLOAT")
+        tracks = {track.key: track.fingerprint for track in library.tracks}
+        manifest = {"format_version": 1, "model": "x", "sha256": [], "tracks": tracks}
+        (here / kind / "pairs.json").write_text(json.dumps(manifest))
+        given = ("--set", "data.input=separated", "--pairs", kind, "--json")
+        result = program(*words("codec", f"run-{kind}"), *given)
+        assert result.code == 0, result.err
+        logged = [e["scalars"] for e in result.events if e["event"] == "logged"]
+        losses[kind] = [each["loss"] for each in logged]
+        assert any("sdr_of_input" in each for each in logged)
+    assert losses["silence"] != losses["noise"]
+    for kind in ("mixture", "noisy"):
+        given = ("--set", f"data.input={kind}")
+        assert program(*words("codec", f"run-{kind}"), *given).code == 0
+    wrong = program(*words("codec", "no"), "--set", "data.input=separated+mixture")
+    assert wrong.code == 2
+    assert "hears one sound" in wrong.err
+    lacking = program(*words("codec", "no"), "--set", "data.input=separated")
+    assert lacking.code == 2
+    assert "--pairs" in lacking.err
 
 
 def test_json_has_one_object_a_line(here: Path, program: Program) -> None:
