@@ -21,8 +21,11 @@ from support.toys import tiny_codec, write_tiny_encoder
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+# The front page first, then the page of each room whose commands a user types.
+ROOMS = [ROOT / "mssgen" / room / "README.md" for room in ("codecs", "training", "evaluation")]
+PAGES = "\n".join([README, *(page.read_text(encoding="utf-8") for page in ROOMS)])
 # What a test cannot run: it needs the network, a GPU or minutes. It is parsed all the same.
-NOT_RUN = ("models pull", "models quantize", "models path", "--device cuda", "--device mps")
+NOT_RUN = ("data render", "models pull", "models quantize", "models path", "--device cuda", "--device mps")
 # One after the other: each takes what the one before left.
 STORY = ("data pairs", "train encoder", "models export", "models push", "mssgen enhance ")
 EVALUATION = ("mssgen evaluate", "mssgen report", "mssgen compare", "mssgen info")
@@ -37,7 +40,7 @@ SOUND = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".opus", ".caf", ".w64")
 def commands() -> list[str]:
     """Each `mssgen ...` in the fenced console, bash, sh and shell blocks, also within pipes."""
     found = []
-    for block in re.findall(r"^```(?:console|bash|sh|shell)\n(.*?)^```", README, re.M | re.S):
+    for block in re.findall(r"^```(?:console|bash|sh|shell)\n(.*?)^```", PAGES, re.M | re.S):
         for line in block.replace("\\\n", " ").splitlines():
             plain = re.sub(r"\s#.*", "", line.strip().removeprefix("$ "))
             for part in re.split(r"&&|\|\||[|;]", plain):
@@ -63,6 +66,16 @@ def parsed(words: list[str]) -> dict[str, Any]:
 
 def is_help(words: list[str]) -> bool:
     return not {"-h", "--help", "--version", "--show-completion"}.isdisjoint(words)
+
+
+def test_the_front_page_stays_short() -> None:
+    assert len(README.split()) <= 1300
+
+
+def test_links_lead_somewhere() -> None:
+    for page in [ROOT / "README.md", *ROOMS]:
+        for link in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")):
+            assert "://" in link or (page.parent / link).exists(), f"{page}: {link}"
 
 
 def test_the_readme_shows_the_main_job() -> None:
@@ -171,7 +184,7 @@ def test_codecs_and_training_run_as_told(
     excerpt(Path("stem.wav"))
     for stem in ("drums", "bass", "other", "vocals"):
         excerpt(Path(f"Stems/song/{stem}.wav"))
-        excerpt(Path(f"separated/song/{stem}.wav"))
+        excerpt(Path(f"stems/song/{stem}.wav"))
         for track in ("one", "two"):
             excerpt(Path(f"Tracks/{track}/{stem}.wav"))
     save_codec(tiny_codec(), tmp_path / "tiny")
@@ -223,7 +236,7 @@ def excerpt(path: Path) -> None:
 def test_the_install_lines_are_those_of_the_project() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert re.search(r"pip install \.(\s|$)", README), "the first line installs"
-    extras = re.findall(r"pip install[^\n]*\.\[([\w,]+)\]", README)
+    extras = re.findall(r"pip install[^\n]*\.\[([\w,]+)\]", PAGES)
     assert "test" in ",".join(extras).split(",")
     for group in extras:
         assert set(group.split(",")) <= set(project["optional-dependencies"])
