@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -182,6 +183,81 @@ def test_one_module_gives_files_their_names() -> None:
     for module, path in MODULES.items():
         lines = list(renames(ast.parse(path.read_text(encoding="utf-8"))))
         assert bool(lines) == (module == "mssgen.files"), f"{path}:{lines}: use mssgen.files"
+
+
+FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
+# Modules of the library that still speak the words of the command line.
+FLAGS_STILL_SPOKEN: set[str] = {
+    "analysis.codec",
+    "audio.encodings",
+    "audio.ffmpeg",
+    "audio.reading",
+    "audio.speakers",
+    "audio.writing",
+    "checkpoints.folders",
+    "checkpoints.hub",
+    "checkpoints.registry",
+    "codecs.base",
+    "devices",
+    "encoders.stem_encoder",
+    "enhancers.blend",
+    "enhancers.chain",
+    "enhancers.codec",
+    "enhancers.loading",
+    "evaluation.codec_rows",
+    "evaluation.listening.export",
+    "evaluation.listening.ratings",
+    "evaluation.metrics.table",
+    "evaluation.pairing",
+    "evaluation.report.page",
+    "evaluation.report.results",
+    "evaluation.run",
+    "evaluation.scoring",
+    "files",
+    "inputs.lists",
+    "inputs.tracks",
+    "inspection.compare",
+    "inspection.explain",
+    "jobs.batch",
+    "jobs.codec_files",
+    "jobs.decisions",
+    "jobs.manifest",
+    "outputs",
+    "publishing.card",
+    "publishing.release",
+    "refiners.refine",
+    "rendering.band",
+    "rendering.fetch",
+    "rendering.manifest",
+    "rendering.render",
+    "rendering.singing",
+    "rendering.synthesis",
+    "separators.demucs",
+    "training.codec.start",
+    "training.codec.task",
+    "training.data.datasets",
+    "training.data.pairs",
+    "training.encoder.task",
+    "training.export",
+    "training.loop",
+    "training.parallel",
+    "training.recipes",
+    "training.refiner.task",
+    "training.run",
+}
+# Options of other programs.
+FOREIGN_FLAGS = {"--porcelain"}
+
+
+def test_the_library_does_not_speak_the_command_lines_words() -> None:
+    """A Python user who passes clip="x" must not be told of a flag that they never typed."""
+    speaking = {
+        module.removeprefix("mssgen.")
+        for module, path in MODULES.items()
+        if not module.startswith("mssgen.cli")
+        and set(FLAG.findall(path.read_text(encoding="utf-8"))) - FOREIGN_FLAGS
+    }
+    assert speaking == FLAGS_STILL_SPOKEN
 
 
 def test_only_the_command_line_draws() -> None:

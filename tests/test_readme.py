@@ -25,7 +25,14 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 ROOMS = [ROOT / "mssgen" / room / "README.md" for room in ("codecs", "training", "evaluation")]
 PAGES = "\n".join([README, *(page.read_text(encoding="utf-8") for page in ROOMS)])
 # What a test cannot run: it needs the network, a GPU or minutes. It is parsed all the same.
-NOT_RUN = ("data render", "models pull", "models quantize", "models path", "--device cuda", "--device mps")
+NOT_RUN = (
+    "data render",
+    "models pull",
+    "models quantize",
+    "models path",
+    "--device cuda",
+    "--device mps",
+)
 # One after the other: each takes what the one before left.
 STORY = ("data pairs", "train encoder", "models export", "models push", "mssgen enhance ")
 EVALUATION = ("mssgen evaluate", "mssgen report", "mssgen compare", "mssgen info")
