@@ -9,6 +9,7 @@ import re
 # Parameters whose option has another name; all others swap underscores for dashes.
 _RENAMED = {
     "audio": "the input",
+    "bandwidth_kbps": "--bandwidth",
     "container": "--format",
     "encoders": "--encoder",
     "existing='overwrite'": "--overwrite",

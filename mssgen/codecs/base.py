@@ -1,6 +1,6 @@
 """What every codec is: audio [B, C, T] <-> codes [B, K, N] by way of latents [B, D, N].
 
-    audio --encoder--> latents --quantize--> codes --dequantize--> quantised latents --decoder-->
+    audio -> encoder -> latents -> quantize -> codes -> dequantize -> latents -> decoder -> audio
 
 Some codecs cut the audio into segments and scale each to unit power first (EnCodec 48 kHz). That is
 part of this interface, so that a second, trained encoder can stand in for the codec's own and
@@ -296,7 +296,7 @@ class Codec(nn.Module, ABC):
         close = abs(n_codebooks * unit - bandwidth_kbps) <= 0.05 * unit
         if not close or not 1 <= n_codebooks <= self.n_codebooks:
             raise UsageError(
-                f"--bandwidth {bandwidth_kbps:g} does not fit {self.name}: its codebooks have "
+                f"`bandwidth_kbps={bandwidth_kbps:g}` does not fit {self.name}: its codebooks have "
                 f"{unit:g} kbps each, so use a multiple of that up to "
                 f"{self.bandwidth_kbps(self.n_codebooks):g}"
             )

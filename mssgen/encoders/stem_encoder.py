@@ -1,7 +1,7 @@
 """A second encoder for a frozen codec: it hears a separated stem, or the whole mixture, and gives
 the latents or tokens that the codec's own encoder gives for the clean stem.
 
-    audio --encoder--> latents --head (optional)--> better latents, or logits of tokens
+    audio -> encoder -> latents -> head (optional) -> better latents, or logits of codes
 
 The codec's quantiser and decoder turn them into sound. The thesis' "frozen codec with warm encoder"
 (section 6.2.1) and all its variants are options of this one module.

@@ -1,6 +1,6 @@
 """Refiners at work: a stem's codes to better ones, for songs of any length.
 
-    codes [B, K, N] --coarse (optional)--> first levels --c2f--> all levels, [B, K', N]
+    codes [B, K, N] -> coarse (optional) -> first codebooks -> c2f -> all codebooks [B, K', N]
 
 Coarse-to-fine (c2f) keeps the first levels and makes the others anew, which removed the bleed from
 a separated bass; coarse makes also the first levels anew, from the very first (thesis, section
@@ -58,9 +58,9 @@ class Refinement:
 
     def __post_init__(self) -> None:
         if self.mode not in ("c2f", "coarse+c2f"):
-            raise UsageError(f"--refine {self.mode} is unknown; use c2f or coarse+c2f")
+            raise UsageError(f"unknown refinement mode {self.mode}; use c2f or coarse+c2f")
         if not 0 < self.strength <= 1:
-            raise UsageError(f"--strength must be more than 0 and at most 1, not {self.strength:g}")
+            raise UsageError(f"`strength` must be more than 0 and at most 1, not {self.strength:g}")
         self.sampling("c2f")  # raises what is wrong with the others
 
     def sampling(self, network: str) -> SamplingOptions:
@@ -326,7 +326,7 @@ def _stages(
         _check_kept(n_kept if keep is None else keep, n_kept, c2f.options.n_levels)
         return [last]
     if coarse is None:
-        raise UsageError("--refine coarse+c2f needs a coarse refiner: give one, or use c2f")
+        raise UsageError("refinement mode coarse+c2f needs a coarse refiner: give one, or use c2f")
     if coarse.options.n_levels != n_kept:
         raise UsageError(
             f"the coarse refiner gives {coarse.options.n_levels} codebooks and the other takes "
@@ -340,5 +340,5 @@ def _stages(
 def _check_kept(keep: int, least: int, n_levels: int) -> None:
     if not least <= keep < n_levels:
         raise UsageError(
-            f"--keep-codebooks {keep} does not fit the refiner: it takes {least} to {n_levels - 1}"
+            f"`keep_codebooks={keep}` does not fit the refiner: it takes {least} to {n_levels - 1}"
         )

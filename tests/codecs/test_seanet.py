@@ -203,7 +203,7 @@ def test_bandwidth_in_codebooks() -> None:
     codec = tiny_codec()  # 1000 frames a second of 4 bits
     assert [codec.n_codebooks_for(k * codec.bandwidth_kbps(1)) for k in (1, 3)] == [1, 3]
     for bandwidth in (0, 1.7 * codec.bandwidth_kbps(1), 99):
-        with pytest.raises(UsageError, match="--bandwidth"):
+        with pytest.raises(UsageError, match="bandwidth_kbps"):
             codec.n_codebooks_for(bandwidth)
     encodec = SeanetCodec()
     assert [encodec.n_codebooks_for(kbps) for kbps in (1.5, 3, 6, 12, 24)] == [2, 4, 8, 16, 32]

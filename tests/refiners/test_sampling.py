@@ -382,7 +382,7 @@ def test_codes_and_networks_of_another_codec_are_refused() -> None:
     ("options", "message"),
     [
         ({"mode": "fine"}, "use c2f or coarse\\+c2f"),
-        ({"strength": 0.0}, "--strength"),
+        ({"strength": 0.0}, "`strength` must be more than 0"),
         ({"n_steps": 0}, "1 step at least"),
         ({"temperature": -1.0}, "temperature must be 0 or more"),
         ({"top_p": 1.5}, "top_p"),
