@@ -129,7 +129,7 @@ class Analysis:
     @torch.inference_mode()
     def sampled_latents(self, n_codebooks: int) -> dict[str, NDArray[np.float32]]:
         """By stem, the quantised latents [P, D] of its sampled frames from the first codebooks."""
-        device = next(self.codec.decoder.parameters()).device
+        device = self.codec.device
         latents = {}
         for stem in self.heard:
             codes = stem.frames.codes[:, :n_codebooks].T[None].to(device)
@@ -260,7 +260,7 @@ def _analyze_file(
     options: AnalysisOptions,
     hook: Hook,
 ) -> None:
-    device = next(codec.decoder.parameters()).device
+    device = codec.device
     with open_source(track.path) as source:
         info, signal = source.info, _Signal(source, codec, options.max_s)
         n_samples, energy, of_items = 0, 0.0, torch.zeros(1, dtype=torch.float64)

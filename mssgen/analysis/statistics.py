@@ -88,7 +88,7 @@ def frequent_codes(codec: Codec, counts: Tensor, n_codebooks: Sequence[int]) -> 
     counts: [K, V]; the last of `n_codebooks` is K. Levels are of the middle half, without how the
     decoder starts and ends.
     """
-    device = next(codec.decoder.parameters()).device
+    device = codec.device
     codes = counts.argmax(dim=-1)
     # One segment of codecs that have them: what is repeated after it would be another.
     n_samples = codec.segment_stride or round(codec.frame_rate) * codec.hop_length

@@ -1,10 +1,12 @@
-"""What every codec is: audio [B, C, T] <-> codes [B, K, N] by way of latents [B, D, N].
+"""Interface of all codecs: audio [B, C, T] <-> latents [B, D, N] <-> codes [B, K, N].
 
     audio -> encoder -> latents -> quantize -> codes -> dequantize -> latents -> decoder -> audio
 
-Some codecs cut the audio into segments and scale each to unit power first (EnCodec 48 kHz). That is
-part of this interface, so that a second, trained encoder can stand in for the codec's own and
-everything around it stays the same.
+Some codecs first cut the audio into segments and scale each to unit power (EnCodec 48 kHz). The
+interface covers that too, so that a separately trained encoder can replace the codec's own.
+
+Axes: B batch items, C channels, T samples, D latent dimensions, N frames, K codebooks, V entries of
+a codebook, E dimensions of an entry, G segments.
 """
 
 import hashlib
@@ -26,16 +28,16 @@ from mssgen.streams import CrossFader
 
 @dataclass(frozen=True)
 class Codes:
-    """Audio as tokens."""
+    """Audio coded with one codec."""
 
     codes: Tensor
-    """[B, K, N] int64, 0 <= code < V. Of a segmented codec the frames of all segments in a row."""
+    """[B, K, N] int64, 0 <= code < V; segmented codecs concatenate the frames of all segments."""
     n_samples: int
-    """Length T of the audio at the codec's rate."""
+    """Length T of the audio in samples, at the codec's sample rate."""
     codec_id: str
-    """`Codec.codec_id` of the codec that made them; no other can read them."""
+    """`Codec.codec_id` of the codec that made the codes; only that codec can decode them."""
     scale: Tensor | None = None
-    """[B, G], the gain of each of G segments; None where the codec has none."""
+    """[B, G] linear gain of each segment; None if the codec does not scale."""
 
     @property
     def n_codebooks(self) -> int:
@@ -44,97 +46,110 @@ class Codes:
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """What a training step needs of a codec."""
+    """Output of a codec's training pass."""
 
     audio: Tensor
-    """[B, C, T], with gradients to encoder and decoder (straight through the quantiser)."""
+    """[B, C, T], differentiable in encoder and decoder (straight-through quantiser)."""
     codes: Tensor
-    """[B, K, N]."""
+    """[B, K, N] int64."""
     commitment: Tensor
-    """The quantiser's own loss, a scalar."""
+    """Scalar loss of the quantiser: commitment, plus codebook loss if codebooks have gradients."""
     coherent: Tensor | None = None
-    """As `audio`, without noise that the decoder added; None where it adds none."""
+    """[B, C, T]: `audio` without the noise that the decoder adds; None if it adds none."""
 
 
 class Codebook(Protocol):
-    """One level of a residual quantiser, for losses on soft assignments."""
+    """One codebook of a residual quantiser, with what losses on soft assignments need."""
 
     @property
     def embedding(self) -> Tensor:
-        """The code vectors as they are looked up, [V, E]."""
+        """Entries in the space of the lookup, [V, E]."""
         ...
 
     def distances(self, residual: Tensor) -> Tensor:
-        """Squared distance of each frame to each code vector: [B, D, N] -> [B, N, V]."""
+        """Squared distance of each frame to each entry: [B, D, N] -> [B, N, V]."""
         ...
 
     def expected(self, probabilities: Tensor) -> Tensor:
-        """The mean code vector in latent space: [B, N, V] -> [B, D, N]."""
+        """Mean entry in latent space, weighted by probabilities [B, N, V]: [B, D, N]."""
         ...
 
     def vectors(self, codes: Tensor) -> Tensor:
-        """The code vectors in latent space: [B, N] -> [B, D, N]."""
+        """Entries of codes [B, N] in latent space: [B, D, N]."""
         ...
 
 
 class Codec(nn.Module, ABC):
-    """A neural codec with residual vector quantisation.
+    """A neural codec with residual vector quantisation (RVQ).
 
-    Built from keyword options alone (`type(codec)(**codec.options)` has the same shapes), loaded
-    from a state dict. Quantising and decoding never change its state, also in train mode; only
-    `forward` may (codebooks that learn by moving averages).
+    Built from keyword options alone: `type(codec)(**codec.options)` has the same shapes and fresh
+    weights. Quantising and decoding never change the state, not even in train mode; `forward` may
+    (codebooks that are learned by moving averages).
     """
 
     architecture: str
-    """Which class: a word of `mssgen.codecs.loading`."""
+    """Key of the class in config.json: "seanet", "dac" or "stem"."""
     options: dict[str, Any]
-    """The constructor's keyword values, plain enough for JSON."""
+    """Keyword arguments of the constructor, serialisable as JSON."""
     name: str
+    """Name for messages."""
     sample_rate: int
     """Hz."""
     n_channels: int
+    """C of the audio that is coded in one item: 1 or 2."""
     hop_length: int
-    """Samples a frame."""
+    """Samples per frame."""
     n_codebooks: int
+    """K, the number of codebooks."""
     codebook_size: int
+    """V, the number of entries of a codebook."""
     latent_dim: int
-    n_level_dims: int = 0
-    """The last so many of D are logarithmic levels of bands, not of the waveform."""
+    """D, the number of latent dimensions."""
+    n_band_dims: int = 0
+    """Number of latent dimensions, the last of D, that hold logarithmic band energies."""
     n_level_codebooks: int = 0
-    """The first so many codebooks code these levels only, and no waveform."""
+    """Number of codebooks, the first of K, that code band energies only, not the waveform."""
     encoder: nn.Module
-    """[B, C, T] -> [B, D, ceil(T / hop_length)], T as `pad` leaves it."""
+    """[B, C, T] -> [B, D, ceil(T / hop_length)], for a T that `pad` returns."""
     decoder: nn.Module
     """[B, D, N] -> [B, C, about N * hop_length]."""
     quantizer: Any
-    """The module that holds the codebooks."""
+    """Module that holds the codebooks."""
     segment_samples: int | None = None
-    """Length of the segments that are coded one by one; None codes the whole in one."""
+    """Length in samples of independently coded segments; None codes the whole signal at once."""
     segment_stride: int | None = None
-    wanted_level: Range = NATURAL
-    """Audio whose loud parts lie outside this range is coded at another level, see `coding`."""
+    """Samples from the start of one segment to the next; None if there are no segments."""
+    level_range: Range = NATURAL
+    """Range of loud-part levels (linear RMS) to which `coding` brings the audio by a gain."""
     adds_noise: bool = False
-    """Whether the decoder ends in an `InverseSpectrum` that does."""
+    """Whether the decoder ends in an `InverseSpectrum` that adds noise."""
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+        return next(self.parameters()).device
 
     @property
     def frame_rate(self) -> float:
-        """Frames a second, Hz."""
+        """Frames per second."""
         return self.sample_rate / self.hop_length
 
     @property
     def bits_per_frame_and_codebook(self) -> int:
+        """Bits that index one codebook entry, ceil(log2 V)."""
         return (self.codebook_size - 1).bit_length()
 
     def bandwidth_kbps(self, n_codebooks: int) -> float:
-        """Bits a second of one item of the batch, in thousands."""
+        """Bit rate of the first `n_codebooks` codebooks for one batch item, kbit/s."""
         return n_codebooks * self.bits_per_frame_and_codebook * self.frame_rate / 1000
 
     @cached_property
     def codec_id(self) -> str:
-        """Family, rate, shape, hop, and a hash of what gives the codes their meaning.
+        """Identity of the code space: architecture, sample rate, K x V, hop and a hash of weights.
 
-        The hash covers quantiser and decoder, not the encoder: tokens of a fine-tuned encoder are
-        the codec's own. It is taken when first asked for; a codec in training has no identity yet.
+        The hash covers quantiser and decoder, not the encoder, so that codes of a fine-tuned
+        encoder stay readable. It is computed on first access and cached: read it only once
+        training has ended.
         """
         digest = hashlib.sha256()
         for part in (self.quantizer, self.decoder):
@@ -145,48 +160,52 @@ class Codec(nn.Module, ABC):
         family = f"{self.architecture}-{self.sample_rate}"
         return f"{family}-{shape}-h{self.hop_length}-{digest.hexdigest()[:12]}"
 
-    # The parts, one level each.
+    # The stages of the codec
 
     @property
     @abstractmethod
     def codebooks(self) -> Sequence[Codebook]:
-        """The K levels, first to last."""
+        """The K codebooks, in coding order."""
 
     @abstractmethod
     def quantize(self, latents: Tensor, n_codebooks: int | None = None) -> Tensor:
-        """Latents [B, D, N] to codes [B, K, N] of the first `n_codebooks` levels (None: all)."""
+        """Latents [B, D, N] to codes [B, K, N] of the first `n_codebooks` codebooks (None: all).
+
+        Raises:
+            UsageError: the codec has fewer codebooks.
+        """
 
     @abstractmethod
     def dequantize(self, codes: Tensor) -> Tensor:
-        """Codes [B, K, N], K <= n_codebooks, to the sum of their code vectors [B, D, N]."""
+        """Codes [B, K, N], K <= n_codebooks, to the sum of their entries [B, D, N]."""
 
     @abstractmethod
     def forward(self, audio: Tensor, n_codebooks: int | None = None) -> Reconstruction:
-        """Encode, quantise and decode for training; audio [B, C, T] of at most one segment.
+        """Encode, quantise and decode audio [B, C, T] of at most one segment, for training.
 
-        `n_codebooks` limits the levels (quantiser dropout); codebooks that learn by statistics do
-        so here, in train mode only.
+        `n_codebooks` limits the number of codebooks (quantiser dropout; None: all). Codebooks that
+        are learned by moving averages are updated here, in train mode only.
         """
 
     def pad(self, audio: Tensor) -> Tensor:
-        """What the encoder wants of the audio's length; nothing by default."""
+        """Zero-pad audio [B, C, T] to a length that the encoder accepts; by default unchanged."""
         return audio
 
     def n_frames(self, n_samples: int) -> int:
-        """Frames of one segment of `n_samples` samples."""
+        """Number of frames of a segment of `n_samples` samples."""
         return -(-n_samples // self.hop_length)
 
     def n_frames_in_all(self, n_samples: int) -> int:
-        """Frames of audio of `n_samples` samples, the segments' in a row."""
+        """Number of frames of audio of `n_samples` samples, summed over its segments."""
         if self.segment_samples is None:
             return self.n_frames(n_samples)
         starts = range(0, n_samples, self.segment_stride or self.segment_samples)
         return sum(self.n_frames(min(self.segment_samples, n_samples - start)) for start in starts)
 
-    # The whole way.
+    # From audio to codes and back
 
     def scales(self, audio: Tensor) -> Tensor | None:
-        """The gain of each segment of [B, C, T], [B, G]; None for codecs that do not scale."""
+        """Gains [B, G] of the segments of audio [B, C, T], linear; None if the codec has none."""
         return None
 
     def latents(
@@ -195,10 +214,10 @@ class Codec(nn.Module, ABC):
         """Audio [B, C, T] to unquantised latents [B, D, N].
 
         Args:
-            audio: full scale at 1, at the codec's rate.
-            scale: as `scales` gives it, to divide by; that of another signal where two must share
-                one level (a stem and its mixture). None takes the audio's own.
-            encoder: used instead of the codec's own.
+            audio: samples at the codec's rate, full scale at 1.
+            scale: [B, G] from `scales`, by which segments are divided; pass that of another signal
+                where two must keep their ratio (a stem and its mixture). None: the audio's own.
+            encoder: replaces the codec's own encoder; None: the codec's own.
         """
         encoder = encoder or self.encoder
         if self.segment_samples is None:
@@ -215,18 +234,26 @@ class Codec(nn.Module, ABC):
         return torch.cat(frames, dim=-1)
 
     def encode(self, audio: Tensor, n_codebooks: int | None = None) -> Codes:
-        """Audio [B, C, T], T >= 1, to codes of the first `n_codebooks` levels (None: all)."""
+        """Audio [B, C, T], T >= 1, to codes of the first `n_codebooks` codebooks (None: all).
+
+        Raises:
+            UsageError: the codec has fewer codebooks.
+        """
         scale = self.scales(audio)
         codes = self.quantize(self.latents(audio, scale), n_codebooks)
         return Codes(codes, audio.shape[-1], self.codec_id, scale)
 
     def decode(self, codes: Codes) -> Tensor:
-        """Codes to audio [B, C, T] of exactly `codes.n_samples`; UsageError for another codec's."""
+        """Codes to audio [B, C, T] with T = `codes.n_samples`.
+
+        Raises:
+            UsageError: the codes are damaged or were made by another codec.
+        """
         self.check(codes)
         return self.synthesize(self.dequantize(codes.codes), codes.n_samples, codes.scale)
 
     def synthesize(self, latents: Tensor, n_samples: int, scale: Tensor | None = None) -> Tensor:
-        """Quantised latents [B, D, N] to audio [B, C, n_samples]."""
+        """Quantised latents [B, D, N] to audio [B, C, n_samples], times `scale` [B, G] if given."""
         if self.segment_samples is None or self.segment_stride is None:
             return _fitted(self.decoder(latents), n_samples)
         fader = CrossFader(self.segment_samples)
@@ -244,12 +271,14 @@ class Codec(nn.Module, ABC):
     def sounds(
         self, latents: Tensor, n_samples: int, scale: Tensor | None = None
     ) -> tuple[Tensor, ...]:
-        """`synthesize`; and the same without noise, of a decoder that has some: to be compared
-        with a reference where phase counts."""
+        """`synthesize`, followed by the same audio without noise if the decoder adds noise.
+
+        Losses that depend on phase compare the version without noise. Each is [B, C, n_samples].
+        """
         return (self.synthesize(latents, n_samples, scale),)
 
     def check(self, codes: Codes) -> None:
-        """Raise UsageError unless this codec can read `codes`."""
+        """Raise UsageError if `codes` are damaged or were made by another codec."""
         if codes.codec_id != self.codec_id:
             raise UsageError(
                 f"these codes were made by the codec {codes.codec_id} and {self.name} is "
@@ -264,22 +293,30 @@ class Codec(nn.Module, ABC):
         ):
             raise UsageError(
                 f"these codes are damaged: {codes.n_codebooks} codebooks and {n_frames} frames do "
-                f"not fit {self.name} and {codes.n_samples} samples; encode the song again"
+                f"not fit {self.name} and {codes.n_samples} samples; encode the audio again"
             )
 
     def _n_segments(self, codes: Codes) -> int:
-        """Segments that are coded one by one, each of which may have a gain."""
+        """Number of independently coded segments, each with one gain; 0 without segments."""
         if self.segment_samples is None:
             return 0
         return len(range(0, codes.n_samples, self.segment_stride or self.segment_samples))
 
     def truncate(self, codes: Codes, n_codebooks: int) -> Codes:
-        """The same with the first `n_codebooks` levels only."""
+        """`codes` with the first `n_codebooks` codebooks only.
+
+        Raises:
+            UsageError: the codec has fewer codebooks.
+        """
         self.check_n_codebooks(n_codebooks)
         return replace(codes, codes=codes.codes[:, :n_codebooks])
 
     def check_n_codebooks(self, n_codebooks: int | None) -> int:
-        """The number of levels to use; UsageError if there are not that many."""
+        """Number of codebooks to use: `n_codebooks`, or all of them for None.
+
+        Raises:
+            UsageError: it is not from 1 to K.
+        """
         if n_codebooks is None:
             return self.n_codebooks
         if not 1 <= n_codebooks <= self.n_codebooks:
@@ -290,20 +327,25 @@ class Codec(nn.Module, ABC):
         return n_codebooks
 
     def n_codebooks_for(self, bandwidth_kbps: float) -> int:
-        """How many levels make up `bandwidth_kbps` (per coded channel); UsageError otherwise."""
+        """Number of codebooks that have the bit rate `bandwidth_kbps` (kbit/s per batch item).
+
+        Raises:
+            UsageError: it is not within 5 % of a codebook from a whole number of codebooks, or the
+                codec has fewer.
+        """
         unit = self.bandwidth_kbps(1)
         n_codebooks = round(bandwidth_kbps / unit)
         close = abs(n_codebooks * unit - bandwidth_kbps) <= 0.05 * unit
         if not close or not 1 <= n_codebooks <= self.n_codebooks:
             raise UsageError(
-                f"`bandwidth_kbps={bandwidth_kbps:g}` does not fit {self.name}: its codebooks have "
-                f"{unit:g} kbps each, so use a multiple of that up to "
+                f"`bandwidth_kbps={bandwidth_kbps:g}` does not fit {self.name}: each codebook "
+                f"takes {unit:g} kbit/s, so use a multiple of that up to "
                 f"{self.bandwidth_kbps(self.n_codebooks):g}"
             )
         return n_codebooks
 
     def freeze(self) -> "Codec":
-        """Eval mode and no gradients for its own weights; returns itself."""
+        """Switch to eval mode and disable gradients of the weights; returns self."""
         return self.eval().requires_grad_(False)
 
     def _segments(self, audio: Tensor, scale: Tensor | None) -> Sequence[Tensor]:
@@ -315,11 +357,23 @@ class Codec(nn.Module, ABC):
         return [part / scale[:, index, None, None] for index, part in enumerate(parts)]
 
 
+def plain_options(given: dict[str, Any]) -> dict[str, Any]:
+    """`Codec.options` from `locals()` of a constructor: without self, and tuples as lists."""
+    return {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in given.items()
+        if key not in ("self", "__class__")
+    }
+
+
 def full_precision(tensor: Tensor) -> AbstractContextManager[None]:
-    """No autocast on the tensor's device: codes of nearby distances need all bits."""
+    """Context that disables autocast on the tensor's device.
+
+    Half precision would swap codes whose distances are close.
+    """
     return torch.autocast(tensor.device.type, enabled=False)
 
 
 def _fitted(audio: Tensor, n_samples: int) -> Tensor:
-    """Cut or zero-padded to `n_samples` along the last axis."""
+    """`audio` [..., T] trimmed or zero-padded to [..., n_samples]."""
     return F.pad(audio, (0, n_samples - audio.shape[-1]))

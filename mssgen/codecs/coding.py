@@ -1,7 +1,7 @@
-"""Songs to codes and back, in blocks.
+"""Audio of any rate and number of channels to codes and back, in blocks.
 
-A codec that does not scale by itself gets the song at a level where it works (`gain` in `.codes`
-files), and decoding undoes that: what comes back is as loud as what went in.
+For a codec that does not scale its input, a gain first brings the audio into the codec's level
+range; it is stored as `gain` in `.codes` files, and decoding divides by it.
 """
 
 from collections.abc import Iterator
@@ -30,20 +30,23 @@ def encode_source(
     duration_s: float | None = None,
     hook: Hook = ignore,
 ) -> CodedAudio:
-    """Code a song of any rate and number of channels; memory holds its codes and a few seconds.
+    """Code audio of any rate and number of channels.
+
+    Memory holds the codes and a few seconds of audio.
 
     Args:
-        source: is read twice, or once for a codec that scales by itself.
+        source: read twice; once for a codec that scales its segments.
         codec: frozen, on any device.
-        n_codebooks: how many levels; None takes all.
-        duration_s: of the song, for the progress; None tells none.
-        hook: told the progress.
+        n_codebooks: number of codebooks to code; None codes all.
+        duration_s: duration of the audio in seconds, for progress events; None sends none.
+        hook: receives `Progress` events.
 
     Raises:
-        UsageError: the codec has not that many codebooks. AudioError: the song cannot be read.
+        UsageError: the codec has fewer codebooks.
+        AudioError: the audio cannot be read, or is shorter than one sample at the codec's rate.
     """
     codec.check_n_codebooks(n_codebooks)
-    info, device = source.info, next(codec.encoder.parameters()).device
+    info, device = source.info, codec.device
     gain = _gain(source, codec)
     n_samples = 0
     is_silent: torch.Tensor | None = None  # [B]
@@ -70,18 +73,18 @@ def encode_source(
         codes = encode_stream(codec, items(), n_codebooks)
     except ValueError:
         raise AudioError(
-            f"{source.name} is shorter than a sample at {codec.sample_rate} Hz: give it more"
+            f"{source.name} is shorter than a sample at {codec.sample_rate} Hz: use longer audio"
         ) from None
     assert is_silent is not None
     kept = ~is_silent
-    heard = replace(
+    audible = replace(
         codes,
         codes=codes.codes[kept],
         scale=None if codes.scale is None else codes.scale[kept],
     )
     silent = tuple(int(item) for item in is_silent.nonzero().flatten())
     return CodedAudio(
-        heard,
+        audible,
         codec.name,
         info.sample_rate,
         info.n_channels,
@@ -94,7 +97,7 @@ def encode_source(
 
 
 def _gain(source: Source, codec: Codec) -> float:
-    """What brings a song to a level where the codec works; 1 for one that sees to that."""
+    """Linear gain that brings the audio into the codec's level range; 1 if the codec scales."""
     if codec.scales(torch.ones(1, codec.n_channels, 1)) is not None:
         return 1.0
     level, n_samples = LoudLevel(), 0
@@ -102,22 +105,29 @@ def _gain(source: Source, codec: Codec) -> float:
         check_finite(block, n_samples, source.info.sample_rate, source.name)
         n_samples += block.shape[-1]
         level.add(block)
-    return float(np.float32(gain_into(level.value, codec.wanted_level)))
+    return float(np.float32(gain_into(level.value, codec.level_range)))
 
 
 def decode_coded(
     coded: CodedAudio, codec: Codec, *, sample_rate: int | None = None
 ) -> Iterator[NDArray[np.float32]]:
-    """Decode in blocks [C, T'] with rate, channels and length of the song that was coded.
+    """Audio in blocks [C, T'], with the channels and length of the file that was coded.
 
-    `sample_rate` (Hz) asks for another rate. Raises UsageError for the codes of another codec.
+    Args:
+        coded: from `encode_source` or `read_codes`.
+        codec: the codec that made the codes.
+        sample_rate: sample rate of the output, Hz; None: that of the file that was coded.
+
+    Raises:
+        UsageError: the codes are damaged or were made by another codec.
     """
     codec.check(coded.codes)
     n_coded = out_samples(coded.n_samples, coded.sample_rate, codec.sample_rate)
     if n_coded > coded.codes.n_samples + 1:
         raise UsageError(
-            f"these codes are damaged: they hold {coded.codes.n_samples} samples, and a song of "
-            f"{coded.n_samples} at {coded.sample_rate} Hz has {n_coded}; encode the song again"
+            f"these codes are damaged: they hold {coded.codes.n_samples} samples, and "
+            f"{coded.n_samples} samples at {coded.sample_rate} Hz need {n_coded}; encode the audio "
+            "again"
         )
     out_rate = sample_rate or coded.sample_rate
     n_samples = out_samples(coded.n_samples, coded.sample_rate, out_rate)
@@ -126,14 +136,14 @@ def decode_coded(
 
 
 def _decoded(coded: CodedAudio, codec: Codec) -> Iterator[NDArray[np.float32]]:
-    """Blocks [C, T'] at the codec's rate; silent items are zeros."""
-    heard = [item for item in range(coded.n_items) if item not in coded.silent]
-    if not heard:
+    """Audio in blocks [C, T'] at the codec's rate, with silent items as zeros."""
+    audible = [item for item in range(coded.n_items) if item not in coded.silent]
+    if not audible:
         for start in range(0, coded.codes.n_samples, codec.sample_rate):
             length = min(codec.sample_rate, coded.codes.n_samples - start)
             yield np.zeros((coded.n_channels, length), np.float32)
         return
     for block in decode_stream(codec, coded.codes):
         items = torch.zeros(coded.n_items, *block.shape[1:])
-        items[heard] = block.float().cpu()
+        items[audible] = block.float().cpu()
         yield from_items(items / coded.gain, coded.n_channels, coded.layout)

@@ -1,8 +1,8 @@
-"""`.codes` files: a safetensors file with the tokens of a song and what it takes to decode them.
+"""`.codes` files: safetensors files that hold codes and the metadata needed to decode them.
 
-Tensors: `codes` [B, K, N] uint16 and, of codecs that scale, `scale` [B, G] float32. Metadata, all
-strings: `format` "mssgen-codes", `format_version`, and the fields of `CodedAudio`. Version 1.1 has
-`gain` and `layout`; a file that needs neither is of version 1.
+Tensors: `codes` [B, K, N] uint16 and, for codecs that scale, `scale` [B, G] float32. Metadata, all
+strings: `format` "mssgen-codes", `format_version`, and the fields of `CodedAudio`. Version 1.1 adds
+`gain` and `layout`; files that need neither are written as version 1.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ FORMAT_VERSIONS = ("1", "1.1")
 SUFFIX = ".codes"
 _MAX_SAMPLES = 2**40
 _MAX_RATE = 1_000_000  # Hz
-_MAX_HOP = 2**15  # samples a frame, of any codec
+_MAX_HOP = 2**15  # samples per frame, for any codec
 _MAX_CHANNELS = 1024
 _MAX_SILENT_SAMPLES = 2**28  # an hour and a half at 44.1 kHz
 _DTYPES = frozenset({"U16", "F32"})
@@ -33,32 +33,33 @@ _DTYPES = frozenset({"U16", "F32"})
 
 @dataclass(frozen=True)
 class CodedAudio:
-    """A song as codes; the items of the batch are its channels as `channels.to_items` makes them.
+    """Codes of one audio file and the facts needed to restore its rate, channels and length.
 
-    An item that was digital silence throughout is not in the codes: decoding gives silence again.
+    Batch items are the channels, or pairs of channels, as `audio.channels.to_items` groups them. An
+    item that is digital silence throughout is left out of the codes and decoded as silence.
     """
 
     codes: Codes
     codec: str
-    """The codec's name, to find it again; `codes.codec_id` says whether it is the right one."""
+    """Name of the codec, by which it is loaded; `codes.codec_id` then verifies it."""
     sample_rate: int
-    """Hz, of the sound file."""
+    """Sample rate of the audio file, Hz."""
     n_channels: int
-    """Of the sound file."""
+    """Number of channels of the audio file."""
     n_samples: int
-    """Of the sound file, at its rate."""
+    """Length of the audio file, in samples at its rate."""
     n_items: int
-    """Items of the batch, the silent ones counted."""
+    """Number of batch items, including silent ones."""
     silent: tuple[int, ...] = ()
-    """Which items are silent."""
+    """Indices of the silent items, from 0 to `n_items` - 1."""
     gain: float = 1.0
-    """What the sound was multiplied by before it was coded, in all channels; > 0."""
+    """Linear gain applied to all channels before coding, > 0; decoding divides by it."""
     layout: Layout = ()
-    """The speakers of the channels (`mssgen.audio.speakers`); () where unknown."""
+    """Speaker of each channel (`mssgen.audio.speakers`); () if unknown."""
 
 
 def pack(coded: CodedAudio) -> bytes:
-    """The bytes of a `.codes` file."""
+    """Contents of a `.codes` file as bytes."""
     codes = coded.codes
     tensors = {"codes": codes.codes.cpu().to(torch.uint16)}
     if codes.scale is not None:
@@ -84,9 +85,15 @@ def pack(coded: CodedAudio) -> bytes:
 def write_codes(
     path: Path, coded: CodedAudio, *, announce: Callable[[Path], None] | None = None
 ) -> None:
-    """Write a `.codes` file, complete or not at all; AudioError says why it cannot be.
+    """Write a `.codes` file atomically.
 
-    `announce` is told where the complete file is before it gets its name.
+    Args:
+        path: the file, replaced if it exists.
+        coded: what to write.
+        announce: called with the path of the complete temporary file before it is renamed.
+
+    Raises:
+        AudioError: the file cannot be written.
     """
     with reported(path, AudioError), whole_file(path) as draft:
         draft.write_bytes(pack(coded))
@@ -95,7 +102,15 @@ def write_codes(
 
 
 def read_codes(path: Path, *, name: str | None = None) -> CodedAudio:
-    """Read a `.codes` file; AudioError (naming `name`, the path by default) where it is none."""
+    """Read a `.codes` file.
+
+    Args:
+        path: the file.
+        name: name of the file in messages; None: its path.
+
+    Raises:
+        AudioError: it does not exist, cannot be read, is damaged, or is not a `.codes` file.
+    """
     name = name or str(path)
     try:
         check_header(path, _DTYPES)
@@ -106,23 +121,23 @@ def read_codes(path: Path, *, name: str | None = None) -> CodedAudio:
         raise AudioError(f"{name} does not exist: check its name") from None
     except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise AudioError(
-            f"{name} is no .codes file, or damaged ({error}): encode the song again"
+            f"{name} is not a .codes file, or is damaged ({error}): encode the audio again"
         ) from None
     if metadata.get("format") != FORMAT:
-        raise AudioError(f"{name} is no .codes file: `mssgen codec encode` writes such files")
+        raise AudioError(f"{name} is not a .codes file: `mssgen codec encode` writes such files")
     if metadata.get("format_version") not in FORMAT_VERSIONS:
         raise AudioError(
             f"{name} has the format version {metadata.get('format_version')!s:.20}, and this "
-            f"mssgen reads {' and '.join(FORMAT_VERSIONS)}: take a newer one"
+            f"mssgen reads {' and '.join(FORMAT_VERSIONS)}: use a newer mssgen"
         )
     coded = _coded(metadata, tensors)
     if coded is None:
-        raise AudioError(f"{name} is damaged: its header does not fit what it holds")
+        raise AudioError(f"{name} is damaged: its header does not match its tensors")
     return coded
 
 
 def _coded(metadata: dict[str, str], tensors: dict[str, np.ndarray]) -> CodedAudio | None:
-    """What the file says; None where it contradicts itself."""
+    """Contents of a `.codes` file; None if metadata and tensors contradict each other."""
     codes, scale = tensors.get("codes"), tensors.get("scale")
     if codes is None or codes.dtype != np.uint16 or codes.ndim != 3 or min(codes.shape[1:]) < 1:
         return None
@@ -159,9 +174,9 @@ def _coded(metadata: dict[str, str], tensors: dict[str, np.ndarray]) -> CodedAud
         n_channels,
         len(pairs_of(layout, n_channels)),
     ):
-        return None  # a codec codes channels one by one, or in pairs
+        return None  # codecs code single channels, or pairs
     if not n_kept and max(whole["codec_samples"], whole["n_samples"]) > _MAX_SILENT_SAMPLES:
-        return None  # no codes are stored, so that nothing but the header says how long it is
+        return None  # all silent: the length is in the header only, and nothing else bounds it
     are_items = all(0 <= item < n_items for item in silent) and len(set(silent)) == len(silent)
     if not are_items or n_kept != n_items - len(silent):
         return None

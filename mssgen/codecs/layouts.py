@@ -1,8 +1,8 @@
-"""Whose names are on a codec's tensors, and what its shapes say: pure functions of state dicts.
+"""Naming layouts of codec checkpoints, and options inferred from shapes, for state dicts.
 
-Files on the hub are often in the layout of the transformers library, which renamed the layers of
-EnCodec and DAC, and none carries options for our constructors. The shapes give all of them but a
-few facts, chiefly the sample rate.
+Files on the hub often follow the transformers library, which renamed the layers of EnCodec and DAC,
+and none holds options for our constructors. Shapes determine all but a few of them, above all the
+sample rate.
 """
 
 import re
@@ -16,10 +16,10 @@ State = Mapping[str, Tensor]
 
 
 def to_native(state: State) -> dict[str, Tensor]:
-    """`state` with the names of the encodec or descript-audio-codec package.
+    """Rename the tensors of `state` as in the encodec or descript-audio-codec package.
 
-    Knows their own layouts, those of transformers, and both newer forms of weight norm: as a
-    parametrization, and folded into the weight.
+    Accepts the layouts of those packages and of transformers, with weight norm as a parametrization
+    or folded into the weights.
     """
     state = {_old_weight_norm(key): value for key, value in state.items()}
     if any(key.startswith("quantizer.layers.") for key in state):
@@ -34,10 +34,13 @@ def to_native(state: State) -> dict[str, Tensor]:
 
 
 def infer_options(state: State) -> tuple[str, dict[str, Any]]:
-    """(architecture, the constructor's options that shapes tell) of a native state.
+    """(architecture, constructor options) that the shapes of a native state determine.
 
-    That is all but name and sample rate; for "seanet" also without causality, dilations,
-    normalisation and segments. Raises ValueError if it is no plain EnCodec or DAC.
+    All options but name and sample rate and, for "seanet", causality, dilations, normalisation and
+    segments.
+
+    Raises:
+        ValueError: it is not a plain EnCodec or DAC.
     """
     try:
         if "quantizer.vq.layers.0._codebook.embed" in state:
@@ -49,24 +52,30 @@ def infer_options(state: State) -> tuple[str, dict[str, Any]]:
     raise ValueError("it has neither EnCodec's nor DAC's codebooks")
 
 
-# Names
+# Names of tensors
 
 
 def _old_weight_norm(key: str) -> str:
-    """torch's parametrization stores magnitude and direction as original0 and original1."""
+    """Name in torch's old weight norm; parametrizations call g and v original0 and original1."""
     key = key.replace(".parametrizations.weight.original0", ".weight_g")
     return key.replace(".parametrizations.weight.original1", ".weight_v")
 
 
 def _upsampling_layers(state: State) -> set[str]:
-    """Transformers calls both kinds of convolution conv: all but the outermost two upsample."""
+    """Indices of transposed convolutions in transformers' decoder, which calls all of them conv.
+
+    All but the first and the last convolution are transposed.
+    """
     names = [re.fullmatch(r"decoder\.layers\.(\d+)\.conv\.bias", key) for key in state]
     numbers = sorted((match[1] for match in names if match), key=int)
     return set(numbers[1:-1])
 
 
 def _encodec_name(key: str, upsampling: set[str]) -> str:
-    """The package's name for one of transformers' EnCodec."""
+    """Name in the encodec package of a tensor of transformers' EnCodec.
+
+    `upsampling`: indices of the decoder's transposed convolutions.
+    """
     key = re.sub(
         r"^quantizer\.layers\.(\d+)\.codebook\.", r"quantizer.vq.layers.\1._codebook.", key
     )
@@ -81,7 +90,10 @@ def _encodec_name(key: str, upsampling: set[str]) -> str:
 
 
 def _dac_name(key: str, depths: Mapping[str, int]) -> str:
-    """The package's name for one of transformers' DAC; `depths`: index of the layer after all."""
+    """Name in the descript-audio-codec package of a tensor of transformers' DAC.
+
+    `depths`: for "encoder" and "decoder", the index of the layer after the last block.
+    """
     part, _, rest = key.partition(".")
     if part not in depths:
         return key
@@ -92,7 +104,7 @@ def _dac_name(key: str, depths: Mapping[str, int]) -> str:
     if match := re.fullmatch(
         r"block\.(\d+)\.res_unit(\d)\.(snake1|conv1|snake2|conv2)\.(\w+)", rest
     ):
-        # The encoder's residual units stand before its stride, the decoder's after it.
+        # Residual units come before the stride in the encoder, after it in the decoder.
         unit = int(match[2]) + (-1 if part == "encoder" else 1)
         layer = ("snake1", "conv1", "snake2", "conv2").index(match[3])
         return f"{stem}.{int(match[1]) + 1}.block.{unit}.block.{layer}.{match[4]}"
@@ -104,10 +116,10 @@ def _dac_name(key: str, depths: Mapping[str, int]) -> str:
 
 
 def _with_weight_norm(state: State) -> dict[str, Tensor]:
-    """Plain weights of convolutions W as v = W and g = ||W||, over all axes but the first.
+    """Replace plain convolution weights W by v = W and g = ||W||, the norm over axes 1 and 2.
 
-    The first is that of the output channels of a convolution and of the input channels of a
-    transposed one, as in torch.nn.utils.weight_norm.
+    As in torch.nn.utils.weight_norm, axis 0 is that of output channels, or of input channels for a
+    transposed convolution.
     """
     native: dict[str, Tensor] = {}
     for key, value in state.items():
@@ -119,11 +131,11 @@ def _with_weight_norm(state: State) -> dict[str, Tensor]:
     return native
 
 
-# Shapes
+# Options from shapes
 
 
 def _seanet_options(state: State) -> dict[str, Any]:
-    """A strided convolution's kernel is twice its stride."""
+    """Options of `SeanetCodec`; a strided convolution's kernel is twice its stride."""
     convolutions = list(_weights(state, r"encoder\.model\.(\d+)\.conv\.conv\.weight(?:_v)?"))
     first, strided, last = convolutions[0], convolutions[1:-1], convolutions[-1]
     n_units = _n_matches(state, r"encoder\.model\.(\d+)\.block\.1\.conv\.conv\.bias")
@@ -145,7 +157,7 @@ def _seanet_options(state: State) -> dict[str, Any]:
 
 
 def _dac_options(state: State) -> dict[str, Any]:
-    """As for SEANet; the rates are in the order of the layers."""
+    """Options of `DacCodec`; a strided convolution's kernel is twice its stride."""
     outer = list(_weights(state, r"encoder\.block\.(\d+)\.weight_v"))
     down = list(_weights(state, r"encoder\.block\.(\d+)\.block\.4\.weight_v"))
     up = list(_weights(state, r"decoder\.model\.(\d+)\.block\.1\.weight_v"))
@@ -166,7 +178,11 @@ def _dac_options(state: State) -> dict[str, Any]:
 
 
 def _weights(state: State, pattern: str) -> Iterator[Tensor]:
-    """The tensors of three axes whose names match, in the order of the number in the name."""
+    """Tensors whose names match, ordered by the number in the name.
+
+    Raises:
+        KeyError: one does not have three axes.
+    """
     found = [(int(match[1]), key) for key in state if (match := re.fullmatch(pattern, key))]
     for _, key in sorted(found):
         if state[key].ndim != 3:
@@ -175,9 +191,10 @@ def _weights(state: State, pattern: str) -> Iterator[Tensor]:
 
 
 def _n_matches(state: State, pattern: str) -> int:
+    """Number of tensors whose names match `pattern`."""
     return sum(re.fullmatch(pattern, key) is not None for key in state)
 
 
 def _n_blocks(state: State, prefix: str) -> int:
-    """How many numbers follow `prefix`."""
+    """Number of different indices that follow `prefix` in the names."""
     return len({key[len(prefix) :].split(".")[0] for key in state if key.startswith(prefix)})

@@ -1,9 +1,9 @@
-"""Codecs from files: ours, those of the encodec and descript-audio-codec packages, and the hub's.
+"""Codecs from files of mssgen, the encodec and descript-audio-codec packages, and the hub.
 
-Read are our folders (config.json + model.safetensors), EnCodec's `.th` (a plain state dict), the
-`.pth` of DAC and VampNet ({state_dict, metadata}), and transformers' folders and files. What a file
-does not say of itself comes from the shapes of its tensors, and what those cannot tell from the
-config.json beside it, or from the published codec of just these shapes.
+Formats: mssgen's folders (config.json + model.safetensors), EnCodec's `.th` (a plain state dict),
+the `.pth` of DAC and VampNet ({state_dict, metadata}), and transformers' folders and files. Options
+that a file does not state are inferred from the shapes of its tensors; those that shapes do not
+determine come from the config.json next to it, or from the published codec with the same shapes.
 """
 
 import inspect
@@ -42,7 +42,7 @@ from mssgen.memory import tells_of_memory
 from mssgen.recipes.schema import checked_options
 
 _CLASSES: dict[str, type[Codec]] = {"seanet": SeanetCodec, "dac": DacCodec, "stem": StemCodec}
-# Options that the constructors' defaults do not have already.
+# Options that differ from the constructors' defaults.
 _PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
     "encodec_24khz": ("seanet", ENCODEC_24KHZ),
     "encodec_48khz": ("seanet", ENCODEC_48KHZ),
@@ -50,7 +50,8 @@ _PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
     "dac_24khz": ("dac", DAC_24KHZ),
     "dac_16khz": ("dac", DAC_16KHZ),
 }
-# What transformers' config.json of EnCodec says and shapes do not: its word, ours, its default.
+# Options in transformers' config.json of EnCodec that shapes do not determine: (key there, our
+# option, default there).
 _TRANSFORMERS_ENCODEC = (
     ("use_causal_conv", "causal", True),
     ("normalize", "normalize", False),
@@ -58,7 +59,7 @@ _TRANSFORMERS_ENCODEC = (
     ("overlap", "segment_overlap", None),
     ("dilation_growth_rate", "dilation_base", 2),
 )
-# Each of these makes layers.
+# Options that set the number of layers.
 _COUNTS = (
     *("n_codebooks", "n_residual_layers", "n_lstm_layers", "ratios", "encoder_rates"),
     *("decoder_rates", "n_encoder_blocks", "n_decoder_blocks", "n_level_codebooks"),
@@ -70,18 +71,18 @@ _COUNTS = (
 def load_codec(
     name_or_path: str, *, device: str = "cpu", offline: bool = False, progress: bool = False
 ) -> Codec:
-    """The frozen codec called so, in eval mode.
+    """Load a codec, frozen and in eval mode.
 
     Args:
-        name_or_path: a codec's name from `mssgen models list`, the path of a file or folder, or
-            the address of a folder on the hub (hf://OWNER/NAME).
+        name_or_path: name of a codec from `mssgen models list`, path of a file or folder, or
+            address of a folder on the hub (hf://OWNER/NAME).
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
-        offline: never ask the hub.
-        progress: draw a bar on standard error while downloading.
+        offline: never access the hub.
+        progress: show a progress bar on standard error while downloading.
 
     Raises:
-        UsageError: an unknown name or device, a separator's name, or a package that is missing.
-        CheckpointError: the file is out of reach, damaged, untrusted, or holds no codec.
+        UsageError: unknown name or device, name of a separator, or a package is not installed.
+        CheckpointError: the file cannot be reached, is damaged or untrusted, or is not a codec.
     """
     chosen = choose_device(device)
     resolved = resolve(name_or_path, offline=offline, progress=progress, stage="codec")
@@ -99,10 +100,16 @@ def load_codec(
 
 
 def read_codec(path: Path | str, *, name: str | None = None) -> Codec:
-    """The frozen codec in the file or folder at `path`, on the CPU and in eval mode.
+    """Read a codec from a file or folder to the CPU, frozen and in eval mode.
 
-    `name` is what messages call it; by default its own or the file's. Raises CheckpointError for
-    what is missing, damaged or no codec; nothing in the file is executed.
+    Nothing in the file is executed.
+
+    Args:
+        path: mssgen's or transformers' folder, or a single file of weights.
+        name: name for messages; None: that in the file, or the file's own.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, untrusted, or not a codec.
     """
     path = Path(path)
     metadata: dict[str, Any] = {}
@@ -120,7 +127,7 @@ def read_codec(path: Path | str, *, name: str | None = None) -> Codec:
             state, metadata = _from_pickle(weights)
         else:
             raise CheckpointError(
-                f"{weights} is neither safetensors nor what torch.save writes: it may be damaged "
+                f"{weights} is neither a safetensors file nor one of torch.save: it may be damaged "
                 "or of another kind"
             )
         about = read_json(config) if config.is_file() and "kwargs" not in metadata else {}
@@ -136,24 +143,26 @@ def read_codec(path: Path | str, *, name: str | None = None) -> Codec:
         state = to_native(state)
         architecture, shapes = infer_options(state)
     except ValueError as error:
-        raise CheckpointError(f"{path} is no EnCodec or DAC that mssgen knows: {error}") from None
+        raise CheckpointError(f"{path} is not a known EnCodec or DAC: {error}") from None
     facts = _facts(path, architecture, shapes, metadata, about)
     own = {"name": name or facts.get("name") or path.stem or "codec"}
     return _built(path, architecture, {**shapes, **facts, **own}, state)
 
 
 def save_codec(codec: Codec, folder: Path | str) -> None:
-    """Write the folder that `read_codec` reads: config.json and model.safetensors in fp32.
+    """Write a folder for `read_codec`: config.json and model.safetensors in fp32.
 
-    A new folder appears complete or not at all; in one that exists each file is replaced whole,
-    and the codec id in config.json tells if they belong together. Raises CheckpointError when it
-    cannot be written.
+    A new folder is created atomically. In an existing one each file is replaced atomically, and the
+    codec id in config.json guards against a mix of old and new files.
+
+    Raises:
+        CheckpointError: the folder cannot be written.
     """
     folder = Path(folder)
     state = {
         key: value.detach().cpu().float().contiguous() for key, value in codec.state_dict().items()
     }
-    vars(codec).pop("codec_id", None)  # that of these very weights
+    vars(codec).pop("codec_id", None)  # cached, maybe from before the last training step
     description = {
         "format_version": FORMAT_VERSION,
         "architecture": codec.architecture,
@@ -185,16 +194,16 @@ def _from_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _from_pickle(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """(state, metadata) of a plain state dict, or of one with metadata beside it."""
+    """(state dict, metadata) of a pickle that holds a state dict, with or without metadata."""
     package = read_pickle(path, "a codec")
     if not isinstance(package, dict):
-        raise CheckpointError(f"{path} holds no table of tensors: get the file again")
+        raise CheckpointError(f"{path} does not hold a state dict: get the file again")
     if "klass" in package:
         raise CheckpointError(f"{path} {wrong_stage('separate', 'codec')}")
     metadata = package.get("metadata")
     state = package.get("state_dict", package)
     if not isinstance(state, dict):
-        raise CheckpointError(f"{path} is damaged: state_dict is no table of tensors")
+        raise CheckpointError(f"{path} is damaged: its state_dict is not a dict of tensors")
     return checked_tensors(path, state), metadata if isinstance(metadata, dict) else {}
 
 
@@ -205,7 +214,18 @@ def _facts(
     metadata: dict[str, Any],
     about: dict[str, Any],
 ) -> dict[str, Any]:
-    """The options that shapes do not tell."""
+    """Options that the shapes of the tensors do not determine.
+
+    Args:
+        path: the file, for messages.
+        architecture: "seanet" or "dac".
+        shapes: options inferred from shapes.
+        metadata: that of a `.pth` of DAC or VampNet, else {}.
+        about: contents of config.json, else {}.
+
+    Raises:
+        CheckpointError: they cannot be found, or contradict the shapes.
+    """
     kwargs = metadata.get("kwargs")
     if isinstance(kwargs, dict) and architecture == "dac":
         _check_agreement(path, shapes, kwargs)
@@ -216,31 +236,31 @@ def _facts(
             values = {ours: about.get(its, default) for its, ours, default in _TRANSFORMERS_ENCODEC}
             facts |= {key: value for key, value in values.items() if value is not None}
             if about.get("pad_mode", "reflect") != "reflect":
-                raise CheckpointError(f"{path} pads otherwise than by reflection: not supported")
+                raise CheckpointError(f"{path} does not pad by reflection: not supported")
         return facts
     for name, (kind, options) in _PUBLISHED.items():
         if kind == architecture and _has_shapes(_CLASSES[kind], options, shapes):
             return {**options, "name": name}
     raise CheckpointError(
-        f"{path} does not say its sample rate: put a {CONFIG} beside it with format_version "
+        f"{path} does not state its sample rate: put a {CONFIG} next to it with format_version "
         f"{FORMAT_VERSION}, architecture {architecture} and options"
     )
 
 
 def _check_agreement(path: Path, shapes: dict[str, Any], kwargs: dict[str, Any]) -> None:
-    """Raise CheckpointError where a file's own words contradict its tensors."""
+    """Raise CheckpointError if a file's metadata contradict the shapes of its tensors."""
     for key, value in shapes.items():
         said = kwargs.get(key)
         said = list(said) if isinstance(said, tuple) else said
         if said is not None and said != value:
             raise CheckpointError(
-                f"{path} says {key} {shown(said)} but its tensors say {shown(value)}: get the "
+                f"{path} says {key} {shown(said)} but its tensors have {shown(value)}: get the "
                 "file again"
             )
 
 
 def _has_shapes(kind: type[Codec], options: dict[str, Any], shapes: dict[str, Any]) -> bool:
-    """Whether the published codec with `options` has these shapes."""
+    """Whether the published codec with `options` has the options inferred from shapes."""
     parameters = inspect.signature(kind.__init__).parameters
     for key, value in shapes.items():
         published = options.get(key, parameters[key].default)
@@ -254,7 +274,11 @@ def _has_shapes(kind: type[Codec], options: dict[str, Any], shapes: dict[str, An
 def _built(
     path: Path, architecture: str, options: dict[str, Any], state: dict[str, Tensor]
 ) -> Codec:
-    """The codec with exactly these weights; CheckpointError if they do not fit its options."""
+    """Frozen codec with the weights `state`.
+
+    Raises:
+        CheckpointError: the options are invalid or do not fit the weights.
+    """
     options = checked_options(_CLASSES[architecture], options, str(path))
     _check_counts(path, options, len(state))
     is_real = _has_these_shapes(architecture, options, state)
@@ -266,9 +290,9 @@ def _built(
             codec = _CLASSES[architecture](**options)
     except MssgenError as error:
         raise CheckpointError(f"{path}: {error}") from None
-    except Exception as error:  # of any kind: the options are a stranger's
+    except Exception as error:  # of any kind: the options are untrusted
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise CheckpointError(f"{path} has options that make no codec: {reason}") from None
+        raise CheckpointError(f"{path} has options that do not define a codec: {reason}") from None
     if problem := misfit(codec, state):
         raise CheckpointError(f"{path} does not fit the codec {architecture}: {problem}")
     codec.load_state_dict({key: value.float() for key, value in state.items()}, assign=True)
@@ -276,9 +300,10 @@ def _built(
 
 
 def _has_these_shapes(architecture: str, options: dict[str, Any], state: dict[str, Tensor]) -> bool:
-    """Whether the codec can be built with values at once: its tensors are as large as it says.
+    """Whether to build the codec with allocated weights, as its options match the given shapes.
 
-    For SEANet only, which a blueprint takes ten times as long, as torch loads its compiler for it.
+    Only for SEANet, for which a blueprint (on the meta device) takes ten times as long, since torch
+    loads its compiler.
     """
     if architecture != "seanet":
         return False
@@ -290,20 +315,26 @@ def _has_these_shapes(architecture: str, options: dict[str, Any], state: dict[st
 
 
 def _check_counts(path: Path, options: dict[str, Any], n_tensors: int) -> None:
-    """Refuse more layers than the file has tensors: each has one at least."""
+    """Raise CheckpointError if the options have more layers than the file has tensors."""
     for key in _COUNTS:
         value = options.get(key, 0)
         count = len(value) if isinstance(value, list) else value
         if count > n_tensors:
             raise CheckpointError(
-                f"{path} has {n_tensors} tensors and the option {key} = {shown(value)}: they do "
-                "not fit; get the file again"
+                f"{path} has {n_tensors} tensors, too few for its option {key} = {shown(value)}: "
+                "get the file again"
             )
 
 
+def is_codec_name(name: object) -> bool:
+    """Whether a checkpoint may refer to its codec by `name`: one of the registry, not a path."""
+    return isinstance(name, str) and name.replace("-", "_").isidentifier()
+
+
 def _check_id(path: Path, codec: Codec, expected: Any) -> None:
+    """Raise CheckpointError if the codec does not have the id that config.json states."""
     if expected is not None and codec.codec_id != expected:
         raise CheckpointError(
-            f"{path} is damaged or was changed: its weights are {codec.codec_id}, and {CONFIG} "
+            f"{path} is damaged or was changed: its weights are {codec.codec_id}, but {CONFIG} "
             f"says {shown(expected)}; get it again"
         )

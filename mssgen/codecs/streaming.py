@@ -1,8 +1,8 @@
-"""Codecs on long audio, in pieces, with memory that does not depend on the length.
+"""Block-wise coding of long audio, in memory that does not depend on its length.
 
-The pieces give what one call on the whole would: convolutions see as much around a piece as they
-can look at, LSTMs hand their state from piece to piece, and codecs that cut the audio into segments
-anyway are run on those.
+The result equals that of one call on the whole signal: convolutions get each block with the context
+of their receptive field, LSTMs carry their state from block to block, and segmented codecs are run
+segment by segment.
 """
 
 import math
@@ -18,16 +18,23 @@ from mssgen.codecs.networks.stem_codec import StemCodec
 from mssgen.codecs.networks.stem_spectrum import InverseSpectrum
 from mssgen.streams import CrossFader, align, in_context
 
-# Long against what convolutions look at, short against memory: DAC holds 64 channels of it.
+# Far longer than the receptive fields, yet small in memory: DAC keeps 64 channels of this length.
 PIECE_SAMPLES = 2**17
-_MAX_BATCH = 8  # segments at once on a GPU; a CPU is fastest with one, which stays in its cache
+_MAX_BATCH = 8  # segments per batch on a GPU; a CPU is fastest with one, which fits its cache
 
 
 @torch.inference_mode()
 def encode_stream(codec: Codec, blocks: Iterable[Tensor], n_codebooks: int | None = None) -> Codes:
-    """Encode blocks [B, C, T'] of one signal as `codec.encode` would the whole.
+    """Codes of a signal given in blocks [B, C, T'], as from `codec.encode` of the whole signal.
 
-    Raises UsageError for a wrong number of codebooks, ValueError for a signal without samples.
+    Args:
+        codec: frozen.
+        blocks: samples at the codec's rate, on its device; full scale is 1.
+        n_codebooks: number of codebooks to code; None codes all.
+
+    Raises:
+        UsageError: the codec has fewer codebooks.
+        ValueError: the signal has no samples.
     """
     n_samples = 0
 
@@ -38,7 +45,7 @@ def encode_stream(codec: Codec, blocks: Iterable[Tensor], n_codebooks: int | Non
             yield block
 
     scales: deque[Tensor] = deque()
-    # int16 while they wait: an hour of 32 codebooks is 17 MB.
+    # int16 until all are there: an hour of 32 codebooks takes 17 MB.
     codes = [
         codec.quantize(latents, n_codebooks).to("cpu", torch.int16)
         for latents in stream_latents(codec, counted(), scales=scales)
@@ -51,13 +58,14 @@ def encode_stream(codec: Codec, blocks: Iterable[Tensor], n_codebooks: int | Non
 
 @torch.inference_mode()
 def decode_stream(codec: Codec, codes: Codes) -> Iterator[Tensor]:
-    """Decode in blocks [B, C, T'] of `codes.n_samples` in all, as `codec.decode` would at once.
+    """Audio in blocks [B, C, T'], `codes.n_samples` in total, as from `codec.decode`.
 
-    Raises UsageError for another codec's codes.
+    Raises:
+        UsageError: the codes are damaged or were made by another codec.
     """
     codec.check(codes)
     step = max(1, PIECE_SAMPLES // codec.hop_length)
-    device = next(codec.decoder.parameters()).device
+    device = codec.device
     latents = (codec.dequantize(part.to(device)) for part in codes.codes.split(step, dim=-1))
     scales = None if codes.scale is None else deque(codes.scale.to(device).unbind(-1))
     yield from stream_audio(codec, latents, codes.n_samples, scales)
@@ -71,13 +79,13 @@ def stream_latents(
     encoder: nn.Module | None = None,
     scales: deque[Tensor] | None = None,
 ) -> Iterator[Tensor]:
-    """Latents [B, D, N'] of blocks [B, C, T'], as `codec.latents` gives them for the whole.
+    """Latents [B, D, N'] of audio in blocks [B, C, T'], as from `codec.latents` of the whole.
 
     Args:
-        codec: says how the audio is cut and padded.
-        blocks: at the codec's rate, on its device.
-        encoder: used instead of the codec's own; it may take more channels.
-        scales: takes the gain [B] of each segment, in order, of codecs that have them.
+        codec: defines segments and padding.
+        blocks: samples at the codec's rate, on its device; full scale is 1.
+        encoder: replaces the codec's own encoder, and may take more channels; None: its own.
+        scales: the gain [B] of each segment is appended, in order, if the codec scales.
     """
     encoder = encoder or codec.encoder
     if codec.segment_samples is not None:
@@ -86,7 +94,7 @@ def stream_latents(
             flat = batch.flatten(0, 1)
             scale = codec.scales(flat)
             if scale is not None:
-                scale = scale[:, :1]  # of the segment, not of what its end would begin
+                scale = scale[:, :1]  # of this segment only, which overlaps with the next one
                 flat = flat / scale[:, :, None]
                 if scales is not None:
                     scales.extend(scale.view(n_items, n_segments).unbind(-1))
@@ -94,7 +102,7 @@ def stream_latents(
             yield latents.transpose(1, 2).flatten(2)
         return
 
-    # A last frame that is not full is the codec's to pad.
+    # The codec pads the last frame if it is incomplete.
     def padded(piece: Tensor) -> Tensor:
         return first(codec.pad(piece))
 
@@ -121,18 +129,18 @@ def stream_audio(
     *,
     like: Iterable[Tensor] | None = None,
 ) -> Iterator[Tensor]:
-    """Audio [B, C, T'] from quantised latents [B, D, N'], as `codec.synthesize` gives it.
+    """Audio in blocks [B, C, T'] from quantised latents, as from `codec.synthesize`.
 
     Args:
-        codec: gives the decoder.
-        latents: all frames of `n_samples`, in blocks of any length.
-        n_samples: length of the audio in all.
-        scales: the gain [B] of each segment; taken from the left as segments are decoded.
-        like: blocks [B, C, T'] of as many samples, of a sound whose fine structure a decoder's
-            noise takes (`InverseSpectrum.filled`); of no matter to a decoder without noise.
+        codec: provides the decoder.
+        latents: all frames of the audio, in blocks [B, D, N'] of any length.
+        n_samples: total length of the audio in samples.
+        scales: gain [B] of each segment, popped from the left as segments are decoded.
+        like: audio in blocks [B, C, T'], `n_samples` in total, whose fine structure shapes the
+            decoder's noise (`InverseSpectrum.filled`); ignored by decoders without noise.
 
     Raises:
-        ValueError: there are fewer frames than `n_samples` needs.
+        ValueError: there are fewer frames than `n_samples` requires.
     """
     if codec.segment_samples is not None:
         yield from _segmented_audio(codec, latents, n_samples, scales)
@@ -153,27 +161,30 @@ def stream_audio(
     if n_left >= codec.hop_length:
         raise ValueError(f"the frames end {n_left} samples too early")
     if n_left:
-        # Some decoders end a few samples before their last frame does.
+        # Some decoders output a few samples less than whole frames.
         yield audio.new_zeros(*audio.shape[:-1], n_left)
 
 
 @torch.inference_mode()
-def stream_lowered(
+def stream_attenuated(
     codec: StemCodec, blocks: Iterable[Tensor], latents: Iterable[Tensor], n_samples: int
 ) -> Iterator[Tensor]:
-    """A sound [B, 2, T'], no band of it louder than latents [B, D, N'] tell.
+    """Audio [B, 2, T'] in which each band is attenuated to the energy that latents specify.
+
+    Bands that are quieter already stay as they are.
 
     Args:
-        codec: with levels among its latents.
-        blocks: the sound, [B, 2, T'], `n_samples` in all.
-        latents: of as many frames; not quantised, or the codes' errors would be heard.
-        n_samples: length of the sound.
+        codec: its latents hold band energies (`n_band_dims` > 0).
+        blocks: the audio in blocks [B, 2, T'], at the codec's rate.
+        latents: [B, D, N'], for all frames of the audio; unquantised, as quantisation errors would
+            be audible.
+        n_samples: total length of the audio in samples.
     """
     inverse = codec.decoder[1]
     assert isinstance(inverse, InverseSpectrum)
     spectra = stream_latents(codec, blocks, encoder=codec.encoder[0])
-    levels = (block[:, -codec.n_level_dims :] for block in latents)
-    frames = (inverse.lowered(*pair) for pair in align([spectra, levels]))
+    limits = (block[:, -codec.n_band_dims :] for block in latents)
+    frames = (inverse.attenuated(*pair) for pair in align([spectra, limits]))
     for audio in _through([inverse], frames, codec):
         yield audio[..., :n_samples]
         n_samples -= min(n_samples, audio.shape[-1])
@@ -182,6 +193,7 @@ def stream_lowered(
 def _segmented_audio(
     codec: Codec, latents: Iterable[Tensor], n_samples: int, scales: deque[Tensor] | None
 ) -> Iterator[Tensor]:
+    """`stream_audio` for a codec with segments, which are cross-faded where they overlap."""
     assert codec.segment_samples is not None
     assert codec.segment_stride is not None
     fader = CrossFader(codec.segment_samples)
@@ -204,9 +216,10 @@ def _segmented_audio(
 
 
 def _segments(blocks: Iterable[Tensor], length: int, stride: int) -> Iterator[Tensor]:
-    """Cut blocks [B, C, T'] into batches [B, G, C, length] of segments; the last are shorter.
+    """Cut audio in blocks [B, C, T'] into batches [B, G, C, length] of segments.
 
-    A segment starts at every multiple of `stride` before the end, as in EnCodec.
+    A segment starts at every multiple of `stride` samples before the end, as in EnCodec; the last
+    ones are shorter and come one per batch.
     """
     held, iterator, is_more = torch.zeros(0), iter(blocks), True
     n_batch = _MAX_BATCH
@@ -230,7 +243,7 @@ def _segments(blocks: Iterable[Tensor], length: int, stride: int) -> Iterator[Te
 
 
 def _through(stages: list[nn.Module], blocks: Iterable[Tensor], codec: Codec) -> Iterator[Tensor]:
-    """Blocks of frames through one stage after the other."""
+    """Blocks [B, D, N'] of frames passed through the stages in order."""
     stream = iter(blocks)
     for stage in stages:
         if _is_recurrent(stage):
@@ -243,7 +256,7 @@ def _through(stages: list[nn.Module], blocks: Iterable[Tensor], codec: Codec) ->
 
 
 def _recurrent(stage: nn.Module, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
-    """EnCodec's LSTM [B, D, N'] -> [B, D, N'], which goes on where the last block ended."""
+    """EnCodec's LSTM on blocks [B, D, N'], its state carried from block to block."""
     state = None
     for block in blocks:
         frames = block.permute(2, 0, 1)
@@ -256,7 +269,7 @@ def _is_recurrent(module: nn.Module) -> bool:
 
 
 def _stages(module: nn.Module) -> list[nn.Module]:
-    """A network as parts that run one after the other, each LSTM on its own."""
+    """Split a network into parts that run in sequence, with each LSTM as a part of its own."""
     if not any(isinstance(part, nn.LSTM) for part in module.modules()):
         return [module]
     stages: list[nn.Module] = []
@@ -271,7 +284,7 @@ def _stages(module: nn.Module) -> list[nn.Module]:
 
 
 def _layers(module: nn.Module) -> Iterator[nn.Module]:
-    """The layers in a row; SEANet's encoder and decoder keep theirs in `model`."""
+    """Layers of nested sequences in order; SEANet's encoder and decoder keep them in `model`."""
     inner = module if isinstance(module, nn.Sequential) else getattr(module, "model", None)
     if isinstance(inner, nn.Sequential):
         for layer in inner:
@@ -281,7 +294,7 @@ def _layers(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def _convolutions(module: nn.Module) -> Iterator[tuple[int, int, int, bool]]:
-    """(kernel size, stride, dilation, is transposed) in the order of the signal."""
+    """(kernel size, stride, dilation, is transposed) of each convolution, in execution order."""
     part: Any
     for part in module.modules():
         if hasattr(part, "transposed") and hasattr(part, "kernel_size"):
@@ -289,17 +302,18 @@ def _convolutions(module: nn.Module) -> Iterator[tuple[int, int, int, bool]]:
 
 
 def _context(module: nn.Module, multiple: int) -> int:
-    """How far a network looks to either side at most, in units of its input, rounded up.
+    """Context on either side that a network needs, in input samples, rounded up to `multiple`.
 
-    Convolutions of parallel branches are counted as if they came one after the other, but for a
-    module that tells its `ways`.
+    Convolutions of parallel branches are added up as if they were in sequence; a module whose
+    branches should be counted separately lists them in `branches`.
     """
-    ways = getattr(module, "ways", None) or [module]
-    return _multiple(max(map(_looks_around, ways)), multiple)
+    branches = getattr(module, "branches", None) or [module]
+    return _multiple(max(map(_reach, branches)), multiple)
 
 
-def _looks_around(module: nn.Module) -> float:
-    context, rate = 0.0, 1.0  # samples of the present layer per sample of the input
+def _reach(module: nn.Module) -> float:
+    """Receptive field on either side, in input samples."""
+    context, rate = 0.0, 1.0  # rate: samples of the current layer per input sample
     for kernel_size, stride, dilation, is_transposed in _convolutions(module):
         if is_transposed:
             context += math.ceil(kernel_size / stride) / rate
@@ -311,10 +325,12 @@ def _looks_around(module: nn.Module) -> float:
 
 
 def _upsampling(module: nn.Module) -> int:
+    """Output samples per input frame: product of the strides of transposed convolutions."""
     return math.prod(
         stride for _, stride, _, is_transposed in _convolutions(module) if is_transposed
     )
 
 
 def _multiple(length: float, unit: int) -> int:
+    """`length` rounded up to a positive multiple of `unit`."""
     return max(1, math.ceil(length / unit)) * unit

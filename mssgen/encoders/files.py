@@ -1,4 +1,4 @@
-"""Stem encoders as folders: config.json, model.safetensors, and the codec where it has no name.
+"""Checkpoint folders of stem encoders: config.json, model.safetensors and, optionally, the codec.
 
 config.json   {"format_version": 1, "architecture": "stem_encoder", "options": {...},
                "stem": ..., "input": ..., "codec": NAME or "codec/", "codec_id": ..., ...}
@@ -19,7 +19,7 @@ from mssgen.checkpoints.formats import (
     read_safetensors,
 )
 from mssgen.checkpoints.tensor_files import save_tensors
-from mssgen.codecs.loading import load_codec, save_codec
+from mssgen.codecs.loading import is_codec_name, load_codec, save_codec
 from mssgen.encoders.stem_encoder import StemEncoder, StemEncoderOptions
 from mssgen.errors import CheckpointError, MssgenError
 from mssgen.files import reported, sha256_of, whole_file
@@ -30,14 +30,15 @@ _IDENTITY = ("stem", "input")
 
 
 def save_stem_encoder(encoder: StemEncoder, folder: Path, *, codec_name: str = "") -> None:
-    """Write a checkpoint that `load_stem_encoder` reads; config.json comes last.
+    """Write a checkpoint folder for `load_stem_encoder`; config.json is written last.
 
     Args:
         encoder: on any device.
-        folder: made if need be; the files of an older checkpoint in it are replaced.
-        codec_name: of the codec in the registry; "" puts the codec itself beside, in codec/.
+        folder: created if it does not exist; files of an older checkpoint are replaced.
+        codec_name: name of the codec in the registry; "": save the codec in the subfolder codec/.
 
-    Raises CheckpointError where it cannot be written.
+    Raises:
+        CheckpointError: the folder cannot be written.
     """
     codec, options = encoder.codec, asdict(encoder.options)
     config = {
@@ -68,23 +69,31 @@ def save_stem_encoder(encoder: StemEncoder, folder: Path, *, codec_name: str = "
 def load_stem_encoder(
     folder: Path | str, *, device: str = "cpu", offline: bool = False
 ) -> StemEncoder:
-    """Read a checkpoint: the encoder in eval mode with its codec, both frozen and on `device`.
+    """Load a stem encoder and its codec, both frozen and in eval mode.
 
-    Raises CheckpointError where a file is missing, damaged or of something else, and where the
-    codec is not the one that the encoder was trained for; UsageError where a package is missing.
+    Args:
+        folder: the checkpoint folder.
+        device: device of encoder and codec, as in `load_codec`.
+        offline: never access the hub for the codec.
+
+    Raises:
+        CheckpointError: a file is missing, damaged or of another kind, or the codec is not the one
+            that the encoder was trained for.
+        UsageError: a package that the codec needs is not installed.
     """
     folder = Path(folder)
     if not (folder / CONFIG).is_file():
-        raise CheckpointError(f"{folder} has no {CONFIG}, so it is no checkpoint of a stem encoder")
+        raise CheckpointError(f"{folder} has no {CONFIG}, so it is not a stem encoder")
     config = read_config(folder / CONFIG, "enhance")
     name, codec_id = config.get("codec"), config.get("codec_id")
-    if not isinstance(name, str) or not isinstance(codec_id, str) or not _is_codec_name(name):
+    is_named = name == EMBEDDED_CODEC or is_codec_name(name)
+    if not isinstance(name, str) or not isinstance(codec_id, str) or not is_named:
         raise CheckpointError(f"{folder / CONFIG} does not name its codec: get the file again")
     place = str(folder / EMBEDDED_CODEC) if name == EMBEDDED_CODEC else name
     codec = load_codec(place, device=device, offline=offline)
     if codec.codec_id != codec_id:
         raise CheckpointError(
-            f"{folder} was trained for the codec {codec_id:.80} and the codec found as {name} "
+            f"{folder} was trained for the codec {codec_id:.80}, but the codec found as {name} "
             f"is {codec.codec_id}: use the checkpoint with the codec that it was trained for"
         )
     path = folder / WEIGHTS
@@ -95,7 +104,7 @@ def load_stem_encoder(
         options = StemEncoderOptions(
             **checked_options(StemEncoderOptions, given, str(folder / CONFIG))
         )
-        if options.n_layers > len(state):  # each has tensors; nor build for ever what cannot fit
+        if options.n_layers > len(state):  # each has tensors; do not build what cannot fit
             raise ValueError(f"there are no {options.n_layers} layers")
         with blueprint():
             encoder = StemEncoder(codec, options)
@@ -111,8 +120,3 @@ def load_stem_encoder(
         ) from None
     encoder.eval().requires_grad_(False)
     return encoder.to(device)
-
-
-def _is_codec_name(name: str) -> bool:
-    """Whether a file may call its codec so: a path in it would lead out of the folder."""
-    return name == EMBEDDED_CODEC or name.replace("-", "_").isidentifier()

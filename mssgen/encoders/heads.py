@@ -1,7 +1,7 @@
-"""What may follow a stem encoder: frames of latents to logits of tokens, or to better latents.
+"""Heads of stem encoders, from latents to logits of codes or to better latents.
 
-The thesis' intermediate layers (section 6.2.1): a dense layer that classifies each frame, and a
-small transformer over the frames.
+They are the thesis' intermediate layers (section 6.2.1): a dense network that classifies each
+frame, and a small transformer over frames.
 """
 
 import math
@@ -15,7 +15,7 @@ from mssgen.errors import UsageError
 
 
 class DenseHead(nn.Module):
-    """Latents [B, D, N] to logits [B, K, N, V], frame by frame: D -> hidden -> ReLU -> K * V."""
+    """Latents [B, D, N] to logits [B, K, N, V], per frame: D -> hidden_size -> ReLU -> K * V."""
 
     def __init__(
         self, latent_dim: int, hidden_size: int, n_codebooks: int, codebook_size: int
@@ -33,23 +33,23 @@ class DenseHead(nn.Module):
 
 
 class TransformerHead(nn.Module):
-    """Latents [B, D, N] to latents [B, D, N], or to logits [B, K, N, V] of the first K levels.
+    """Latents [B, D, N] to latents [B, D, N], or to logits [B, K, N, V] of the first K codebooks.
 
-    Sines and cosines of the frame's position are added, then come encoder layers of latent width.
+    Sinusoidal positions are added to the frames, followed by transformer encoder layers of width D.
 
     Args:
         latent_dim: D, a multiple of `n_heads`.
-        n_layers: encoder layers.
-        n_heads: attention heads.
-        tokens: (K, V) gives logits, None latents.
-        is_causal: each frame sees itself and those before it only. The thesis calls its transformer
-            autoregressive; its target is at hand as a whole, so that seeing both sides is allowed.
-        is_residual: add what the layers give to the latents, and start with adding nothing: an
-            untrained head then keeps what the encoder knows. False is the thesis' plain form.
-        dropout: inside the layers.
+        n_layers: number of transformer layers.
+        n_heads: number of attention heads.
+        tokens: (K, V) for logits; None for latents.
+        is_causal: whether frames attend only to themselves and earlier frames. The thesis calls its
+            transformer autoregressive, but all frames of the input are available at once.
+        is_residual: whether the output, initially zero, is added to the latents, so that an
+            untrained head keeps them. False: as in the thesis, it replaces them.
+        dropout: dropout probability.
 
     Raises:
-        UsageError: D is no multiple of the heads.
+        UsageError: D is not a multiple of `n_heads`.
     """
 
     def __init__(
@@ -77,12 +77,12 @@ class TransformerHead(nn.Module):
             dim_feedforward=4 * latent_dim,
             dropout=dropout,
             batch_first=True,
-            # Latents have any scale, and layers that normalise first do not mind.
+            # Latents have an arbitrary scale, which pre-norm layers tolerate.
             norm_first=is_residual,
         )
         norm = nn.LayerNorm(latent_dim) if is_residual else None
         self.layers = nn.TransformerEncoder(layer, n_layers, norm, enable_nested_tensor=False)
-        # All layers are copies of one; let them start apart.
+        # nn.TransformerEncoder copies one layer; give each copy weights of its own.
         for weight in self.layers.parameters():
             if weight.dim() > 1:
                 nn.init.xavier_uniform_(weight)
@@ -106,7 +106,10 @@ class TransformerHead(nn.Module):
 
 
 def positions(n_frames: int, width: int, like: Tensor) -> Tensor:
-    """Sines and cosines [n_frames, width] (Vaswani et al. 2017, section 3.5)."""
+    """Sinusoidal positions [n_frames, width], with dtype and device of `like`.
+
+    Source: Vaswani et al. 2017 (arXiv 1706.03762, section 3.5).
+    """
     index = torch.arange(n_frames, device=like.device, dtype=torch.float32)
     powers = torch.arange(0, width, 2, device=like.device, dtype=torch.float32) / width
     angles = index[:, None] * torch.pow(10_000.0, -powers)
@@ -115,7 +118,10 @@ def positions(n_frames: int, width: int, like: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Window:
-    """Frames `start` to `stop` go through a head at once; `first` to `last` of them are kept."""
+    """A window of frames `start` to `stop`, of whose output frames `first` to `last` are kept.
+
+    All are indices into the whole signal; ends are exclusive.
+    """
 
     start: int
     stop: int
@@ -124,10 +130,9 @@ class Window:
 
 
 def windows(n_frames: int, length: int) -> Iterator[Window]:
-    """Windows of `length` frames that half overlap; of each the middle half is kept.
+    """Windows of `length` frames with 50 % overlap, of which the middle half is kept.
 
-    So every frame but those at the ends has a quarter of a window of context on either side, and
-    a stream that knows its length gives what one pass over the whole does.
+    Every kept frame, except near the ends, has a quarter of a window of context on either side.
     """
     stride, margin = max(1, length // 2), length // 4
     for start in range(0, n_frames, stride):

@@ -17,7 +17,7 @@ from torch import Tensor
 from mssgen.audio.channels import keep_mono
 from mssgen.audio.levels import NATURAL, gain_into
 from mssgen.codecs.networks.stem_codec import StemCodec
-from mssgen.codecs.streaming import stream_audio, stream_latents, stream_lowered
+from mssgen.codecs.streaming import stream_attenuated, stream_audio, stream_latents
 from mssgen.encoders.stem_encoder import Prediction, StemEncoder
 from mssgen.errors import UsageError
 from mssgen.refiners.refine import Refiner
@@ -54,14 +54,14 @@ class CodecEnhancer:
         has_own_noise: bool = False,
     ) -> None:
         self.encoder, self.codec, self.name = encoder, encoder.codec, name
-        self.stem, self.hears_song = encoder.options.stem, encoder.options.hears_song
+        self.stem, self.hears_song = encoder.options.stem, encoder.options.takes_mixture
         self.sources: tuple[str, ...] = (self.stem,)
         self.sample_rate = self.codec.sample_rate
         self.n_codebooks = self.codec.check_n_codebooks(n_codebooks or encoder.n_codebooks)
         self.refiner, self.has_own_noise = refiner, has_own_noise
         if refiner is not None:
             refiner.check(self.codec, self.n_codebooks)
-        self._device = next(self.codec.decoder.parameters()).device
+        self._device = self.codec.device
         self.device, self.precision = self._device.type, "fp32"
 
     def __call__(self, mixture: Tensor) -> Tensor:
@@ -102,7 +102,7 @@ class CodecEnhancer:
         `song`, blocks [B, 2, T'] of the same length, is for an encoder that hears it; None: it is
         not at hand.
         """
-        yield from self._stream(blocks, level, song, is_lowered=self.codec.n_level_dims > 0)
+        yield from self._stream(blocks, level, song, is_lowered=self.codec.n_band_dims > 0)
 
     def _stream(
         self,
@@ -171,7 +171,7 @@ class CodecEnhancer:
         if is_lowered:
             assert isinstance(self.codec, StemCodec)
             latents, told = itertools.tee(latents)
-            lowered = stream_lowered(self.codec, stem, told, n_samples)
+            lowered = stream_attenuated(self.codec, stem, told, n_samples)
             change = (after - before for after, before in align([lowered, again]))
         codes = self._stream_codes(latents, self.codec.n_frames_in_all(n_samples))
         quantised = (self.codec.dequantize(block) for block in codes)

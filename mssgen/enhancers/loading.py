@@ -151,7 +151,7 @@ def _load_network(
     """The network called "c2f" or "coarse", where the codec is."""
     checkpoint = checkpoint or _shipped(network, codec, stem)
     resolved = resolve(checkpoint, offline=offline, progress=progress, stage="refine")
-    device = next(codec.decoder.parameters()).device
+    device = codec.device
     warn: Callable[[str], None] = _log.warning
     return load_refiner(
         resolved.paths[0],

@@ -148,7 +148,7 @@ def _coded(recording: Recording, codec: Codec, folder: Path, label: str, hook: H
     audio, sample_rate = recording.read()
     info = AudioInfo(sample_rate, len(audio), "wav", "FLOAT")
     duration_s = audio.shape[1] / sample_rate
-    device = str(next(codec.decoder.parameters()).device)
+    device = str(codec.device)
     hook(Start(label, duration_s, sample_rate, len(audio), device, "fp32"))
     coded = encode_source(_Loaded(label, info, audio), codec)
     encoding = choose_encoding(info, "wav", "32f")

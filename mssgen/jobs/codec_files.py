@@ -130,7 +130,7 @@ def encode_files(
             hook(Warned(track.label, message))
 
         with open_source(track.path, strict=strict, warn=warn) as source:
-            device = next(codec.encoder.parameters()).device.type
+            device = codec.device.type
             info = source.info
             duration_s = source.n_samples / info.sample_rate
             hook(Start(track.label, duration_s, info.sample_rate, info.n_channels, device, "fp32"))
@@ -204,7 +204,7 @@ def decode_files(
             rate = sample_rate or coded.sample_rate
             info = AudioInfo(rate, coded.n_channels, "", "PCM_16")
             encoding = choose_encoding(info, container, bit_depth)
-            device = next(loaded.decoder.parameters()).device.type
+            device = loaded.device.type
             duration_s = coded.n_samples / coded.sample_rate
             hook(Start(track.label, duration_s, rate, coded.n_channels, device, "fp32"))
             path = target

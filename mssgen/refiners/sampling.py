@@ -117,7 +117,7 @@ def sample(
         frames = network.frames(torch.cat([given, codes], dim=1), biases)
         residual, drawn, certainties = before, [], []
         for index, (place, level) in enumerate(zip(places, levels, strict=True)):
-            logits = network.classifier.level(frames, place, weights[index]).float()
+            logits = network.classifier.logits(frames, place, weights[index]).float()
             if guide is not None and residual is not None:
                 logits = logits - guide.costs(residual, level)
             stream = 2 * (step * n_predicted + place)

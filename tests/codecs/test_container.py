@@ -129,7 +129,7 @@ def damaged(song: CodedAudio, tmp_path: Path, **changes: object) -> Path:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"format": "other"}, "is no .codes file"),
+        ({"format": "other"}, "is not a .codes file"),
         ({"format_version": 2}, "format version 2"),
         ({"n_samples": None}, "damaged"),
         ({"n_samples": "many"}, "damaged"),

@@ -237,7 +237,7 @@ def test_a_file_with_metadata(tmp_path: Path, options: dict[str, Any]) -> None:
 def test_a_bare_file_of_no_published_shape_needs_a_config(tmp_path: Path, codec: Codec) -> None:
     path = tmp_path / "bare.safetensors"
     save_file(contiguous(parametrized(codec.state_dict())), path)
-    with pytest.raises(CheckpointError, match=r"does not say its sample rate.*config\.json"):
+    with pytest.raises(CheckpointError, match=r"does not state its sample rate.*config\.json"):
         load_codec(str(path))
     config = {"format_version": 1, "architecture": codec.architecture, "options": codec.options}
     (tmp_path / "config.json").write_text(json.dumps(config))
@@ -410,8 +410,8 @@ class Hostile:
     ("content", "words"),
     [
         ({"state_dict": {}, "metadata": {}}, "holds no tensors"),
-        ({"state_dict": [1], "metadata": {}}, "no table of tensors"),
-        ([1, 2], "no table of tensors"),
+        ({"state_dict": [1], "metadata": {}}, "not a dict of tensors"),
+        ([1, 2], "not hold a state dict"),
         ({"weight": torch.zeros(3)}, "neither EnCodec's nor DAC's codebooks"),
         ({"weight": "text"}, "something else than weights at 'weight'"),
         ({"state_dict": Hostile()}, "refused: its pickle asks for (posix|nt)._exit"),

@@ -237,7 +237,7 @@ def test_levels_get_codes_of_their_own_before_all_others() -> None:
         codes = codec.encode(sound)
         assert codes.n_codebooks == codec.n_codebooks == 6
         assert torch.equal(codes.codes[:, 4:], bare.encode(sound).codes)
-        coded = codec.decoder[0](codec.dequantize(codes.codes))[:, -inverse.n_levels :]
+        coded = codec.decoder[0](codec.dequantize(codes.codes))[:, -inverse.n_energies :]
         wanted = to_log(spectrum(codec.pad(sound))[:, spectrum.n_values :])
         heard = codec.decode(codec.truncate(codes, 4))
     assert float((coded - wanted).abs().mean()) < 0.2 * float((wanted - wanted.mean()).abs().mean())
@@ -250,7 +250,7 @@ def test_bands_come_out_as_loud_as_their_levels_say(change_db: float) -> None:
     spectrum, inverse = Spectrum(512, 256, 0.6, 16), InverseSpectrum(512, 256, 0.6, 16)
     sound = _hats(256 * 100, 3)[None]
     frames = spectrum(sound)
-    values, levels = frames.split([spectrum.n_values, spectrum.n_levels], dim=1)
+    values, levels = frames.split([spectrum.n_values, spectrum.n_energies], dim=1)
     wanted = to_log(levels * 10 ** (0.6 * change_db / 20))
     heard = inverse(torch.cat([values, torch.zeros_like(levels), wanted], dim=1))
     found_db = _treble_db(heard) - _treble_db(sound)
@@ -267,13 +267,13 @@ def test_levels_alone_are_those_of_the_spectrum() -> None:
     sound = _hats(256 * 40, 3)[None]
     sound[..., : 256 * 10] = 0
     levels = spectrum(sound)[:, spectrum.n_values :]
-    torch.testing.assert_close(spectrum.levels_alone(sound), levels, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(spectrum.band_energies_of(sound), levels, atol=1e-4, rtol=1e-5)
 
 
 def test_what_the_waveform_lacks_makes_no_level_softer() -> None:
     spectrum, inverse = Spectrum(512, 256, 0.6, 16), InverseSpectrum(512, 256, 0.6, 16)
     frames = spectrum(_hats(256 * 40, 3)[None])
-    values, levels = frames.split([spectrum.n_values, spectrum.n_levels], dim=1)
+    values, levels = frames.split([spectrum.n_values, spectrum.n_energies], dim=1)
     wanted = (to_log(levels) + 0.5).requires_grad_()
     sound, known = inverse.parts(torch.cat([values, torch.ones_like(levels), wanted], dim=1))
     gradients = [

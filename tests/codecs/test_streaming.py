@@ -11,7 +11,7 @@ from torch import Tensor
 from mssgen.codecs import streaming
 from mssgen.codecs.base import Codec
 from mssgen.codecs.networks.dac import DacCodec
-from mssgen.codecs.streaming import decode_stream, encode_stream, stream_latents, stream_lowered
+from mssgen.codecs.streaming import decode_stream, encode_stream, stream_attenuated, stream_latents
 from mssgen.encoders.stem_encoder import StemEncoder, StemEncoderOptions
 
 from support.toys import snr_db, tiny_codec, tiny_stem_codec
@@ -99,8 +99,8 @@ def test_a_sound_is_lowered_in_pieces_as_in_one(monkeypatch: pytest.MonkeyPatch)
 
     def lowered(change_db: float, length: int) -> Tensor:
         wanted = latents.clone()
-        wanted[:, -codec.n_level_dims :] += 0.069 * change_db
-        parts = stream_lowered(codec, blocks(audio, length), blocks(wanted, 37), 9000)
+        wanted[:, -codec.n_band_dims :] += 0.069 * change_db
+        parts = stream_attenuated(codec, blocks(audio, length), blocks(wanted, 37), 9000)
         return torch.cat(list(parts), dim=-1)
 
     assert snr_db(audio, lowered(0, 1000)) > 80
@@ -126,8 +126,8 @@ def test_an_encoder_that_hears_the_song_streams(monkeypatch: pytest.MonkeyPatch)
     assert snr_db(whole, streamed) > 90
     # Its parts lie side by side, so that no piece looks farther around than the widest does.
     assert streaming._context(encoder.encoder, 1) < 60 * codec.hop_length * 2
-    levels = encoder(audio, levels_alone=True).latents
-    torch.testing.assert_close(levels, whole[:, -codec.n_level_dims :])
+    levels = encoder(audio, bands_only=True).latents
+    torch.testing.assert_close(levels, whole[:, -codec.n_band_dims :])
 
 
 def test_no_piece_is_longer_than_some_seconds(codec: Codec) -> None:

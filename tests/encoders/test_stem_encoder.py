@@ -141,7 +141,7 @@ def test_a_song_is_heard_once_it_was_learned(n_level_codebooks: int) -> None:
         optimizer.step()
     difference = (encoder(both).latents - encoder(alone).latents).abs().amax(dim=(0, 2))
     # The spectrum hears it, and so do the levels.
-    n_levels = encoder.codec.n_level_dims
+    n_levels = encoder.codec.n_band_dims
     assert difference[: len(difference) - n_levels].max() > 1e-4
     assert (difference[len(difference) - n_levels :] > 1e-6).any() == (n_levels > 0)
     # Silence of the song adds nothing but what the stem itself brings.
@@ -157,16 +157,16 @@ def test_levels_are_told_by_the_phase_between_stem_and_rest() -> None:
         weight.add_(0.01 * torch.randn_like(weight))
     stem, song = noise(2, 2, 403), noise(2, 2, 403, seed=1)
     told = [encoder(torch.cat([sign * stem, song], dim=1)).latents for sign in (1, -1)]
-    n_levels = encoder.codec.n_level_dims
+    n_levels = encoder.codec.n_band_dims
     assert (told[0] - told[1])[:, -n_levels:].abs().max() > 1e-3
     mirrored = encoder(torch.cat([-stem, -song], dim=1)).latents
     torch.testing.assert_close(mirrored[:, -n_levels:], told[0][:, -n_levels:])
-    alone = encoder(torch.cat([stem, song], dim=1), levels_alone=True).latents
+    alone = encoder(torch.cat([stem, song], dim=1), bands_only=True).latents
     torch.testing.assert_close(alone, told[0][:, -n_levels:], atol=1e-4, rtol=1e-4)
 
 
 def test_only_the_stem_codec_hears_songs() -> None:
-    with pytest.raises(UsageError, match="tiny is none"):
+    with pytest.raises(UsageError, match="tiny is not"):
         StemEncoder(tiny_codec(), StemEncoderOptions(input="separated+mixture"))
 
 
@@ -177,7 +177,7 @@ def test_a_checkpoint_that_hears_songs(tmp_path: Path) -> None:
         weight.add_(0.01 * torch.randn_like(weight))
     save_stem_encoder(encoder, tmp_path)
     loaded, audio = load_stem_encoder(tmp_path), noise(1, 4, 777)
-    assert loaded.options.hears_song
+    assert loaded.options.takes_mixture
     assert torch.equal(loaded(audio).latents, encoder(audio).latents)
 
 
@@ -387,7 +387,7 @@ def test_damage_is_told_in_a_sentence(
 
 
 def test_no_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no checkpoint of a stem encoder"):
+    with pytest.raises(CheckpointError, match="is not a stem encoder"):
         load_stem_encoder(tmp_path)
 
 

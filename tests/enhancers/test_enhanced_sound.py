@@ -16,7 +16,7 @@ from mssgen.checkpoints.resolving import embedded_dir
 from mssgen.codecs import streaming
 from mssgen.codecs.networks.stem_codec import StemCodec
 from mssgen.encoders.files import load_stem_encoder
-from mssgen.encoders.song_hearing import SongHearingEncoder
+from mssgen.encoders.mixture_aware import MixtureAwareEncoder
 from mssgen.encoders.stem_encoder import StemEncoder, StemEncoderOptions
 from mssgen.enhancers import blend as blending
 from mssgen.enhancers.blend import Blend
@@ -149,7 +149,7 @@ def in_song(tiny: StemEncoder) -> CodecEnhancer:
     torch.manual_seed(0)
     with torch.no_grad():
         ear = encoder.encoder
-        assert isinstance(ear, SongHearingEncoder)
+        assert isinstance(ear, MixtureAwareEncoder)
         ear.merge.weight.add_(0.02 * torch.randn_like(ear.merge.weight))
     return CodecEnhancer(encoder.eval(), name="in song")
 

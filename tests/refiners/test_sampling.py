@@ -168,13 +168,13 @@ def test_codebooks_said_to_be_given_are_not_computed_but_change_nothing(is_guide
     guide = Guide(torch.randn(3, 16, 16), CODEC.codebooks, 0.1) if is_guided else None
     expected = sample(network, codes, options, noise, guide=guide)
     asked: list[int] = []
-    level = network.classifier.level
+    level = network.classifier.logits
 
     def counted(frames: Tensor, index: int, weight: Tensor) -> Tensor:
         asked.append(index)
         return level(frames, index, weight)
 
-    network.classifier.level = counted  # type: ignore[method-assign]
+    network.classifier.logits = counted  # type: ignore[method-assign]
     filled = sample(network, codes, options, noise, guide=guide, n_given=2)
     assert torch.equal(filled, expected)
     assert asked == [1, 2] * 3

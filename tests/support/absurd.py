@@ -94,7 +94,7 @@ def _code(folder: Path) -> None:
 
 def _encode(folder: Path) -> None:
     encoder = load_stem_encoder(folder)
-    n_channels = encoder.codec.n_channels * (2 if encoder.options.hears_song else 1)
+    n_channels = encoder.codec.n_channels * (2 if encoder.options.takes_mixture else 1)
     with torch.inference_mode():
         encoder.codes(encoder(torch.randn(1, n_channels, encoder.codec.sample_rate // 4) * 0.1))
 

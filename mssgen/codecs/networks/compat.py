@@ -1,8 +1,8 @@
-"""Loading the codec packages where torchaudio does not load.
+"""Import of the codec packages where torchaudio cannot be imported.
 
-torchaudio's default Linux wheel is a CUDA build: beside a CPU torch its native library is missing
-others, and `import torchaudio` raises OSError. The codec packages import torchaudio but, in what is
-used here, call only what is plain Python in it.
+torchaudio's default Linux wheel is a CUDA build: next to a CPU torch, its native library misses its
+dependencies and `import torchaudio` raises OSError. The codec packages import torchaudio, but the
+parts used here call only its pure-Python code.
 """
 
 import importlib
@@ -19,17 +19,21 @@ _EXTENSION = "torchaudio._extension"
 
 
 def import_codec_package(name: str) -> Any:
-    """Import `name` ("encodec", "dac.model"); UsageError names the extra where it is absent."""
+    """Import the module `name`, such as "encodec.modules" or "dac.model.dac".
+
+    Raises:
+        UsageError: the package is not installed; names the extra that installs it.
+    """
     _ensure_torchaudio()
     return require(name, "codecs", "this codec")
 
 
 def _ensure_torchaudio() -> None:
-    """Make `import torchaudio` work, without its native code if need be."""
+    """Make `import torchaudio` work, if necessary without its native code."""
     try:
         importlib.import_module("torchaudio")
     except ModuleNotFoundError:
-        # Nothing that the codecs do here needs it.
+        # The codecs never call it.
         sys.modules["torchaudio"] = types.ModuleType("torchaudio")
     except OSError:
         for module in [name for name in sys.modules if name.split(".")[0] == "torchaudio"]:
@@ -39,7 +43,7 @@ def _ensure_torchaudio() -> None:
 
 
 def _no_extension() -> types.ModuleType:
-    """Stands for torchaudio's loader of native code, and says that there is none."""
+    """Replacement for torchaudio's loader of native code that reports it as unavailable."""
     spec = importlib.util.find_spec("torchaudio")
     module = types.ModuleType(_EXTENSION)
     origin = Path(spec.origin).parent if spec is not None and spec.origin else Path()

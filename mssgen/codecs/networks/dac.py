@@ -1,10 +1,10 @@
 """The Descript Audio Codec and its relatives: factorised codebooks with cosine lookup.
 
-Encoder, decoder and quantiser are the modules of the `descript-audio-codec` package, so that its
-checkpoints load key by key and give its own numbers.
+Encoder, decoder and quantiser are modules of the `descript-audio-codec` package, so that its
+checkpoints load key by key and give the same output.
 
 Sources: DAC, Kumar et al. 2023 (arXiv 2306.06546); the VampNet codec (LAC), Flores García et al.
-2023 (arXiv 2307.04686), which has another decoder.
+2023 (arXiv 2307.04686), with another decoder.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mssgen.codecs.base import Codebook, Codec, Reconstruction, full_precision
+from mssgen.codecs.base import Codebook, Codec, Reconstruction, full_precision, plain_options
 from mssgen.codecs.networks.compat import import_codec_package
 from mssgen.codecs.networks.factorized import FactorizedCodebook
 from mssgen.codecs.networks.mrf import MrfDecoder
@@ -31,17 +31,16 @@ DAC_24KHZ: dict[str, Any] = {
     "n_codebooks": 32,
 }
 DAC_16KHZ: dict[str, Any] = {**DAC_24KHZ, "sample_rate": 16_000, "n_codebooks": 12}
-_MAX_HOP = 2**15  # samples; published codecs have up to 1024
-_COMMITMENT = 0.25  # the weight of DAC's recipe, beside 1 for the codebooks
+_MAX_HOP = 2**15  # samples; published codecs use up to 1024
+_COMMITMENT = 0.25  # DAC's weight of the commitment loss; that of the codebook loss is 1
 
 
 class DacCodec(Codec):
-    """A mono codec whose codes are looked up by angle in few dimensions; defaults: DAC 44.1 kHz.
+    """A mono codec that looks up codes by angle in a low dimension; the defaults are DAC 44.1 kHz.
 
-    Audio is coded at the level it has. DAC's own command line brings it to -16 LUFS and peaks
-    below 1 first, and undoes that afterwards; here a stem must keep its level relative to the
-    mixture, segments of a long file must match, and targets of a trained encoder must not depend
-    on the loudness of what else is in the file.
+    Audio is coded at its own level. DAC's command line first normalises it to -16 LUFS with peaks
+    below 1, and reverts that after decoding; here a stem must keep its level relative to the
+    mixture, and the targets of a trained encoder must not depend on the rest of the file.
     """
 
     architecture = "dac"
@@ -65,42 +64,38 @@ class DacCodec(Codec):
         """Build with fresh weights.
 
         Args:
-            name: for messages.
+            name: name for messages.
             sample_rate: Hz.
-            encoder_dim: width of the encoder's first layer, doubled at each stride.
+            encoder_dim: channels of the encoder's first layer, doubled at each stride.
             encoder_rates: strides of the encoder; their product is the hop.
-            latent_dim: D; None is the width at the encoder's inner end.
-            decoder_dim: width of the decoder's first layer, halved at each stride.
+            latent_dim: D; None: the number of channels of the encoder's last layer.
+            decoder_dim: channels of the decoder's first layer, halved at each stride.
             decoder_rates: strides of the decoder, with the same product.
-            decoder_kind: "dac", or "mrf" for that of the VampNet codec.
+            decoder_kind: "dac", or "mrf" for the decoder of the VampNet codec.
             n_codebooks: K.
             codebook_size: V.
-            codebook_dim: of the space in which codes are looked up; one number for each level, or
-                one for all.
+            codebook_dim: E, one number for all codebooks or one for each.
 
         Raises:
-            UsageError: the strides do not fit, or the descript-audio-codec package is missing.
+            UsageError: the options contradict one another, or the descript-audio-codec package is
+                not installed.
         """
         super().__init__()
-        self.options = {
-            key: list(value) if isinstance(value, tuple) else value
-            for key, value in locals().items()
-            if key not in ("self", "__class__")
-        }
+        self.options = plain_options(locals())
         if prod(encoder_rates) != prod(decoder_rates):
             raise UsageError(
                 f"the encoder_rates {list(encoder_rates)} and decoder_rates {list(decoder_rates)} "
-                "have different products: give both the same hop length"
+                "have different products: use the same hop length in both"
             )
         if prod(encoder_rates) > _MAX_HOP or (latent_dim is None and len(encoder_rates) > 8):
             raise UsageError(
-                f"the encoder_rates make a hop of {prod(encoder_rates)} samples: choose fewer and "
-                f"smaller ones, of {_MAX_HOP} at most"
+                f"the encoder_rates make a hop of {prod(encoder_rates)} samples: choose fewer or "
+                f"smaller ones, with a product of at most {_MAX_HOP}"
             )
         if isinstance(codebook_dim, Sequence) and len(codebook_dim) != n_codebooks:
             raise UsageError(
-                f"codebook_dim names {len(codebook_dim)} levels and n_codebooks {n_codebooks}: "
-                "make them agree"
+                f"codebook_dim has {len(codebook_dim)} values and n_codebooks is {n_codebooks}: "
+                "make them equal"
             )
         if decoder_kind not in ("dac", "mrf"):
             raise UsageError(f"decoder_kind {decoder_kind} is unknown: use dac or mrf")
@@ -124,30 +119,29 @@ class DacCodec(Codec):
             codebook_size=codebook_size,
             codebook_dim=codebook_dim if isinstance(codebook_dim, int) else list(codebook_dim),
         )
-        # DAC also draws each convolution's weight, for seconds; weight norm makes that void.
+        # DAC also initialises the weights, which takes seconds and which weight norm overrides.
         for module in self.modules():
             if isinstance(module, nn.Conv1d) and module.bias is not None:
                 nn.init.zeros_(module.bias)
-        # A transposed convolution of odd stride ends one sample short of its multiple.
+        # A transposed convolution of odd stride outputs one sample less than frames x stride.
         self._missing_samples = 0
         for rate in decoder_rates:
             self._missing_samples = rate * self._missing_samples + rate % 2
 
     @property
     def codebooks(self) -> Sequence[Codebook]:
-        return [FactorizedCodebook(level) for level in self.quantizer.quantizers]
+        return [FactorizedCodebook(stage) for stage in self.quantizer.quantizers]
 
     def n_frames(self, n_samples: int) -> int:
-        """Frames of `n_samples` samples.
+        """Number of frames of `n_samples` samples.
 
-        Where a stride is odd (DAC 24 and 16 kHz: 5) the decoder gives a few samples less than
-        frames times hop (8 of them there). One more frame is coded where those would be missed, so
-        that every decoded sample is real.
+        With odd strides (5 in DAC 24 and 16 kHz) the decoder outputs a few samples less than frames
+        times hop (8 in those). A frame is added where these samples would be missing.
         """
         return -(-(n_samples + self._missing_samples) // self.hop_length)
 
     def pad(self, audio: Tensor) -> Tensor:
-        """Whole frames, with zeros at the end."""
+        """Zero-pad audio [B, 1, T] at the end to whole frames."""
         n_samples = audio.shape[-1]
         return F.pad(audio, (0, self.n_frames(n_samples) * self.hop_length - n_samples))
 
@@ -160,27 +154,27 @@ class DacCodec(Codec):
         return quantized
 
     def forward(self, audio: Tensor, n_codebooks: int | None = None) -> Reconstruction:
-        """As `Codec.forward`; the codebooks learn by gradients, and nothing changes here.
+        """As `Codec.forward`; the codebooks are learned by gradients.
 
-        `commitment` is 0.25 times DAC's commitment loss plus its codebook loss, summed over the
-        levels (equation 5 of VQ-VAE, arXiv 1711.00937, in the space of the lookup; weights of
-        DAC's recipe).
+        `commitment` is 0.25 times the commitment loss plus the codebook loss, summed over the
+        codebooks (equation 5 of VQ-VAE, arXiv 1711.00937, in the space of the lookup; DAC's
+        weights).
         """
         latents = self.encoder(self.pad(audio))
-        n_levels = self.check_n_codebooks(n_codebooks)
+        n_codebooks = self.check_n_codebooks(n_codebooks)
         with full_precision(latents):
-            quantized, codes, commitment = self._quantized(latents.float(), n_levels)
+            quantized, codes, commitment = self._quantized(latents.float(), n_codebooks)
         return Reconstruction(self.decoder(quantized)[..., : audio.shape[-1]], codes, commitment)
 
-    def _quantized(self, latents: Tensor, n_levels: int) -> tuple[Tensor, Tensor, Tensor]:
-        """(quantised latents with straight-through gradients, codes, loss).
+    def _quantized(self, latents: Tensor, n_codebooks: int) -> tuple[Tensor, Tensor, Tensor]:
+        """(quantised latents [B, D, N] with straight-through gradients, codes [B, K, N], loss).
 
-        The levels one by one: in train mode the package's own loop draws their number itself.
+        Loops over the codebooks here, since the package's loop draws their number in train mode.
         """
         residual, quantized = latents, torch.zeros_like(latents)
         codes, loss = [], latents.new_zeros(())
-        for level in self.quantizer.quantizers[:n_levels]:
-            vectors, commitment, codebook, indices, _ = level(residual)
+        for stage in self.quantizer.quantizers[:n_codebooks]:
+            vectors, commitment, codebook, indices, _ = stage(residual)
             quantized, residual = quantized + vectors, residual - vectors
             codes.append(indices)
             loss = loss + _COMMITMENT * commitment.mean() + codebook.mean()

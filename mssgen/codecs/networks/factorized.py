@@ -1,4 +1,4 @@
-"""Residual vector quantisation with factorised codebooks: each level has a small space of its own.
+"""Residual vector quantisation with factorised codebooks: each looks up in a small projected space.
 
 Source: the quantiser of the Descript Audio Codec, Kumar et al. 2023 (arXiv 2306.06546, section
 3.2), after Improved VQGAN, Yu et al. 2021 (arXiv 2110.04627).
@@ -12,55 +12,61 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-_COMMITMENT = 0.25  # beside 1 for the codebooks
+_COMMITMENT = 0.25  # weight of the commitment loss; that of the codebook loss is 1
 _USAGE_DECAY = 0.99
-_DEAD_SHARE = 0.03  # of the mean code's use
+_DEAD_SHARE = 0.03  # entries used less than this share of the mean are replaced
 
 
 @dataclass(frozen=True)
 class FactorizedCodebook:
-    """Codes are nearest in a projection of the latents; vectors are projected back."""
+    """A `Codebook` that looks up the nearest entry in a projection of the latents."""
 
-    level: Any
-    """in_proj, codebook and out_proj of one level."""
+    stage: Any
+    """Module with the submodules in_proj, codebook and out_proj."""
     by_angle: bool = True
-    """As DAC: lengths do not count."""
+    """Whether frames and entries are normalised before the lookup, as in DAC."""
 
     @property
     def embedding(self) -> Tensor:
-        weight: Tensor = self.level.codebook.weight
+        """Entries [V, E]."""
+        weight: Tensor = self.stage.codebook.weight
         return weight
 
     def distances(self, residual: Tensor) -> Tensor:
-        """||e - c||^2 with e = in_proj(r); of e / ||e|| and c / ||c|| by angle, so up to 4."""
-        frames = self.level.in_proj(residual).transpose(1, 2)
-        embedding = self.level.codebook.weight
+        """Squared distances [B, N, V] of projected residuals [B, D, N]; `by_angle`: 0 to 4."""
+        frames = self.stage.in_proj(residual).transpose(1, 2)
+        embedding = self.stage.codebook.weight
         if self.by_angle:
             frames, embedding = F.normalize(frames, dim=-1), F.normalize(embedding)
         return squared_distances(frames, embedding)
 
     def expected(self, probabilities: Tensor) -> Tensor:
-        mean = (probabilities @ self.level.codebook.weight).transpose(1, 2)
-        vectors: Tensor = self.level.out_proj(mean)
+        """Mean entry [B, D, N], weighted by probabilities [B, N, V]."""
+        mean = (probabilities @ self.stage.codebook.weight).transpose(1, 2)
+        vectors: Tensor = self.stage.out_proj(mean)
         return vectors
 
     def vectors(self, codes: Tensor) -> Tensor:
-        embedded = F.embedding(codes, self.level.codebook.weight).transpose(1, 2)
-        vectors: Tensor = self.level.out_proj(embedded)
+        """Entries [B, D, N] of codes [B, N]."""
+        embedded = F.embedding(codes, self.stage.codebook.weight).transpose(1, 2)
+        vectors: Tensor = self.stage.out_proj(embedded)
         return vectors
 
 
 def squared_distances(frames: Tensor, vectors: Tensor) -> Tensor:
-    """||f - v||^2 of frames [..., D] and vectors [V, D]: [..., V]."""
+    """Squared Euclidean distances [..., V] between frames [..., D] and vectors [V, D].
+
+    Expanded, so that no [..., V, D] is held in memory.
+    """
     square = frames.square().sum(-1, keepdim=True) + vectors.square().sum(-1)
     return square - 2 * frames @ vectors.T
 
 
 class FactorizedQuantizer(nn.Module):
-    """K levels on latents [B, D, N]; each looks up the residual of those before it.
+    """K codebooks on latents [B, D, N]; each quantises the residual of those before it.
 
-    Unlike DAC's, lengths count: codebooks of 1024 x 8 by k-means on the principal components of
-    music kept 1 to 1.5 dB more of it than by angle.
+    Unlike in DAC, the lookup is by distance, not by angle: with codebooks of 1024 x 8 from k-means
+    on principal components of music, that gave 1 to 1.5 dB more SDR.
     """
 
     def __init__(
@@ -70,63 +76,71 @@ class FactorizedQuantizer(nn.Module):
         codebook_dim: int,
         parts: Sequence[tuple[int, int]],
     ) -> None:
-        """One level for each of `parts`: which dimension of the latents it begins with, and how
-        many it sees. To the others it adds nothing."""
+        """Build with fresh weights.
+
+        Args:
+            latent_dim: D.
+            codebook_size: V.
+            codebook_dim: E.
+            parts: for each codebook, the first latent dimension that it quantises and their number;
+                it adds nothing to the other dimensions.
+        """
         super().__init__()
         self.latent_dim = latent_dim
-        self.levels = nn.ModuleList(
-            Level(latent_dim, codebook_size, codebook_dim, *part) for part in parts
+        self.levels = nn.ModuleList(  # the name in state dicts
+            Stage(latent_dim, codebook_size, codebook_dim, *part) for part in parts
         )
 
     @property
     def codebooks(self) -> list[FactorizedCodebook]:
-        """The levels, first to last."""
-        return [FactorizedCodebook(level, by_angle=False) for level in self.levels]
+        """The K codebooks, in coding order."""
+        return [FactorizedCodebook(stage, by_angle=False) for stage in self.levels]
 
-    def forward(self, latents: Tensor, n_levels: int) -> tuple[Tensor, Tensor, Tensor]:
-        """(vectors [B, D, N] with straight-through gradients, codes [B, K, N], loss).
+    def forward(self, latents: Tensor, n_codebooks: int) -> tuple[Tensor, Tensor, Tensor]:
+        """(quantised latents [B, D, N] with straight-through gradients, codes [B, K, N], loss).
 
-        The loss is the sum over the levels of the codebook's loss and 0.25 times the commitment. In
-        train mode a level starts from what it sees first, and codes that nobody uses are replaced.
+        The loss sums the codebook loss and 0.25 times the commitment loss over the codebooks. In
+        train mode entries are initialised from the first batch, and unused ones are replaced.
         """
         residual, total, loss = latents, torch.zeros_like(latents), latents.new_zeros(())
         codes = []
-        for level in self.levels[:n_levels]:
-            vectors, level_codes, level_loss = level(residual)
+        for stage in self.levels[:n_codebooks]:
+            vectors, stage_codes, stage_loss = stage(residual)
             total, residual = total + vectors, residual - vectors
-            codes.append(level_codes)
-            loss = loss + level_loss
+            codes.append(stage_codes)
+            loss = loss + stage_loss
         return total, torch.stack(codes, dim=1), loss
 
     @torch.no_grad()
-    def encode(self, latents: Tensor, n_levels: int) -> Tensor:
-        """Codes [B, K, N] of latents [B, D, N]; changes nothing."""
+    def encode(self, latents: Tensor, n_codebooks: int) -> Tensor:
+        """Codes [B, K, N] of latents [B, D, N] in the first `n_codebooks` codebooks."""
         residual, codes = latents, []
-        for codebook in self.codebooks[:n_levels]:
+        for codebook in self.codebooks[:n_codebooks]:
             codes.append(codebook.distances(residual).argmin(dim=-1))
             residual = residual - codebook.vectors(codes[-1])
         return torch.stack(codes, dim=1)
 
     def decode(self, codes: Tensor) -> Tensor:
-        """The sum of the code vectors [B, D, N] of codes [B, K, N]."""
+        """Sum of the entries of codes [B, K, N]: [B, D, N]."""
         total = codes.new_zeros(codes.shape[0], codes.shape[2], self.latent_dim).float()
-        for level, level_codes in zip(self.levels, codes.unbind(dim=1), strict=False):
-            assert isinstance(level, Level)
-            # A matrix product: as a convolution, as in `Codebook.vectors`, four times as slow.
-            embedded = F.embedding(level_codes, level.codebook.weight)
-            vectors = F.linear(embedded, level.out_proj.weight[..., 0], level.out_proj.bias)
-            total.narrow(2, level.in_proj.first, vectors.shape[2]).add_(vectors)
+        for stage, stage_codes in zip(self.levels, codes.unbind(dim=1), strict=False):
+            assert isinstance(stage, Stage)
+            # Four times as fast as the convolution in `FactorizedCodebook.vectors`.
+            embedded = F.embedding(stage_codes, stage.codebook.weight)
+            vectors = F.linear(embedded, stage.out_proj.weight[..., 0], stage.out_proj.bias)
+            total.narrow(2, stage.in_proj.first, vectors.shape[2]).add_(vectors)
         return total.mT
 
 
-class Level(nn.Module):
-    """One codebook, its projections, and how much each code is used."""
+class Stage(nn.Module):
+    """One RVQ stage: a codebook, its projections, and the usage of each entry."""
 
-    usage: Tensor  # [V], of each code against the mean code; all zero before the first batch
+    usage: Tensor  # [V], running usage relative to the mean entry; all zero before the first batch
 
     def __init__(
         self, latent_dim: int, codebook_size: int, codebook_dim: int, first: int, n_dims: int
     ) -> None:
+        """Quantises latent dimensions `first` to `first + n_dims`; sizes as in the quantiser."""
         super().__init__()
         self.latent_dim, after = latent_dim, latent_dim - first - n_dims
         self.in_proj = _Narrowing(first, n_dims, codebook_dim)
@@ -135,10 +149,10 @@ class Level(nn.Module):
         self.register_buffer("usage", torch.zeros(codebook_size))
 
     def forward(self, residual: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(vectors [B, D, N], codes [B, N], loss) of a residual [B, D, N]."""
+        """(entries [B, D, N], codes [B, N], scalar loss) of a residual [B, D, N]."""
         projected = self.in_proj(residual)  # [B, E, N]
         if self.training:
-            self._keep_alive(projected.detach())
+            self._replace_dead(projected.detach())
         frames = projected.detach().transpose(1, 2)
         codes = squared_distances(frames, self.codebook.weight.detach()).argmin(dim=-1)
         if self.training:
@@ -150,8 +164,8 @@ class Level(nn.Module):
         return self.out_proj(straight), codes, loss
 
     @torch.no_grad()
-    def _keep_alive(self, projected: Tensor) -> None:
-        """Put frames of this batch in the places of dead codes; of all, at the first batch."""
+    def _replace_dead(self, projected: Tensor) -> None:
+        """Replace dead entries, at first all, by random frames of `projected` [B, E, N]."""
         is_dead = self.usage < _DEAD_SHARE
         if not bool(is_dead.any()):
             return
@@ -162,12 +176,13 @@ class Level(nn.Module):
 
     @torch.no_grad()
     def _count(self, codes: Tensor) -> None:
+        """Update the running usage with codes [B, N]."""
         counts = torch.bincount(codes.flatten(), minlength=len(self.usage)).to(self.usage.dtype)
         self.usage.mul_(_USAGE_DECAY).add_(counts / counts.mean(), alpha=1 - _USAGE_DECAY)
 
 
 class _Narrowing(nn.Conv1d):
-    """Some dimensions of the latents [B, D, N] to those of a codebook."""
+    """Projects `n_dims` dimensions of latents [B, D, N], from `first` on, to [B, E, N]."""
 
     def __init__(self, first: int, n_dims: int, codebook_dim: int) -> None:
         super().__init__(n_dims, codebook_dim, 1, bias=False)
@@ -178,7 +193,7 @@ class _Narrowing(nn.Conv1d):
 
 
 class _Widening(nn.Conv1d):
-    """The way back; nothing in the other dimensions."""
+    """Projects [B, E, N] to `n_dims` dimensions, zero-padded by `around` (before, after) to D."""
 
     def __init__(self, codebook_dim: int, n_dims: int, around: tuple[int, int]) -> None:
         super().__init__(codebook_dim, n_dims, 1)

@@ -1,8 +1,8 @@
-"""The decoder of the VampNet codec (LAC), which is DAC's but for its residual units.
+"""The decoder of the VampNet codec (LAC), which differs from DAC's in its residual units.
 
-After each stride the mean of several residual branches with different kernels follows, the
-multi-receptive-field fusion of HiFi-GAN (Kong et al. 2020, arXiv 2010.05646). The names of the
-parts are those of the published checkpoint's keys.
+Each upsampling is followed by the mean of residual branches with different kernels, the
+multi-receptive-field fusion of HiFi-GAN (Kong et al. 2020, arXiv 2010.05646). Modules are named as
+in the keys of the published checkpoint.
 """
 
 from collections.abc import Sequence
@@ -16,10 +16,17 @@ _DILATIONS = (1, 3, 5)
 
 
 class MrfDecoder(nn.Module):
-    """[B, D, N] -> [B, 1, N * prod(rates)], within -1 to 1; the rates are even."""
+    """Latents [B, D, N] to audio [B, 1, N * prod(rates)], from -1 to 1; the rates are even."""
 
     def __init__(self, layers: Any, latent_dim: int, width: int, rates: Sequence[int]) -> None:
-        """`layers` is the module dac.nn.layers; `width` is halved at each stride."""
+        """Build with fresh weights.
+
+        Args:
+            layers: the module dac.nn.layers.
+            latent_dim: D.
+            width: channels of the first layer, halved at each stride.
+            rates: strides.
+        """
         super().__init__()
         parts = [layers.WNConv1d(latent_dim, width, kernel_size=7, padding=3)]
         for rate in rates:
@@ -38,7 +45,7 @@ class MrfDecoder(nn.Module):
 
 
 class _Stage(nn.Module):
-    """Upsampling by `rate` to half the channels, then the branches."""
+    """Upsampling by `rate` to half the channels, then the residual branches."""
 
     def __init__(self, layers: Any, width: int, rate: int) -> None:
         super().__init__()
@@ -53,7 +60,7 @@ class _Stage(nn.Module):
 
 
 class _Fusion(nn.Module):
-    """The mean of the branches."""
+    """Mean of the residual branches."""
 
     def __init__(self, layers: Any, width: int) -> None:
         super().__init__()
@@ -64,7 +71,7 @@ class _Fusion(nn.Module):
 
 
 class _Branch(nn.Module):
-    """Residual layers of growing dilation."""
+    """Residual layers with growing dilation, of one kernel size."""
 
     def __init__(self, layers: Any, width: int, kernel: int) -> None:
         super().__init__()
@@ -78,7 +85,7 @@ class _Branch(nn.Module):
 
 
 class _Residual(nn.Module):
-    """Two convolutions around which the input goes straight."""
+    """Two convolutions with a skip connection."""
 
     def __init__(self, layers: Any, width: int, kernel: int, dilation: int) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
-"""A pseudo quadrature mirror filter bank: audio in sub-bands, each at a fraction of the rate.
+"""A pseudo quadrature mirror filter bank (PQMF): audio to critically sampled sub-bands and back.
 
-Cosine-modulated, near-perfect reconstruction: Nguyen, "Near-perfect-reconstruction pseudo-QMF
+Cosine-modulated, with near-perfect reconstruction: Nguyen, "Near-perfect-reconstruction pseudo-QMF
 banks", IEEE TSP 1994; the prototype is a Kaiser window whose cutoff is tuned as in Lin and
 Vaidyanathan, "A Kaiser window approach for the design of prototype filters", IEEE SPL 1998.
 """
@@ -18,11 +18,14 @@ _BETA = 10.0  # about 100 dB of stop-band attenuation
 
 
 class Pqmf(nn.Module):
-    """`analysis`: [B, C, T] -> [B, C * bands, T / bands]; `synthesis`: back. T is a multiple."""
+    """Filter bank with `n_bands` bands; T is a multiple of `n_bands`.
+
+    `analysis`: [B, C, T] -> [B, C * n_bands, T / n_bands]; `synthesis`: the inverse.
+    """
 
     def __init__(self, n_bands: int) -> None:
         super().__init__()
-        with torch.device("cpu"):  # real values also in a model that is built without any
+        with torch.device("cpu"):  # constants need values even in a model on the meta device
             filters = _filters(n_bands)
         self.analysis = _Analysis(filters)
         self.synthesis = _Synthesis(filters)
@@ -33,16 +36,16 @@ class _Analysis(nn.Module):
 
     def __init__(self, filters: Tensor) -> None:
         super().__init__()
-        # Fixed by the number of bands, so no part of a checkpoint.
+        # Determined by the number of bands, so not part of checkpoints.
         self.register_buffer("filters", filters.flip(-1)[:, None], persistent=False)
-        # Named as those of torch's convolutions, for whoever asks how far it looks.
+        # Named as in torch's convolutions, for `streaming`, which needs the receptive field.
         self.kernel_size, self.stride = (filters.shape[1],), (len(filters),)
         self.dilation, self.transposed = (1,), False
 
     def forward(self, audio: Tensor) -> Tensor:
         n_channels, (n_bands, _, length) = audio.shape[1], self.filters.shape
         flat = F.pad(audio.flatten(0, 1)[:, None], (length // 2, length // 2 - 1))
-        with full_precision(audio):  # half precision hums
+        with full_precision(audio):  # half precision adds audible noise
             bands = F.conv1d(flat.float(), self.filters, stride=n_bands)
         return bands.unflatten(0, (-1, n_channels)).flatten(1, 2)
 
@@ -70,7 +73,7 @@ class _Synthesis(nn.Module):
 
 
 def _filters(n_bands: int) -> Tensor:
-    """[bands, taps] analysis filters."""
+    """Analysis filters [n_bands, taps]."""
     length = _TAPS_PER_BAND * n_bands
     n = torch.arange(length, dtype=torch.float64) - (length - 1) / 2
     prototype = _prototype(n, n_bands)
@@ -80,14 +83,14 @@ def _filters(n_bands: int) -> Tensor:
 
 
 def _prototype(n: Tensor, n_bands: int) -> Tensor:
-    """The low-pass filter whose cutoff makes neighbouring bands add up, found by golden section."""
+    """Low-pass prototype [taps] whose cutoff minimises reconstruction ripple (golden section)."""
     window = torch.kaiser_window(len(n), periodic=False, beta=_BETA, dtype=torch.float64)
 
     def design(cutoff: float) -> Tensor:
         return window * cutoff / math.pi * torch.sinc(n * cutoff / math.pi)
 
     def ripple(cutoff: float) -> float:
-        """How far the autocorrelation is from zero at multiples of twice the bands."""
+        """Largest autocorrelation at the non-zero multiples of 2 `n_bands`, ideally 0."""
         h = design(cutoff)
         spectrum = torch.fft.rfft(h, 2 * len(h)).abs().square()
         correlation = torch.fft.irfft(spectrum)[2 * n_bands : len(h) : 2 * n_bands]

@@ -1,12 +1,12 @@
 """The SEANet family: EnCodec, SoundStream and a discrete RAVE, as options of one codec.
 
-Encoder, decoder and quantiser are the modules of the `encodec` package, so that its checkpoints
-load key by key and give its own numbers.
+Encoder, decoder and quantiser are modules of the `encodec` package, so that its checkpoints load
+key by key and give the same output.
 
 Sources: EnCodec, Défossez et al. 2022 (arXiv 2210.13438); SoundStream, Zeghidour et al. 2021
-(arXiv 2107.03312): the same skeleton without LSTM, with dilated residual units; RAVE, Caillon and
-Esling 2021 (arXiv 2111.05011): works on sub-bands of a PQMF, and its discrete model shows the
-decoder noise beside the latents.
+(arXiv 2107.03312), without LSTM and with dilated residual units; RAVE, Caillon and Esling 2021
+(arXiv 2111.05011), which works on sub-bands of a PQMF and, in its discrete form, feeds noise to the
+decoder besides the latents.
 """
 
 import warnings
@@ -20,8 +20,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mssgen.codecs.base import Codebook, Codec, Reconstruction, full_precision
+from mssgen.codecs.base import Codebook, Codec, Reconstruction, full_precision, plain_options
 from mssgen.codecs.networks.compat import import_codec_package
+from mssgen.codecs.networks.factorized import squared_distances
 from mssgen.codecs.networks.pqmf import Pqmf
 from mssgen.errors import UsageError
 from mssgen.recipes.schema import (
@@ -35,8 +36,8 @@ from mssgen.recipes.schema import (
     Width,
 )
 
-_N_WAVES = 4  # that make a channel of noise: their sum is nearly normal
-_SHUFFLE_RADIANS = 20.0  # far more than a turn, yet so little that rounding moves nothing
+_N_WAVES = 4  # cosines summed for a noise channel, which makes it nearly normal
+_SHUFFLE_RADIANS = 20.0  # several turns, few enough that rounding does not change the noise
 
 ENCODEC_24KHZ: dict[str, Any] = {"sample_rate": 24_000, "n_codebooks": 32}
 ENCODEC_48KHZ: dict[str, Any] = {
@@ -51,7 +52,7 @@ ENCODEC_48KHZ: dict[str, Any] = {
 Norm = Literal[
     "none", "weight_norm", "spectral_norm", "time_layer_norm", "layer_norm", "time_group_norm"
 ]
-_MAX_HOP = 2**15  # samples; published codecs have up to 2048
+_MAX_HOP = 2**15  # samples; published codecs use up to 2048
 _MAX_DILATION = 2**12
 _MAX_SEGMENT_SAMPLES = 2**21
 
@@ -89,41 +90,37 @@ class SeanetCodec(Codec):
         """Build with fresh weights.
 
         Args:
-            name: for messages.
+            name: name for messages.
             sample_rate: Hz.
-            n_channels: of the audio.
+            n_channels: channels of the audio.
             ratios: strides of the decoder's layers; their product times `n_bands` is the hop.
-            n_filters: width of the outermost layers, doubled at each stride.
+            n_filters: channels of the outermost layers, doubled at each stride.
             latent_dim: D.
-            n_residual_layers: units before each stride, dilated by `dilation_base ** index`.
-            dilation_base: see above.
-            n_lstm_layers: LSTM layers at the inner end of encoder and decoder; 0 has none.
-            causal: whether the encoder looks back only.
-            norm: "weight_norm", "time_group_norm" or another word of the encodec package.
+            n_residual_layers: residual units per stride, dilated by `dilation_base ** index`.
+            dilation_base: base of the dilations.
+            n_lstm_layers: number of LSTM layers at the inner end of encoder and decoder; 0: none.
+            causal: whether the convolutions are causal.
+            norm: normalisation of the convolutions, as the encodec package names it.
             n_codebooks: K.
             codebook_size: V.
-            normalize: scale each segment to unit RMS of its channels' mean first.
-            segment_s: length of the segments that are coded one by one, seconds.
-            segment_overlap: share of a segment that the next one repeats.
-            n_bands: work on that many sub-bands of a PQMF, a power of 2; 1 on the waveform.
-            n_noise_channels: channels of normal noise that the decoder sees beside the latents:
-                drawn in training, made from the latents otherwise, so that decoding gives the same
-                twice.
+            normalize: divide each segment by the RMS of its channels' mean before coding.
+            segment_s: length of independently coded segments in seconds; None: no segments.
+            segment_overlap: overlap of successive segments, as a share of their length.
+            n_bands: number of PQMF sub-bands, a power of 2; 1: code the waveform itself.
+            n_noise_channels: channels of normal noise fed to the decoder besides the latents:
+                random in training, computed from the latents otherwise, so that decoding is
+                deterministic.
 
         Raises:
             UsageError: the options contradict one another, or the encodec package is not installed.
         """
         super().__init__()
-        self.options = {
-            key: list(value) if isinstance(value, tuple) else value
-            for key, value in locals().items()
-            if key not in ("self", "__class__")
-        }
+        self.options = plain_options(locals())
         _check(prod(ratios) * n_bands, segment_s, sample_rate, normalize)
         if n_residual_layers > 1 and dilation_base ** (n_residual_layers - 1) > _MAX_DILATION:
             raise UsageError(
-                f"{n_residual_layers} residual layers of dilation_base {dilation_base} see more "
-                f"than {_MAX_DILATION} frames: choose fewer or a smaller base"
+                f"{n_residual_layers} residual layers of dilation_base {dilation_base} are dilated "
+                f"by more than {_MAX_DILATION} frames: choose fewer or a smaller base"
             )
         modules = import_codec_package("encodec.modules")
         quantization = import_codec_package("encodec.quantization")
@@ -145,7 +142,7 @@ class SeanetCodec(Codec):
             "norm": norm,
             "lstm": n_lstm_layers,
         }
-        # The package uses the old form of weight norm, which is the form of its checkpoints.
+        # The package uses torch's old weight norm, whose keys its checkpoints have.
         with warnings.catch_warnings(action="ignore", category=FutureWarning):
             inner_encoder = modules.SEANetEncoder(dimension=latent_dim, **common)
             inner_decoder = modules.SEANetDecoder(dimension=latent_dim + n_noise_channels, **common)
@@ -180,17 +177,17 @@ class SeanetCodec(Codec):
         if scale is not None:
             audio = audio / scale[:, :1, None]
         latents = self.encoder(self.pad(audio))
-        n_levels = self.check_n_codebooks(n_codebooks)
-        # Codebooks learn sums of frames: not in half precision.
+        n_codebooks = self.check_n_codebooks(n_codebooks)
+        # Codebooks are moving averages of sums of frames: not in half precision.
         with full_precision(latents):
             latents = latents.float()
             residual, codes, losses = latents, [], []
-            for layer in self.quantizer.vq.layers[:n_levels]:
-                vectors, level_codes, loss = layer(residual)
-                # The package's own loop takes off the straight-through output, whose gradient
-                # cancels that of the residual: no level but the first would have a commitment.
+            for layer in self.quantizer.vq.layers[:n_codebooks]:
+                vectors, stage_codes, loss = layer(residual)
+                # The package's own loop subtracts the straight-through output, whose gradient
+                # cancels that of the residual: only the first codebook would have a commitment.
                 residual = residual - vectors.detach()
-                codes.append(level_codes)
+                codes.append(stage_codes)
                 losses.append(loss)
         decoded = self.decoder(latents - residual.detach())[..., : audio.shape[-1]]
         if scale is not None:
@@ -198,14 +195,14 @@ class SeanetCodec(Codec):
         return Reconstruction(decoded, torch.stack(codes, dim=1), torch.stack(losses).mean())
 
     def pad(self, audio: Tensor) -> Tensor:
-        """The PQMF needs whole hops; SEANet pads by itself."""
+        """Zero-pad audio [B, C, T] to whole hops for a PQMF; SEANet itself pads inside."""
         n_bands = self.options["n_bands"]
         return audio if n_bands == 1 else F.pad(audio, (0, -audio.shape[-1] % self.hop_length))
 
     def scales(self, audio: Tensor) -> Tensor | None:
         if not self._normalize:
             return None
-        # What cancels in mono has a level, too; EnCodec would divide it by nothing.
+        # Channels that cancel in mono still have power; EnCodec would divide by almost zero.
         powers = [
             torch.maximum(
                 part.mean(dim=1).square().mean(dim=-1),
@@ -217,48 +214,47 @@ class SeanetCodec(Codec):
 
 
 def _check(hop_length: int, segment_s: float | None, sample_rate: int, normalize: bool) -> None:
-    """Raise UsageError for a hop or segments that cannot be."""
+    """Raise UsageError if hop or segment length is out of range, or for `normalize` without one."""
     if hop_length > _MAX_HOP:
         raise UsageError(
             f"ratios and n_bands make a hop of {hop_length} samples: choose {_MAX_HOP} or less"
         )
     if segment_s is None:
         if normalize:
-            raise UsageError("normalize scales segments: give their length, segment_s")
+            raise UsageError("normalize scales segments: set their length, segment_s")
         return
     if not hop_length <= segment_s * sample_rate <= _MAX_SEGMENT_SAMPLES:
         raise UsageError(
-            f"segments of {segment_s:g} s at {sample_rate} Hz do not hold one hop of {hop_length} "
-            f"samples, or more than {_MAX_SEGMENT_SAMPLES}: choose another segment_s"
+            f"segments of {segment_s:g} s at {sample_rate} Hz are shorter than one hop of "
+            f"{hop_length} samples, or longer than {_MAX_SEGMENT_SAMPLES}: choose another segment_s"
         )
 
 
 @dataclass(frozen=True)
 class EuclideanCodebook:
-    """Codes are the nearest vectors in latent space."""
+    """A `Codebook` that looks up the nearest entry in latent space."""
 
     embedding: Tensor
-    """[V, D]."""
+    """Entries [V, D]."""
 
     def distances(self, residual: Tensor) -> Tensor:
-        """||r - c||^2 expanded, so that no [N, V, D] is ever held."""
-        frames = residual.transpose(1, 2)
-        square = frames.square().sum(-1, keepdim=True) + self.embedding.square().sum(-1)
-        return square - 2 * frames @ self.embedding.T
+        """Squared distances [B, N, V] of residuals [B, D, N]."""
+        return squared_distances(residual.transpose(1, 2), self.embedding)
 
     def expected(self, probabilities: Tensor) -> Tensor:
+        """Mean entry [B, D, N], weighted by probabilities [B, N, V]."""
         return (probabilities @ self.embedding).transpose(1, 2)
 
     def vectors(self, codes: Tensor) -> Tensor:
+        """Entries [B, D, N] of codes [B, N]."""
         return F.embedding(codes, self.embedding).transpose(1, 2)
 
 
 class _WithNoise(nn.Module):
-    """Appends channels of normal noise to latents [B, D, N].
+    """Appends `n_channels` channels of unit-power noise to latents [B, D, N].
 
-    The noise is drawn in training. Otherwise every frame makes its own from its latents, by a few
-    waves of scattered phases for each channel: the same codes give the same sound, in pieces and in
-    batches, as in the stem codec.
+    The noise is random in training. Otherwise it is computed from each frame's latents, as a sum of
+    a few cosines per channel, so that the same codes give the same audio in any block or batch.
     """
 
     shuffle: Tensor  # [C * waves, D]
@@ -268,26 +264,26 @@ class _WithNoise(nn.Module):
         super().__init__()
         self._n_channels = n_channels
         n_waves = n_channels * _N_WAVES
-        with torch.device("cpu"):  # real values also in a model that is built without any
+        with torch.device("cpu"):  # constants need values even in a model on the meta device
             generator = torch.Generator().manual_seed(0)
             shuffle = torch.randn(n_waves, latent_dim, generator=generator)
             phases = torch.rand(n_waves, 1, generator=generator)
-        # Fixed by the shape, so no part of a checkpoint.
+        # Determined by the shape, so not part of checkpoints.
         self.register_buffer("shuffle", shuffle * _SHUFFLE_RADIANS, persistent=False)
         self.register_buffer("phases", phases * 2 * torch.pi, persistent=False)
 
     def forward(self, latents: Tensor) -> Tensor:
         if not self._n_channels:
             return latents
-        noise = self._drawn(latents) if self.training else self._made(latents)
+        noise = self._random(latents) if self.training else self._computed(latents)
         return torch.cat([latents, noise.to(latents)], dim=1)
 
-    def _drawn(self, latents: Tensor) -> Tensor:
+    def _random(self, latents: Tensor) -> Tensor:
         return latents.new_empty(len(latents), self._n_channels, latents.shape[-1]).normal_()
 
-    def _made(self, latents: Tensor) -> Tensor:
-        """[B, C, N], of unit power."""
-        with full_precision(latents):  # half precision would move the phases
+    def _computed(self, latents: Tensor) -> Tensor:
+        """Noise [B, n_channels, N]."""
+        with full_precision(latents):  # half precision would change the phases
             seeds = F.normalize(latents.detach().float(), dim=1)
             waves = (self.shuffle.float() @ seeds + self.phases.float()).cos()
             return waves.unflatten(1, (-1, _N_WAVES)).sum(2) * (2 / _N_WAVES) ** 0.5

@@ -1,20 +1,19 @@
-"""The stem codec: ours, at frame rate instead of sample rate, so that a CPU is enough.
+"""mssgen's own stem codec, which works on STFT frames instead of samples and so is fast on a CPU.
 
-    audio [B, 2, T] -> STFT of middle and side, compressed -> ConvNeXt blocks -> latents [B, D, N]
+    audio [B, 2, T] -> STFT of mid and side, compressed -> ConvNeXt blocks -> latents [B, D, N]
     quantised latents -> ConvNeXt blocks -> spectrum, expanded -> inverse STFT -> audio
 
-Every frame carries the phase, since the compressed spectrum is complex, and there is no convolution
-on samples. What is too noisy for its phase to be worth codes, as cymbals are, goes as levels of
-bands and comes back as noise of these levels (perceptual noise substitution, Herre and Schulz
-1998).
+The compressed spectrum is complex, so that frames carry phase. The decoder also outputs the energy
+of noise in each band and adds it, which restores noisy sounds such as cymbals without coding their
+phase (perceptual noise substitution, Herre and Schulz 1998).
 
-Beside that goes how loud each band is, through a small network and codebooks of its own, the first
-of all; the decoder sets the bands of what it makes to these levels. So the shape of a spectrum and
-its level are coded apart (gain and shape, as in Opus' CELT, Valin et al. 2013, arXiv 1602.04845):
-errors of the shape, which spread over all bins, cannot make a soft band loud.
+Optionally the energy of each band is coded too, by a small network and codebooks of its own, which
+come first; the decoder scales the bands of its output to these energies. Gain and shape of the
+spectrum are then coded separately, as in Opus' CELT (Valin et al. 2013, arXiv 1602.04845), and
+errors of the shape, which spread over all bins, cannot raise a quiet band.
 
-The skeleton is that of Vocos, Siuzdak 2023 (arXiv 2306.00814), with an encoder of the same kind
-before it and blocks after ConvNeXt, Liu et al. 2022 (arXiv 2201.03545).
+The skeleton is that of Vocos, Siuzdak 2023 (arXiv 2306.00814), with an encoder of the same kind and
+ConvNeXt blocks, Liu et al. 2022 (arXiv 2201.03545).
 """
 
 from collections.abc import Sequence
@@ -25,7 +24,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mssgen.codecs.base import Codebook, Codec, Reconstruction, full_precision
+from mssgen.codecs.base import Codebook, Codec, Reconstruction, full_precision, plain_options
 from mssgen.codecs.networks.factorized import FactorizedQuantizer
 from mssgen.codecs.networks.stem_spectrum import InverseSpectrum, Spectrum, to_log
 from mssgen.errors import UsageError
@@ -33,12 +32,12 @@ from mssgen.recipes.schema import Codebooks, CodebookSize, Layers, ModelName, Sa
 
 
 class StemCodec(Codec):
-    """A stereo codec for stems; needs no package beside torch."""
+    """A stereo codec for stems that needs no package besides torch."""
 
     architecture = "stem"
     n_channels = 2
-    # One level for all: its error is smallest there, and codes do not depend on the level.
-    wanted_level = (0.05, 0.05)
+    # Audio is always coded at the one level where the error is smallest.
+    level_range = (0.05, 0.05)
     encoder: nn.Sequential
     decoder: nn.Sequential
     quantizer: FactorizedQuantizer
@@ -68,33 +67,33 @@ class StemCodec(Codec):
         """Build with fresh weights.
 
         Args:
-            name: for messages.
+            name: name for messages.
             sample_rate: Hz.
-            n_fft: length of the transform, samples.
-            hop_length: samples a frame, a divisor of `n_fft` and at least a 16th of it.
-            compression: magnitudes are taken to this power.
-            width: of the blocks.
-            expansion: width inside a block, as a multiple.
-            kernel_size: frames that a block sees, odd.
-            n_bands: of noise and levels in middle and side, as wide as the ear's; 0 for none.
-            n_encoder_blocks: before the quantiser.
-            n_decoder_blocks: after it.
-            latent_dim: of the spectrum; with levels, D is this and 2 `n_bands`.
-            n_codebooks: of the spectrum; with those of levels, which come first, K.
-            codebook_size: V.
-            codebook_dim: of the space in which codes are looked up.
-            n_level_codebooks: of the levels of bands; 0 codes none.
-            level_width: of the blocks for levels.
-            n_level_blocks: before their codebooks, and after them.
+            n_fft: STFT length in samples.
+            hop_length: samples per frame, a divisor of `n_fft` and at least a 16th of it.
+            compression: exponent applied to the magnitudes.
+            width: channels of the ConvNeXt blocks.
+            expansion: hidden width of a block, as a multiple of `width`.
+            kernel_size: kernel of a block's convolution in frames, odd.
+            n_bands: number of mel bands of mid, and of side, for noise and band energies; 0: none.
+            n_encoder_blocks: number of blocks before the quantiser.
+            n_decoder_blocks: number of blocks after the quantiser.
+            latent_dim: latent dimensions of the spectrum; D adds 2 `n_bands` if band energies are
+                coded.
+            n_codebooks: number of codebooks of the spectrum; K adds `n_level_codebooks`.
+            codebook_size: V, the number of entries of a codebook.
+            codebook_dim: E, the number of dimensions of an entry.
+            n_level_codebooks: number of codebooks of the band energies, the first ones; 0: none.
+            level_width: channels of the band-energy networks.
+            n_level_blocks: number of blocks of each band-energy network, before and after the
+                codebooks.
 
         Raises:
-            ValueError: levels shall be coded, but there are no bands.
-            UsageError: `hop_length` or `kernel_size` is none that the others allow.
+            ValueError: `n_level_codebooks` > 0 without `n_bands`.
+            UsageError: `hop_length` does not fit `n_fft`, or `kernel_size` is even.
         """
         super().__init__()
-        self.options = {
-            key: value for key, value in locals().items() if key not in ("self", "__class__")
-        }
+        self.options = plain_options(locals())
         if n_fft % hop_length or n_fft > 16 * hop_length or (n_fft - hop_length) % 2:
             raise UsageError(
                 f"hop_length {hop_length} is not a half to a 16th of n_fft {n_fft}: choose another"
@@ -107,11 +106,11 @@ class StemCodec(Codec):
         self.adds_noise = n_bands > 0
         transform = (n_fft, hop_length, compression, n_bands)
         spectrum = Spectrum(*transform)
-        n_values = spectrum.n_values + spectrum.n_levels
-        n_levels = spectrum.n_levels if n_level_codebooks else 0
-        if n_level_codebooks and not n_levels:
+        n_values = spectrum.n_values + spectrum.n_energies
+        n_energies = spectrum.n_energies if n_level_codebooks else 0
+        if n_level_codebooks and not n_energies:
             raise ValueError("n_level_codebooks needs n_bands")
-        self.latent_dim, self.n_level_dims = latent_dim + n_levels, n_levels
+        self.latent_dim, self.n_band_dims = latent_dim + n_energies, n_energies
         block = (width, expansion, kernel_size)
         encoder = nn.Sequential(
             nn.Conv1d(n_values, width, 1),
@@ -123,10 +122,10 @@ class StemCodec(Codec):
             *(Block(*block) for _ in range(n_decoder_blocks)),
             nn.Conv1d(width, n_values, 1),
         )
-        of_levels = (n_levels, n_level_blocks, level_width, expansion, kernel_size)
-        self.encoder = nn.Sequential(spectrum, Analysis(encoder, *of_levels))
-        self.decoder = nn.Sequential(Synthesis(decoder, *of_levels), InverseSpectrum(*transform))
-        parts = [(latent_dim, n_levels)] * n_level_codebooks + [(0, latent_dim)] * n_codebooks
+        bands = (n_energies, n_level_blocks, level_width, expansion, kernel_size)
+        self.encoder = nn.Sequential(spectrum, Analysis(encoder, *bands))
+        self.decoder = nn.Sequential(Synthesis(decoder, *bands), InverseSpectrum(*transform))
+        parts = [(latent_dim, n_energies)] * n_level_codebooks + [(0, latent_dim)] * n_codebooks
         self.quantizer = FactorizedQuantizer(self.latent_dim, codebook_size, codebook_dim, parts)
 
     @property
@@ -134,7 +133,7 @@ class StemCodec(Codec):
         return self.quantizer.codebooks
 
     def pad(self, audio: Tensor) -> Tensor:
-        """Whole frames, with zeros at the end."""
+        """Zero-pad audio [B, 2, T] at the end to whole frames."""
         return F.pad(audio, (0, -audio.shape[-1] % self.hop_length))
 
     def quantize(self, latents: Tensor, n_codebooks: int | None = None) -> Tensor:
@@ -144,19 +143,21 @@ class StemCodec(Codec):
     def dequantize(self, codes: Tensor) -> Tensor:
         return self.quantizer.decode(codes)
 
-    def level_latents(self, audio: Tensor) -> Tensor:
-        """The last `n_level_dims` of the latents of audio [B, 2, T] alone, which take a small part
-        of the time of all."""
+    def band_latents(self, audio: Tensor) -> Tensor:
+        """Only the last `n_band_dims` latent dimensions of audio [B, 2, T]: [B, n_band_dims, N].
+
+        Much faster than all of the latents.
+        """
         spectrum, analysis = self.encoder
         assert isinstance(analysis, Analysis)
         assert isinstance(spectrum, Spectrum)
-        return analysis.level_latents(spectrum.levels_alone(self.pad(audio)))
+        return analysis.band_latents(spectrum.band_energies_of(self.pad(audio)))
 
     def forward(self, audio: Tensor, n_codebooks: int | None = None) -> Reconstruction:
         latents = self.encoder(self.pad(audio))
         with full_precision(latents):
-            n_levels = self.check_n_codebooks(n_codebooks)
-            quantized, codes, loss = self.quantizer(latents.float(), n_levels)
+            n_codebooks = self.check_n_codebooks(n_codebooks)
+            quantized, codes, loss = self.quantizer(latents.float(), n_codebooks)
         sounds = self.sounds(quantized, audio.shape[-1])
         return Reconstruction(sounds[0], codes, loss, *sounds[1:])
 
@@ -171,65 +172,70 @@ class StemCodec(Codec):
 
 
 class Analysis(nn.Module):
-    """Frames of `Spectrum` to latents [B, D, N]: of the spectrum, then of the levels."""
+    """Frames of `Spectrum` to latents [B, D, N]: those of the spectrum, then of band energies."""
 
-    def __init__(self, main: nn.Sequential, n_levels: int, *of_levels: int) -> None:
+    def __init__(self, main: nn.Sequential, n_energies: int, *bands: int) -> None:
+        """`bands`: arguments of `BandNet` after `n_energies`; unused if that is 0."""
         super().__init__()
-        self.main, self.n_levels = main, n_levels
-        self.levels = LevelNet(n_levels, *of_levels) if n_levels else None
+        self.main, self.n_energies = main, n_energies
+        self.levels = BandNet(n_energies, *bands) if n_energies else None
 
-    def forward(self, frames: Tensor, heard: Tensor | None = None) -> Tensor:
-        """`heard` [B, width, N] is what something else adds behind the first layer."""
+    def forward(self, frames: Tensor, context: Tensor | None = None) -> Tensor:
+        """Latents of `frames`; `context` [B, width, N] is added to the first layer's output."""
         hidden = self.main[0](frames)
-        latents = self.main[1:](hidden if heard is None else hidden + heard)
-        return torch.cat([latents, self.level_latents(frames).to(latents)], dim=1)
+        latents = self.main[1:](hidden if context is None else hidden + context)
+        return torch.cat([latents, self.band_latents(frames).to(latents)], dim=1)
 
-    def level_latents(self, frames: Tensor) -> Tensor:
-        """The last of the latents alone, [B, n_levels, N], of frames or of their levels."""
+    def band_latents(self, frames: Tensor) -> Tensor:
+        """Only the latents of band energies [B, n_energies, N], of frames or of band energies."""
         if self.levels is None:
             return frames[:, :0]
-        levels: Tensor = self.levels(to_log(frames[:, -self.n_levels :]))
-        return levels
+        latents: Tensor = self.levels(to_log(frames[:, -self.n_energies :]))
+        return latents
 
 
 class Synthesis(nn.Module):
-    """Latents [B, D, N] to frames for `InverseSpectrum`."""
+    """Quantised latents [B, D, N] to frames for `InverseSpectrum`."""
 
-    def __init__(self, main: nn.Sequential, n_levels: int, *of_levels: int) -> None:
+    def __init__(self, main: nn.Sequential, n_energies: int, *bands: int) -> None:
+        """`bands`: arguments of `BandNet` after `n_energies`; unused if that is 0."""
         super().__init__()
-        self.main, self.n_levels = main, n_levels
-        self.levels = LevelNet(n_levels, *of_levels) if n_levels else None
+        self.main, self.n_energies = main, n_energies
+        self.levels = BandNet(n_energies, *bands) if n_energies else None
 
     def forward(self, latents: Tensor) -> Tensor:
         if self.levels is None:
             return self.main(latents)
-        main, levels = latents[:, : -self.n_levels], latents[:, -self.n_levels :]
+        main, bands = latents[:, : -self.n_energies], latents[:, -self.n_energies :]
         frames = self.main(main)
-        return torch.cat([frames, self.levels(levels).to(frames)], dim=1)
+        return torch.cat([frames, self.levels(bands).to(frames)], dim=1)
 
 
-class LevelNet(nn.Module):
-    """Levels [B, n_levels, N], logarithmic, to levels; at first to the same."""
+class BandNet(nn.Module):
+    """A residual network on logarithmic band energies [B, n_energies, N]; initially the identity.
+
+    In state dicts it is called `levels`.
+    """
 
     def __init__(
-        self, n_levels: int, n_blocks: int, width: int, expansion: int, kernel_size: int
+        self, n_energies: int, n_blocks: int, width: int, expansion: int, kernel_size: int
     ) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Conv1d(n_levels, width, 1),
+            nn.Conv1d(n_energies, width, 1),
             *(Block(width, expansion, kernel_size) for _ in range(n_blocks)),
         )
-        self.output = nn.Conv1d(width, n_levels, 1)
+        self.output = nn.Conv1d(width, n_energies, 1)
         nn.init.zeros_(self.output.weight)
         assert self.output.bias is not None
         nn.init.zeros_(self.output.bias)
 
-    def forward(self, levels: Tensor) -> Tensor:
-        return levels + self.output(self.layers(levels)).to(levels)
+    def forward(self, energies: Tensor) -> Tensor:
+        return energies + self.output(self.layers(energies)).to(energies)
 
 
 class Block(nn.Module):
-    """A ConvNeXt block on frames [B, D, N]: depthwise convolution, norm, and a layer of neurons."""
+    """A ConvNeXt block on frames [B, width, N]: depthwise convolution, norm, two linear layers."""
 
     def __init__(self, width: int, expansion: int, kernel_size: int, dilation: int = 1) -> None:
         super().__init__()
@@ -245,7 +251,7 @@ class Block(nn.Module):
         self.layers = nn.Sequential(
             nn.Linear(width, expansion * width), nn.GELU(), nn.Linear(expansion * width, width)
         )
-        # Nearly nothing at first: the linear way through all blocks is a start already.
+        # Small at first, so that all blocks together start close to the identity.
         self.scale = nn.Parameter(torch.full((width,), 0.02))
 
     def forward(self, frames: Tensor) -> Tensor:

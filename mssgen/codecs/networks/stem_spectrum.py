@@ -1,8 +1,9 @@
-"""The ends of the stem codec: audio to compressed spectra with the levels of their bands, and back.
+"""First and last layer of the stem codec: audio to compressed spectra with band energies, and back.
 
-A frame is [values, levels]: of middle and side the real and imaginary parts of all bins, 4 F, and
-the mean magnitude of each band, all compressed alike. On the way back a frame may have noise to be
-added, and levels that its bands shall have.
+A frame holds 4 F spectrum values, the real and imaginary parts of all F bins of mid and side, and
+2 `n_bands` band energies. The energy of a band is the mean compressed magnitude of its bins:
+magnitude ** compression, times 10. Frames to be inverted may also hold energies of noise to be
+added, and target energies of the bands.
 """
 
 import torch
@@ -11,20 +12,18 @@ from torch.nn import functional as F
 
 from mssgen.codecs.base import full_precision
 
-# Noise: one value of a frame in so many seeds it, and far more than a turn scatters the phases, yet
-# so little that rounding moves none.
+# Noise is seeded by every 16th value of a frame; its phases spread over several turns, few enough
+# that rounding errors do not change them.
 _SHUFFLE_STEP = 16
 _SHUFFLE_RADIANS = 20.0
-_SCATTERED = (
-    1.35  # compressed, 4.3 dB: what noise loses where its frames overlap, and a sound does not
-)
-_SOFTEST = 0.03  # compressed, -84 dB: what is softer than this is nothing
-_TOLERANCE = 0.14  # 2 dB: waveforms say the levels of loud bands better than levels do ...
-_MAX_GAIN = 2.3  # compressed, 12 dB: ... and what is hardly there has no shape to be made louder
+_OVERLAP_GAIN = 1.35  # compressed, 4.3 dB: incoherent frames lose this in the overlap-add
+_FLOOR = 0.03  # compressed, -84 dB: bands below this count as silent
+_TOLERANCE = 0.14  # 2 dB: waveform codes give loud bands more precisely than energy codes do
+_MAX_GAIN = 2.3  # compressed, 12 dB: a band that is nearly absent has no shape to amplify
 
 
 class _Transform(nn.Module):
-    """What the transform and its inverse share; named as torch's convolutions name it."""
+    """Common part of transform and inverse; kernel_size, stride etc. are those of a convolution."""
 
     window: Tensor  # [n_fft]
     bands: Tensor  # [n_bands, F], triangles that sum to 1 in each bin
@@ -34,10 +33,10 @@ class _Transform(nn.Module):
         super().__init__()
         n_bins = n_fft // 2 + 1
         self.n_values = 2 * 2 * n_bins
-        """Middle and side, real and imaginary part, bins: the spectrum is first in a frame ..."""
-        self.n_levels = 2 * n_bands
-        """... and levels of bands in middle and side, compressed alike, come after it."""
-        with torch.device("cpu"):  # real values also in a model that is built without any
+        """Number of spectrum values, first in a frame: mid and side x real and imaginary x F."""
+        self.n_energies = 2 * n_bands
+        """Number of band energies, next in a frame: mid and side x `n_bands`."""
+        with torch.device("cpu"):  # constants need values even in a model on the meta device
             window = torch.hann_window(n_fft)
             bands = _bands(n_bins, n_bands)
         self.register_buffer("window", window, persistent=False)
@@ -46,62 +45,63 @@ class _Transform(nn.Module):
         self._n_fft, self._hop_length, self._compression = n_fft, hop_length, compression
         self._margin = (n_fft - hop_length) // 2
         self._gain = 4 / n_fft  # a sine of full scale has magnitude 1 ...
-        self._level = 10.0  # ... and this after compression, so that music is around 1
+        self._scale = 10.0  # ... and this after compression, so that music is around 1
 
-    def levels(self, spectra: Tensor) -> Tensor:
-        """Of the bands of compressed spectra [B, 4 F, N], mean magnitudes: [B, n_levels, N]."""
+    def band_energies(self, spectra: Tensor) -> Tensor:
+        """Band energies [B, n_energies, N] of compressed spectra [B, 4 F, N]."""
         real, imaginary = spectra.unflatten(1, (2, 2, -1)).unbind(dim=2)
         return self._mean_in_bands((real.square() + imaginary.square()).clamp_min(1e-12).sqrt())
 
     def _mean_in_bands(self, magnitudes: Tensor) -> Tensor:
-        """[B, 2, F, N] -> [B, n_levels, N]."""
+        """Mean of magnitudes [B, 2, F, N] in each band: [B, n_energies, N]."""
         bands = self.bands.to(magnitudes)
         weights = bands / bands.sum(1, keepdim=True).clamp_min(1e-6)
         return (weights @ magnitudes).flatten(1, 2)
 
-    def at_bins(self, of_bands: Tensor) -> Tensor:
-        """Values of bands [B, n_levels, N] at the bins, as factors of spectra [B, 2, 1, F, N]."""
-        return (self.bands.mT.float() @ of_bands.unflatten(1, (2, -1)))[:, :, None]
+    def at_bins(self, band_values: Tensor) -> Tensor:
+        """Band values [B, n_energies, N] interpolated to factors of the bins [B, 2, 1, F, N]."""
+        return (self.bands.mT.float() @ band_values.unflatten(1, (2, -1)))[:, :, None]
 
 
 def _bands(n_bins: int, n_bands: int) -> Tensor:
-    """Evenly spaced on the mel scale up to half a rate of 44.1 kHz: [n_bands, n_bins]."""
+    """Triangular bands [n_bands, F], evenly spaced on the mel scale from 0 to 22.05 kHz."""
     mels = torch.linspace(0, 22_050, n_bins).div(700).log1p()
     positions = mels / mels[-1] * (n_bands - 1)
     return (1 - (positions - torch.arange(n_bands)[:, None]).abs()).clamp_min(0)
 
 
-def to_log(levels: Tensor) -> Tensor:
-    """Compressed levels, 0 to about 10, as logarithms: 0 for silence, up to 6; 0.07 is a dB."""
-    return (levels / _SOFTEST).log1p()
+def to_log(energies: Tensor) -> Tensor:
+    """Logarithm of band energies (0 to about 10): 0 for silence, at most about 6; 1 dB is 0.07."""
+    return (energies / _FLOOR).log1p()
 
 
-def from_log(levels: Tensor) -> Tensor:
-    """The inverse of `to_log`; what is below silence is silence."""
-    return _SOFTEST * levels.clamp(0, 8).expm1()
+def from_log(log_energies: Tensor) -> Tensor:
+    """Inverse of `to_log`; negative values give silence."""
+    return _FLOOR * log_energies.clamp(0, 8).expm1()
 
 
 class Spectrum(_Transform):
-    """Audio [B, 2, T], T a multiple of the hop, to compressed spectra and the levels of their
-    bands, [B, 4 F + 2 n_bands, T / hop]."""
+    """Audio [B, 2, T] to frames [B, 4 F + 2 n_bands, T / hop]; T is a multiple of the hop."""
 
     def forward(self, audio: Tensor) -> Tensor:
         with full_precision(audio):
             values = self._transformed(audio)
             magnitude = values.square().sum(-1, keepdim=True).clamp_min(1e-12).sqrt()
-            values = self._level * values * magnitude ** (self._compression - 1)
+            values = self._scale * values * magnitude ** (self._compression - 1)
             frames = values.permute(0, 3, 1, 2).reshape(len(audio), -1, values.shape[2])
-            return torch.cat([frames, self.levels(frames)], dim=1) if self.n_levels else frames
+            if not self.n_energies:
+                return frames
+            return torch.cat([frames, self.band_energies(frames)], dim=1)
 
-    def levels_alone(self, audio: Tensor) -> Tensor:
-        """The last `n_levels` of each frame, in a third of the time of all: [B, n_levels, N]."""
+    def band_energies_of(self, audio: Tensor) -> Tensor:
+        """Band energies [B, n_energies, N] of audio [B, 2, T], three times as fast as `forward`."""
         with full_precision(audio):
             energies = self._transformed(audio).square().sum(-1).clamp_min(1e-20)
-            growth = self._level * energies.clamp_min(1e-12) ** (self._compression / 2 - 0.5)
+            growth = self._scale * energies.clamp_min(1e-12) ** (self._compression / 2 - 0.5)
             return self._mean_in_bands((energies.sqrt() * growth).unflatten(0, (-1, 2)))
 
     def _transformed(self, audio: Tensor) -> Tensor:
-        """Middle and side as spectra [2 B, F, N, 2], a sine of full scale having magnitude 1."""
+        """Spectra of mid and side [2 B, F, N, 2], in which a full-scale sine has magnitude 1."""
         left, right = audio.float().unbind(dim=1)
         stereo = torch.stack([left + right, left - right], dim=1).flatten(0, 1) / 2
         spectrum = torch.stft(
@@ -116,13 +116,14 @@ class Spectrum(_Transform):
 
 
 class InverseSpectrum(_Transform):
-    """Frames [B, 4 F, N], or with levels of noise [B, 4 F + 2 n_bands, N], or with levels that the
-    bands shall have after those [B, 4 F + 4 n_bands, N], to audio [B, 2, N hop].
+    """Frames to audio [B, 2, N * hop].
 
-    Levels of noise are compressed, and below 0 is none; those of bands are as `to_log` gives them,
-    and hold to 2 dB.
-    The noise is not random: every frame shuffles its own spectrum into phases, so that the same
-    codes give the same sound, in pieces and in batches.
+    A frame holds spectrum values [4 F]; optionally followed by the energies of noise to be added
+    [2 n_bands], where negative means none; optionally followed by target energies of the bands
+    [2 n_bands], logarithmic as from `to_log`, which the output meets within 2 dB.
+
+    The noise is deterministic: its phases are projections of each frame's own values, so that the
+    same codes give the same audio in any block or batch.
     """
 
     transposed = True
@@ -139,39 +140,39 @@ class InverseSpectrum(_Transform):
         return self.waveform(self.filled(frames))
 
     def filled(self, frames: Tensor, like: Tensor | None = None) -> Tensor:
-        """The spectra alone [B, 4 F, N], with the noise and the levels that the frames ask for.
+        """Spectra [B, 4 F, N] with noise added and bands set to their target energies.
 
         Args:
-            frames: see the class.
-            like: frames of a sound whose fine structure the noise takes, so that in each band only
-                the level of that sound changes; None: a structure of its own.
+            frames: as described in the class.
+            like: frames [B, >= 4 F, N] of audio whose fine structure the noise takes: in each band
+                the noise is that audio at another level. None: noise by shuffled phases.
         """
         return self.parts(frames, like)[0]
 
     def parts(self, frames: Tensor, like: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """What `filled` gives, and what of it is no noise; both spectra [B, 4 F, N]."""
+        """Spectra [B, 4 F, N] with noise, as from `filled`, and without noise."""
         with full_precision(frames):
-            values, noise, levels = torch.tensor_split(
-                frames.float(), (self.n_values, self.n_values + self.n_levels), dim=1
+            values, noise, targets = torch.tensor_split(
+                frames.float(), (self.n_values, self.n_values + self.n_energies), dim=1
             )
-            sound = values
+            noisy = values
             if noise.shape[1]:
-                sound = values + self._noise(values, noise.relu(), like)
-            if not levels.shape[1]:
-                return sound, values
-            found = self.levels(sound)
-            missed = F.softshrink(levels - to_log(found), _TOLERANCE)
-            # A waveform that is hardly known comes nearer to the true one by being softer; levels
-            # must not learn that.
-            known = self._changed(values, found, missed.detach())
-            return self._changed(sound, found, missed), known
+                noisy = values + self._noise(values, noise.relu(), like)
+            if not targets.shape[1]:
+                return noisy, values
+            actual = self.band_energies(noisy)
+            change = F.softshrink(targets - to_log(actual), _TOLERANCE)
+            # An uncertain waveform is closer to the reference if it is quieter; without the
+            # detach, the target energies would learn to be too low.
+            clean = self._scaled(values, actual, change.detach())
+            return self._scaled(noisy, actual, change), clean
 
     def waveform(self, spectra: Tensor) -> Tensor:
-        """Compressed spectra [B, 4 F, N] to audio [B, 2, N hop]."""
+        """Compressed spectra [B, 4 F, N] to audio [B, 2, N * hop]."""
         with full_precision(spectra):
             n_items, _, n_frames = spectra.shape
             values = spectra.float().reshape(2 * n_items, 2, -1, n_frames)
-            real, imaginary = (values / self._level).unbind(dim=1)
+            real, imaginary = (values / self._scale).unbind(dim=1)
             magnitude = (real.square() + imaginary.square()).clamp_min(1e-12).sqrt()
             growth = magnitude ** (1 / self._compression - 1) / self._gain
             spectrum = torch.complex(real * growth, imaginary * growth)
@@ -183,32 +184,36 @@ class InverseSpectrum(_Transform):
             middle, side = stereo.unflatten(0, (n_items, 2)).unbind(dim=1)
             return torch.stack([middle + side, middle - side], dim=1)
 
-    def lowered(self, frames: Tensor, levels: Tensor) -> Tensor:
-        """The spectra [B, 4 F, N] of a sound as `Spectrum` gives it, no band louder than `levels`
-        [B, n_levels, N], which are as `to_log` gives them."""
-        values, found = frames[:, : self.n_values], frames[:, self.n_values :]
-        return self._changed(values, found, (levels.float() - to_log(found)).clamp_max(0))
+    def attenuated(self, frames: Tensor, limits: Tensor) -> Tensor:
+        """Spectra [B, 4 F, N] of `frames` with each band attenuated to at most its limit.
 
-    def _changed(self, spectra: Tensor, found: Tensor, change: Tensor) -> Tensor:
-        """Spectra whose bands have the levels `found`, with those changed by logarithms."""
-        wanted = from_log(to_log(found) + change)
-        gains = self.at_bins((wanted / found.clamp_min(1e-4)).clamp(max=_MAX_GAIN))
+        `frames` [B, 4 F + 2 n_bands, N] are from `Spectrum`; `limits` [B, n_energies, N] are
+        logarithmic energies as from `to_log`.
+        """
+        values, actual = frames[:, : self.n_values], frames[:, self.n_values :]
+        return self._scaled(values, actual, (limits.float() - to_log(actual)).clamp_max(0))
+
+    def _scaled(self, spectra: Tensor, actual: Tensor, change: Tensor) -> Tensor:
+        """Spectra [B, 4 F, N] with the band energies `actual` changed by `change`, logarithmic."""
+        targets = from_log(to_log(actual) + change)
+        gains = self.at_bins((targets / actual.clamp_min(1e-4)).clamp(max=_MAX_GAIN))
         return (spectra.unflatten(1, (2, 2, -1)) * gains).flatten(1, 3)
 
-    def _noise(self, values: Tensor, levels: Tensor, like: Tensor | None) -> Tensor:
-        """Noise [B, 4 F, N] of these levels; see `filled`."""
+    def _noise(self, values: Tensor, energies: Tensor, like: Tensor | None) -> Tensor:
+        """Noise [B, 4 F, N] with band energies [B, n_energies, N]; `like` as in `filled`."""
         seeds = F.normalize(values.detach()[:, ::_SHUFFLE_STEP], dim=1)
         phases = self.shuffle.float() @ seeds  # [B, 2 F, N]
         noise = torch.stack(
             [part.unflatten(1, (2, -1)) for part in (phases.cos(), phases.sin())], 2
         )
         if like is not None:
-            noise = like[:, : self.n_values].unflatten(1, (2, 2, -1)) + _SOFTEST * noise
-            levels = levels / (_SCATTERED * self.levels(noise.flatten(1, 3))).clamp_min(1e-6)
-        return (noise * self.at_bins(levels)).flatten(1, 3)
+            noise = like[:, : self.n_values].unflatten(1, (2, 2, -1)) + _FLOOR * noise
+            coherent = self.band_energies(noise.flatten(1, 3))
+            energies = energies / (_OVERLAP_GAIN * coherent).clamp_min(1e-6)
+        return (noise * self.at_bins(energies)).flatten(1, 3)
 
     def _overlap(self, frames: Tensor) -> Tensor:
-        """[B, n_fft, N] frames a hop apart, added up: [B, (N - 1) * hop + n_fft]."""
+        """Overlap-add of frames [B, n_fft, N]: [B, (N - 1) * hop + n_fft]."""
         length = (frames.shape[-1] - 1) * self._hop_length + self._n_fft
         added = F.fold(frames, (1, length), (1, self._n_fft), stride=(1, self._hop_length))
         return added[:, 0, 0]

@@ -80,7 +80,7 @@ def _codec_latents(codec: Codec, audio: Audio) -> Frames:
     """Unquantised latents; a mono codec's of the middle only."""
     items = to_items(np.ascontiguousarray(audio), codec.n_channels)
     items = items if codec.n_channels > 1 else items[::2]
-    device = next(codec.decoder.parameters()).device
+    device = codec.device
     blocks = (block.to(device) for block in items.split(5 * codec.sample_rate, dim=-1))
     latents = torch.cat([part.cpu() for part in stream_latents(codec, blocks)], dim=-1)
     return latents.transpose(1, 2).flatten(0, 1).float().numpy()

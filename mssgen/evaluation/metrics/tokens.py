@@ -100,7 +100,7 @@ def _items(codec: Codec, audio: Audio) -> Tensor:
 
 
 def _codes(codec: Codec, items: Tensor) -> Tensor:
-    device = next(codec.decoder.parameters()).device
+    device = codec.device
     blocks = (block.to(device) for block in items.split(5 * codec.sample_rate, dim=-1))
     return encode_stream(codec, blocks).codes.cpu()
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mssgen.codecs.networks.factorized import Level
+from mssgen.codecs.networks.factorized import Stage
 from mssgen.codecs.networks.stem_codec import Analysis, StemCodec, Synthesis
 from mssgen.codecs.networks.stem_spectrum import Spectrum, to_log
 from mssgen.training.codec.codebooks import k_means
@@ -52,7 +52,7 @@ def start_from_sound(codec: StemCodec, sounds: Sequence[Tensor]) -> None:
     synthesis.weight[:, :n_dims, 0] = basis
     scores = frames @ basis
     lost = (frames - scores @ basis.T)[:, : transform.n_values]
-    levels = transform.levels(lost.T[None])[0].T
+    levels = transform.band_energies(lost.T[None])[0].T
     noise = torch.linalg.lstsq(scores, levels).solution  # [D, n_levels]
     synthesis.weight[transform.n_values :, :n_dims, 0] = noise.T
     for layer, gain in ((to_latents, 1 / scale), (from_latents, scale)):
@@ -100,14 +100,14 @@ def _networks(codec: StemCodec) -> tuple[Spectrum, Analysis, Synthesis]:
     return transform, encoder, decoder
 
 
-def _codebooks(codec: StemCodec, *, of_levels: bool) -> list[Level]:
+def _codebooks(codec: StemCodec, *, of_levels: bool) -> list[Stage]:
     """Those of levels are the first."""
     n_levels = codec.options["n_level_codebooks"]
-    levels = [level for level in codec.quantizer.levels if isinstance(level, Level)]
+    levels = [level for level in codec.quantizer.levels if isinstance(level, Stage)]
     return levels[:n_levels] if of_levels else levels[n_levels:]
 
 
-def _start_level(level: Level, residual: Tensor) -> Tensor:
+def _start_level(level: Stage, residual: Tensor) -> Tensor:
     """Set one level by what those before it left [M, D]; returns what it takes off that."""
     n_codes, n_dims = level.codebook.weight.shape
     basis = _components(residual, n_dims)

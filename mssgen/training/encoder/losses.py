@@ -108,7 +108,7 @@ def codebook_scales(codec: Codec) -> list[float]:
     the first level and on the last, whose vectors are much smaller. Vectors that stand twice (dead
     codes) do not count.
     """
-    codes = torch.arange(codec.codebook_size, device=next(codec.parameters()).device)[None]
+    codes = torch.arange(codec.codebook_size, device=codec.device)[None]
     scales = []
     for codebook in codec.codebooks:
         with torch.no_grad():

@@ -74,7 +74,7 @@ class FrozenTargets:
     def __call__(self, batch: Batch) -> Targets:
         codec, device = self._codec, batch.target.device
         # The codec learns nothing, so the loop does not know it: it follows the batch.
-        if next(codec.parameters()).device != device:
+        if codec.device != device:
             codec.to(device)
         # A codec that scales segments to unit power: at run time there is only the input to take
         # the gain from, and the output is given that gain back. The target is divided by the same,

@@ -57,11 +57,11 @@ class EncoderTask:
     ) -> None:
         loss.check_with(model)
         codec.check_n_codebooks(loss.residual_levels)
-        if not codec.n_level_dims:
+        if not codec.n_band_dims:
             loss = replace(loss, levels=0.0)
         self.codec = codec.freeze()
         self.options, self._loss = model, loss
-        self._learns_levels_alone = model.hears_song and loss.is_of_levels
+        self._learns_levels_alone = model.takes_mixture and loss.is_of_levels
         self._codec_name, self._recipe_name = codec_name, recipe_name
         self.sample_rate, self.n_channels = codec.sample_rate, codec.n_channels
         self._model = StemEncoder(codec, model)
@@ -134,7 +134,7 @@ class EncoderTask:
         found = resolve(name, offline=offline, stage="enhance")
         trained = load_stem_encoder(found.paths[0], offline=offline)
         same = replace(trained.options, input=self.options.input)
-        hears_same = trained.options.hears_song == self.options.hears_song
+        hears_same = trained.options.takes_mixture == self.options.takes_mixture
         if trained.codec.codec_id != self.codec.codec_id or same != self.options or not hears_same:
             raise UsageError(
                 f"model.start {name} has another codec or other options than the recipe: give "
@@ -218,7 +218,7 @@ class EncoderTask:
         """Every loss by name; `clean` is [B, C, T]."""
         options = self._loss
         found: dict[str, Tensor] = {}
-        n_main = self.codec.latent_dim - self.codec.n_level_dims
+        n_main = self.codec.latent_dim - self.codec.n_band_dims
         if options.mse:
             target = targets.latents if options.mse_target == "latents" else targets.quantized
             found["mse"] = losses.latent_mse(prediction.latents[:, :n_main], target[:, :n_main])
@@ -286,8 +286,8 @@ class EncoderTask:
         """The loss on levels where nothing else is learned, and all else need not be computed."""
         assert isinstance(self.codec, StemCodec)
         with torch.no_grad():
-            target = self.codec.to(batch.target.device).level_latents(batch.target)
-        prediction: Prediction = self.modules["encoder"](batch.input, levels_alone=True)
+            target = self.codec.to(batch.target.device).band_latents(batch.target)
+        prediction: Prediction = self.modules["encoder"](batch.input, bands_only=True)
         distance = losses.level_distance(prediction.latents, target)
         return {"loss": self._loss.levels * distance, "loss/levels": distance}
 

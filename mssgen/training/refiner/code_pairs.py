@@ -58,7 +58,7 @@ class CodePairs:
     def __call__(self, batch: Batch) -> CodePair:
         device = batch.target.device
         # They learn nothing, so the loop does not know them: they follow the batch.
-        if next(self._codec.parameters()).device != device:
+        if self._codec.device != device:
             self._codec.to(device)
             if self._encoder is not None:
                 self._encoder.to(device)

@@ -91,14 +91,14 @@ def check_recipe(recipe: Recipe, codec: Codec, n_samples: int) -> None:
             "spectrum",
             "stft",
         )
-        if not codec.n_level_dims:
+        if not codec.n_band_dims:
             weights = {**weights, "levels": 0.0}
         total = sum(weights.get(term, 0) * scalars.get(f"loss/{term}", 0) for term in terms)
         assert scalars["loss"] == pytest.approx(total, rel=1e-4)
         assert {t for t in terms if weights.get(t)} == {t for t in terms if f"loss/{t}" in scalars}
     is_frozen = recipe.model["encoder"] == "frozen"
     is_of_levels = "start" in recipe.model
-    has_levels = not codec.n_level_dims or recipe.loss.get("levels")
+    has_levels = not codec.n_band_dims or recipe.loss.get("levels")
     for module, network in task.modules.items():
         moved = [
             not torch.equal(weight, learning[f"{module}.{name}"])
@@ -195,7 +195,7 @@ def test_levels_alone_learn_nothing_else(tmp_path: Path) -> None:
     whole = float(task.validate(batch)["loss"])
     latents = task.modules["encoder"](batch.input).latents
     target = codec.latents(batch.target)
-    n_levels = codec.n_level_dims
+    n_levels = codec.n_band_dims
     distance = (latents - target)[:, -n_levels:].abs().mean()
     assert whole == pytest.approx(distance.item(), rel=1e-4)
 
