@@ -1,11 +1,11 @@
-"""Refiners from files: our folders, and the `.pth` files of VampNet.
+"""Refiners from files: mssgen's folders, and the `.pth` files of VampNet.
 
 config.json   {"format_version": 1, "architecture": "masked_transformer", "options": {...},
                "codec": NAME, ADDRESS or "codec/", "codec_id": ..., "sha256": ...}
 
-Our folder holds the codec's code vectors too: a refiner needs no codec to be loaded, and its
-`codec_id` says whose codes it takes; `refiner_codec` says where that codec is, which may lie in the
-folder codec/. VampNet's files hold none, and need its codec to be read.
+mssgen's folders contain the codec's codebooks, so that a refiner is loaded without its codec;
+`codec_id` identifies the codec, and `refiner_codec` locates it, maybe in the subfolder codec/.
+VampNet's files do not, and are loaded with its codec.
 """
 
 import json
@@ -31,7 +31,7 @@ from mssgen.checkpoints.pickles import read_pickle
 from mssgen.checkpoints.resolving import SCHEME, parse_address
 from mssgen.checkpoints.tensor_files import save_tensors
 from mssgen.codecs.base import Codec
-from mssgen.codecs.loading import save_codec
+from mssgen.codecs.loading import is_codec_name, save_codec
 from mssgen.devices import DTYPES, choose_device, choose_precision
 from mssgen.errors import CheckpointError, MssgenError
 from mssgen.files import sha256_of
@@ -44,7 +44,7 @@ from mssgen.refiners.masked_transformer import (
 )
 
 ARCHITECTURE = "masked_transformer"
-_VAMPNET_DECODER = "mrf"  # that of no other codec
+_VAMPNET_DECODER = "mrf"  # used by no other codec
 
 
 def load_refiner(
@@ -57,21 +57,22 @@ def load_refiner(
     with_lora: bool = True,
     warn: Callable[[str], None] = lambda message: None,
 ) -> MaskedTransformer:
-    """The frozen refiner at `path`, in eval mode.
+    """Load a refiner, frozen and in eval mode.
 
     Args:
-        path: our folder, or VampNet's `coarse.pth` or `c2f.pth`.
-        codec: whose codes will be refined; VampNet's files need it.
+        path: mssgen's folder, or VampNet's `coarse.pth` or `c2f.pth`.
+        codec: codec of the codes to be refined; required for VampNet's files.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
-        precision: "auto", "fp32", "bf16" or "fp16" of weights and arithmetic.
-        lora: VampNet's file of a fine-tuning alone (`lora.pth`), to play instead of the stored one.
-        with_lora: False leaves the low-rank changes out that VampNet's file stores beside its
-            matrices; the original plays with them.
-        warn: told once the licence of VampNet's weights.
+        precision: "auto", "fp32", "bf16" or "fp16", for weights and arithmetic.
+        lora: VampNet's separate file of low-rank updates (`lora.pth`), used instead of those in
+            `path`.
+        with_lora: False drops the low-rank updates in VampNet's file; the original applies them.
+        warn: called with the licence of VampNet's weights.
 
     Raises:
-        UsageError: an unknown device or precision.
-        CheckpointError: the file is missing, damaged, untrusted, no refiner, or for another codec.
+        UsageError: unknown device or precision.
+        CheckpointError: the file is missing, damaged, untrusted, not a refiner, or for another
+            codec.
     """
     chosen, path = choose_device(device), Path(path)
     dtype = DTYPES[choose_precision(precision, chosen)]
@@ -82,7 +83,7 @@ def load_refiner(
         warn(f"{path}: {LICENCE}")
     if codec is not None and network.codec_id != codec.codec_id:
         raise CheckpointError(
-            f"{path} refines the codes of the codec {network.codec_id}, and {codec.name} is "
+            f"{path} refines the codes of the codec {network.codec_id}, but {codec.name} is "
             f"{codec.codec_id}: use it with the codec that it was trained for"
         )
     return network.freeze().to(chosen, dtype)
@@ -95,13 +96,18 @@ def save_refiner(
     codec: Codec | str | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Write the folder that `load_refiner` reads: config.json and model.safetensors in fp32.
+    """Write a folder for `load_refiner` atomically: config.json and model.safetensors in fp32.
 
-    `codec` is what `refiner_codec` is to find: a name of the registry, an hf:// address, or the
-    codec itself, which is put beside, in codec/; None leaves it to the user.
+    Args:
+        network: on any device.
+        folder: where to write.
+        codec: the codec for `refiner_codec`: a name of the registry, an hf:// address, or the codec
+            itself, which is saved in the subfolder codec/; None: the user has to give it.
+        overwrite: replace a checkpoint that exists.
 
-    The folder appears complete or not at all. Raises CheckpointError when it cannot be written,
-    holds something else, or holds a checkpoint already without `overwrite`.
+    Raises:
+        CheckpointError: the folder cannot be written, contains anything else, or contains a
+            checkpoint and `overwrite` is False.
     """
     state = {
         key: value.detach().cpu().float().contiguous()
@@ -125,12 +131,13 @@ def save_refiner(
 
 
 def refiner_codec(path: Path | str) -> str | None:
-    """What `load_codec` takes to load the codec of the refiner at `path`: a name, address or path.
+    """Name, address or path of a refiner's codec, for `load_codec`.
 
-    None where the refiner does not say: VampNet's files, folders that were saved without. Whether
-    it still is the codec that the refiner was trained for, `load_refiner` tells.
+    None if the refiner does not state it: VampNet's files, and folders saved without one.
+    `load_refiner` checks that it is the codec that the refiner was trained for.
 
-    Raises CheckpointError where the folder is damaged or no refiner.
+    Raises:
+        CheckpointError: the folder is damaged or not a refiner.
     """
     path = Path(path)
     if not path.is_dir():
@@ -140,13 +147,12 @@ def refiner_codec(path: Path | str) -> str | None:
         return None
     if place == EMBEDDED_CODEC:
         return str(path / EMBEDDED_CODEC)
-    # A path in the file would lead out of the folder.
     if isinstance(place, str) and place.startswith(SCHEME):
         parse_address(place)
         return place
-    if not isinstance(place, str) or not place.replace("-", "_").isidentifier():
+    if not is_codec_name(place):
         raise CheckpointError(f"{path / CONFIG} does not name its codec: get the file again")
-    return place
+    return str(place)
 
 
 def read_vampnet(
@@ -157,49 +163,62 @@ def read_vampnet(
     lora: Path | str | None = None,
     with_lora: bool = True,
 ) -> MaskedTransformer:
-    """VampNet's network in the file at `path`, on the CPU.
+    """Read VampNet's network from the file at `path` to the CPU.
 
-    `codebooks` [K, V, E], those of the codec, K at least the network's; the rest as `load_refiner`.
+    Args:
+        path: `coarse.pth` or `c2f.pth`.
+        codebooks: entries [K, V, E] of the codec, K at least that of the network.
+        codec_id: id of the codec.
+        lora: as in `load_refiner`.
+        with_lora: as in `load_refiner`.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, untrusted, not VampNet's, or for another
+            codec.
     """
     path = Path(path)
     state, said = _read_pickled(path)
     changes = None if lora is None else _read_pickled(Path(lora))[0]
     if not is_vampnet(state):
-        raise CheckpointError(f"{path} is no refiner: VampNet's coarse.pth or c2f.pth is expected")
+        raise CheckpointError(f"{path} is not a refiner: give VampNet's coarse.pth or c2f.pth")
     try:
         state = merged(state, changes, with_lora=with_lora)
         options = infer_options(state, codebooks.shape[1], said)
         native = to_native(state, options)
         if len(codebooks) < options.n_codebooks or codebooks.shape[-1] != options.codebook_dim:
             shape = " x ".join(str(size) for size in codebooks.shape)
-            raise ValueError(f"a codec with codebooks of {shape} is none that it could know")
+            raise ValueError(f"it was not trained for codebooks of {shape}")
         native["codebooks"] = codebooks[: options.n_codebooks].float()
         return _built(options, native, codec_id)
     except (MssgenError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} is no VampNet model for this codec: {error}") from None
+        raise CheckpointError(f"{path} is not a VampNet model for this codec: {error}") from None
 
 
 def _read_vampnet(
     path: Path, codec: Codec | None, *, lora: Path | str | None, with_lora: bool
 ) -> MaskedTransformer:
-    """As `read_vampnet`, for none but VampNet's codec: shapes alone fit DAC 44.1 kHz too."""
+    """`read_vampnet` with VampNet's codec only; by its shapes DAC 44.1 kHz would fit too.
+
+    Raises:
+        CheckpointError: also if `codec` is None or another codec.
+    """
     if codec is None:
-        raise CheckpointError(f"{path} holds no code vectors: give VampNet's codec.pth with it")
+        raise CheckpointError(f"{path} contains no codebooks: give VampNet's codec.pth with it")
     if codec.options.get("decoder_kind") != _VAMPNET_DECODER:
         raise CheckpointError(
-            f"{path} is no folder of ours, and VampNet's models take the codes of VampNet's own "
-            f"codec.pth only, not those of {codec.name}"
+            f"{path} is not a folder, and VampNet's models take only codes of VampNet's own "
+            f"codec.pth, not those of {codec.name}"
         )
     codebooks = codebook_vectors(codec, tuple(range(codec.n_codebooks)))
     return read_vampnet(path, codebooks, codec_id=codec.codec_id, lora=lora, with_lora=with_lora)
 
 
 def _read_pickled(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """(tensors, the original's constructor arguments) of what VampNet's trainer wrote."""
+    """(tensors, constructor arguments of the original) in a file of VampNet's trainer."""
     package = read_pickle(path, "a VampNet model")
     state = package.get("state_dict", package) if isinstance(package, dict) else None
     if not isinstance(state, dict):
-        raise CheckpointError(f"{path} holds no table of tensors: get the file again")
+        raise CheckpointError(f"{path} does not hold a state dict: get the file again")
     metadata = package.get("metadata")
     said = metadata.get("kwargs") if isinstance(metadata, dict) else None
     return checked_tensors(path, state), said if isinstance(said, dict) else {}
@@ -225,15 +244,15 @@ def _read_folder(folder: Path) -> MaskedTransformer:
 
 def _read_config(folder: Path) -> dict[str, Any]:
     if not (folder / CONFIG).is_file():
-        raise CheckpointError(f"{folder} has no {CONFIG}, so it is no checkpoint of a refiner")
+        raise CheckpointError(f"{folder} has no {CONFIG}, so it is not a refiner")
     return read_config(folder / CONFIG, "refine")
 
 
 def _built(
     options: MaskedTransformerOptions, state: dict[str, Tensor], codec_id: str
 ) -> MaskedTransformer:
-    """The network with exactly these weights; ValueError if they do not fit its options."""
-    if options.n_layers > len(state):  # each has tensors; nor build for ever what cannot fit
+    """Network with the weights `state`; ValueError if they do not fit the options."""
+    if options.n_layers > len(state):  # each has tensors; do not build what cannot fit
         raise ValueError(f"there are no {options.n_layers} layers")
     with blueprint():
         network = MaskedTransformer(options, codec_id)

@@ -1,9 +1,9 @@
-"""VampNet's checkpoints: whose names are on their tensors, and what their shapes say.
+"""Naming layout of VampNet's checkpoints, and options inferred from shapes, for state dicts.
 
-Pure functions of state dicts. The files hold a full network and, beside most of its matrices, the
-two factors of a low-rank change (LoRA, Hu et al. 2021, arXiv 2106.09685), which the original adds
-to the matrix when it goes to eval mode. It also saves in eval mode, so that a fine-tuned file has
-the change in its matrices already and what the original then plays has it twice; we play the same.
+The files hold a full network and, for most of its matrices, the two factors of a low-rank update
+(LoRA, Hu et al. 2021, arXiv 2106.09685), which the original adds to the matrix on entering eval
+mode. It also saves in eval mode, so that in fine-tuned files the matrices already contain the
+update and the original applies it twice; mssgen does the same.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,10 +20,10 @@ State = Mapping[str, Tensor]
 LICENCE = (
     "VampNet's models and all that is fine-tuned from them are CC BY-NC-SA 4.0: no commercial use"
 )
-_ALPHA = 1  # of LoRA; with the rank 8 of all published files a change counts an eighth
-# Frames of the 10 s and 3 s that the coarse and the coarse-to-fine models were trained on.
+_ALPHA = 1  # LoRA's alpha; with the rank 8 of all published files, updates are scaled by 1/8
+# Frames in the 10 s and 3 s on which the coarse and the coarse-to-fine models were trained.
 _WINDOWS = {"coarse": 575, "c2f": 173}
-_COMPILED = "_orig_mod."  # before every name of a model that was compiled when it was saved
+_COMPILED = "_orig_mod."  # prefix of all names if the model was compiled when saved
 _FACTORS = (".lora_A", ".lora_B")
 _OUTER = {
     "hidden": "embedding.special.MASK",
@@ -46,21 +46,22 @@ _ATTENTION = tuple(f"self_attn.{name}.weight" for name in ("w_qs", "w_ks", "w_vs
 
 
 def is_vampnet(state: State) -> bool:
-    """Whether this is a network of VampNet's, and not its codec or something else."""
+    """Whether the tensors are those of a VampNet network, not of its codec or anything else."""
     return any(key.removeprefix(_COMPILED) == _OUTER["hidden"] for key in state)
 
 
 def merged(
     state: State, changes: State | None = None, *, with_lora: bool = True
 ) -> dict[str, Tensor]:
-    """A checkpoint's tensors under plain names, each matrix W with its change as W + B A / rank.
+    """Tensors of a checkpoint with low-rank updates applied to each matrix W: W + B A / rank.
 
     Args:
-        state: of the checkpoint.
-        changes: factors from a file of their own (`lora.pth`), used instead of those beside W.
-        with_lora: False leaves all changes out.
+        state: tensors of the checkpoint.
+        changes: factors A and B from a separate file (`lora.pth`), which replace those in `state`.
+        with_lora: False drops all updates.
 
-    Raises ValueError for a factor without its partner or matrix, or of another shape.
+    Raises:
+        ValueError: a factor has no counterpart or matrix, or shapes do not match.
     """
     plain = {key.removeprefix(_COMPILED): value for key, value in state.items()}
     factors = {key: plain.pop(key) for key in list(plain) if key.endswith(_FACTORS)}
@@ -72,7 +73,7 @@ def merged(
         except KeyError as error:
             raise ValueError(f"{error} is missing") from None
         if (*b.shape, *a.shape) != (len(weight), len(a), len(a), weight.shape[-1]):
-            raise ValueError(f"the low-rank change of '{name}' has another shape than it")
+            raise ValueError(f"the low-rank update of '{name}' does not have its shape")
         if with_lora:
             plain[f"{name}.weight"] = weight.float() + b @ a * (_ALPHA / len(a))
     return plain
@@ -81,11 +82,16 @@ def merged(
 def infer_options(
     state: State, codebook_size: int, said: Mapping[str, Any]
 ) -> MaskedTransformerOptions:
-    """What the shapes of a merged state tell, for codebooks of `codebook_size` codes.
+    """Options that the shapes of a merged state determine.
 
-    `said` are the original's constructor arguments, as far as the file holds them. Raises
-    ValueError if the tensors are no such network's or contradict `said`; UsageError if no network
-    can have these options.
+    Args:
+        state: from `merged`.
+        codebook_size: V.
+        said: the original's constructor arguments, as far as the file holds them.
+
+    Raises:
+        ValueError: the tensors are not those of a VampNet network, or contradict `said`.
+        UsageError: the options contradict one another.
     """
     try:
         n_codebooks, codebook_dim = state[_OUTER["hidden"]].shape
@@ -95,7 +101,7 @@ def infer_options(
     except KeyError as error:
         raise ValueError(f"{error} is missing") from None
     if n_logits % codebook_size:
-        raise ValueError(f"its {n_logits} logits are not of codebooks of {codebook_size} codes")
+        raise ValueError(f"its {n_logits} logits do not fit codebooks of {codebook_size} codes")
     n_conditioning = n_codebooks - n_logits // codebook_size
     prefix = "transformer.layers."
     options = MaskedTransformerOptions(
@@ -121,14 +127,15 @@ def infer_options(
     }
     for key, value in found.items():
         if said.get(key, value) != value:
-            raise ValueError(f"it says {key} {shown(said[key])} but its tensors say {value}")
+            raise ValueError(f"it says {key} {shown(said[key])} but its tensors have {value}")
     return options
 
 
 def to_native(state: State, options: MaskedTransformerOptions) -> dict[str, Tensor]:
-    """A merged state with our names and shapes; all but the codec's vectors.
+    """State of a `MaskedTransformer` from a merged state, without the codec's codebooks.
 
-    Raises ValueError for a tensor that is missing, left over or of a shape that cannot be.
+    Raises:
+        ValueError: a tensor is missing, unexpected or of a wrong shape.
     """
     left = dict(state)
     try:
@@ -142,7 +149,7 @@ def to_native(state: State, options: MaskedTransformerOptions) -> dict[str, Tens
         raise ValueError(f"'{next(iter(left))}' belongs to no layer")
     native["embedding.weight"] = native["embedding.weight"].flatten(1)  # a convolution of one frame
     for key in ("direction", "length", "bias"):
-        # Of the original's channels the codebook is the fast index: p P + c for code p of c.
+        # The original's channels have the codebook as the fast index: v P + p for code v of p.
         channels = native[f"classifier.{key}"]
         channels = channels.reshape(len(channels), -1)
         by_code = channels.unflatten(0, (-1, options.n_predicted))
@@ -152,7 +159,7 @@ def to_native(state: State, options: MaskedTransformerOptions) -> dict[str, Tens
 
 
 def _names(n_layers: int) -> Iterator[tuple[str, str]]:
-    """Our name and the original's, of all that keeps its tensor."""
+    """(our name, the original's) of all tensors that are renamed only."""
     yield from _OUTER.items()
     for index in range(n_layers):
         for ours, theirs in _OF_A_LAYER.items():

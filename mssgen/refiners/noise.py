@@ -1,9 +1,8 @@
-"""Chance as a function of what it is for: the same whatever else is computed beside, or before.
+"""Counter-based random numbers, which do not depend on batches or on how a signal is cut.
 
-A generator with a state gives numbers by turns, so that they depend on the batch and on how a song
-is cut. Here each number is a hash of the seed, the item, the frame's place in the song and what is
-drawn there. The hash is the output function of SplitMix64 (Steele, Lea and Flood 2014, "Fast
-splittable pseudorandom number generators").
+Each number is a hash of the seed, the item, the frame's index in the whole signal and the stream
+(the purpose of the number), not the next state of a generator. The hash is the output function of
+SplitMix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators").
 """
 
 from collections.abc import Sequence
@@ -12,18 +11,18 @@ import torch
 from torch import Tensor
 
 _GOLDEN = 0x9E3779B97F4A7C15
-_BITS = 23  # of a number; with fp32's 24 there is room for less than 1 times anything
+_BITS = 23  # one less than fp32 has, so that u < 1 and u * x < x also after rounding
 
 
 class FrameNoise:
-    """Uniform numbers for windows of songs.
+    """Random numbers for M windows of N frames.
 
     Args:
-        seed: of all.
-        keys: of the item that each of M windows is from; items of one key have the same noise.
-        starts: the place in its song of each window's first frame.
-        n_frames: N, of all windows.
-        device: where the numbers are wanted; nothing is copied there after this.
+        seed: seed of all numbers.
+        keys: for each window, the key of its item; items with the same key have the same noise.
+        starts: for each window, the index of its first frame in the whole signal.
+        n_frames: N.
+        device: device of the numbers; the constructor copies data to it, the methods do not.
     """
 
     def __init__(
@@ -39,33 +38,34 @@ class FrameNoise:
         self._places = _mix(_mix(items)[:, None] + places * _signed(_GOLDEN)).to(device)
 
     def uniform(self, stream: int) -> Tensor:
-        """[M, N] fp32, 0 <= u < 1; another `stream` gives others."""
+        """Uniform numbers [M, N] in fp32, 0 <= u < 1, independent for each `stream`."""
         bits = _mix(self._places + _signed((stream + 1) * _GOLDEN))
         return _shifted(bits, 64 - _BITS).float() * 2.0**-_BITS
 
     def gumbel(self, stream: int) -> Tensor:
-        """[M, N] fp32 of the standard Gumbel distribution."""
+        """Numbers [M, N] in fp32 from the standard Gumbel distribution."""
         half = 2.0 ** -(_BITS + 1)
         return -torch.log(-torch.log(self.uniform(stream) + half))
 
 
 def _mix(values: Tensor) -> Tensor:
-    """SplitMix64's output function of int64 seen as 64 bits; products wrap around."""
+    """SplitMix64's output function of int64 values taken as 64 bits; products wrap around."""
     values = (values ^ _shifted(values, 30)) * _signed(0xBF58476D1CE4E5B9)
     values = (values ^ _shifted(values, 27)) * _signed(0x94D049BB133111EB)
     return values ^ _shifted(values, 31)
 
 
 def _shifted(values: Tensor, n_bits: int) -> Tensor:
-    """To the right, with zeros from the left: torch's own shift repeats the sign."""
+    """Logical shift to the right; torch's own is arithmetic and repeats the sign bit."""
     return (values >> n_bits) & ((1 << (64 - n_bits)) - 1)
 
 
 def _mixed(number: int) -> int:
+    """`_mix` of one number."""
     return int(_mix(torch.tensor(_signed(number))))
 
 
 def _signed(number: int) -> int:
-    """The int64 of the same last 64 bits."""
+    """The int64 with the same lowest 64 bits."""
     number &= 2**64 - 1
     return number - 2**64 if number >= 2**63 else number

@@ -1,11 +1,11 @@
-"""Filling in what is hidden: iterative parallel decoding, for any number of windows at once.
+"""Iterative parallel decoding of masked codes, in batches of windows.
 
-All hidden codes are drawn at once, the least certain are hidden again, and so on with fewer each
-time, until none is left. Known codes never change.
+Each step samples all masked codes at once and masks the least certain again, fewer at each step,
+until none is left. Unmasked codes never change.
 
 Sources: MaskGIT, Chang et al. 2022 (arXiv 2202.04200, section 3.2), and VampNet, Flores García et
-al. 2023 (arXiv 2307.04686, section 3.2), with the schedule counted for each item by itself: counted
-over a batch, as VampNet's code does, nearly all would be left to the last step.
+al. 2023 (arXiv 2307.04686, section 3.2). The schedule is computed per item: computed per batch, as
+in VampNet's code, it would leave nearly all codes to the last step.
 """
 
 from collections.abc import Sequence
@@ -25,25 +25,28 @@ _SHARE_BITS = 30
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """How to draw; the defaults are VampNet's. Numbers that make no sense raise UsageError."""
+    """Options of `sample`; the defaults are VampNet's. Values out of range raise UsageError."""
 
     n_steps: int = 12
+    """Number of sampling steps, at least 1."""
     temperature: float = 1.0
-    """Of the codes' distribution; 0 takes the most likely."""
+    """Temperature of the softmax over codes, >= 0; 0 takes the most likely code."""
     mask_temperature: float = 10.5
-    """Of the noise on what counts as certain; it fades out over the steps."""
+    """Scale of the Gumbel noise on the certainty, >= 0; it decreases linearly to 0 over the steps.
+    """
     typical_mass: float | None = None
-    """Keep the codes whose surprise is nearest to the expected, up to that probability (Meister et
-    al. 2022, arXiv 2202.00666); None keeps all. The original's filter has no effect."""
+    """Locally typical sampling: keep the codes whose surprise is closest to the entropy, up to this
+    total probability (Meister et al. 2022, arXiv 2202.00666); None keeps all. In VampNet's code the
+    filter has no effect."""
     typical_min_tokens: int = 64
-    """But at least so many."""
+    """Minimum number of codes that `typical_mass` keeps."""
     top_p: float | None = None
-    """Keep the most likely codes up to that probability (Holtzman et al. 2019, arXiv 1904.09751);
-    None keeps all."""
+    """Nucleus sampling: keep the most likely codes, up to this total probability (Holtzman et al.
+    2019, arXiv 1904.09751); None keeps all."""
 
     def __post_init__(self) -> None:
         if self.n_steps < 1:
-            raise UsageError(f"sampling takes 1 step at least, not {self.n_steps}")
+            raise UsageError(f"sampling takes at least 1 step, not {self.n_steps}")
         for name in ("temperature", "mask_temperature"):
             if not 0 <= (value := getattr(self, name)) < float("inf"):
                 raise UsageError(f"the {name} must be 0 or more, not {value:g}")
@@ -55,32 +58,32 @@ class SamplingOptions:
 
 @dataclass(frozen=True)
 class Guide:
-    """Keeps what is drawn close to a performance: codes cost the more the farther they lie from it.
+    """Keeps sampled codes close to the input by penalising distance to its latents.
 
-    A code's logit is lowered by its squared distance to what the levels before it leave of
-    `latents`, in units of `temperature` times the excess of the level's average code over its
-    nearest: a Gaussian likelihood beside the network's prior. Levels are drawn in order, so that
-    each makes up for what those before it chose.
+    The logit of a code is lowered by its squared distance to the residual of `latents` after the
+    codebooks before it, relative to the nearest code, in units of `temperature` times the mean of
+    that excess over the codebook: a Gaussian likelihood multiplied with the network's prior.
+    Codebooks are sampled in order, so that each compensates for the choices before it.
     """
 
     latents: Tensor
-    """[B, D, N] of the input, on the codec's device."""
+    """[B, D, N] latents of the input, on the codec's device."""
     codebooks: Sequence[Codebook]
-    """The codec's, first to last."""
+    """The codec's codebooks, in coding order."""
     temperature: float
-    """0 exclusive leaves the nearest code only, and the more the freer."""
+    """Weight of the prior, > 0: close to 0 takes the nearest code, infinity ignores the input."""
 
     def residual(self, codes: Tensor) -> Tensor:
-        """What codes [B, K, N] of the first K levels leave of the latents: [B, D, N]."""
+        """Latents minus the entries of codes [B, K, N] of the first K codebooks: [B, D, N]."""
         residual = self.latents
-        for codebook, level in zip(self.codebooks, codes.unbind(dim=1), strict=False):
-            residual = residual - codebook.vectors(level)
+        for codebook, chosen in zip(self.codebooks, codes.unbind(dim=1), strict=False):
+            residual = residual - codebook.vectors(chosen)
         return residual
 
-    def costs(self, residual: Tensor, level: int) -> Tensor:
-        """What to take from the logits [B, N, V] of `level`."""
+    def costs(self, residual: Tensor, index: int) -> Tensor:
+        """Penalties [B, N, V] of the codes of codebook `index`, for a residual [B, D, N]."""
         with full_precision(residual):
-            distances = self.codebooks[level].distances(residual)
+            distances = self.codebooks[index].distances(residual)
         excess = distances - distances.amin(dim=-1, keepdim=True)
         unit = self.temperature * excess.mean(dim=-1, keepdim=True)
         return excess / unit.clamp_min(torch.finfo(unit.dtype).tiny)
@@ -96,35 +99,45 @@ def sample(
     guide: Guide | None = None,
     n_given: int = 0,
 ) -> Tensor:
-    """Codes [B, K, N] with the mask token where hidden, to codes without it.
+    """Replace the masked codes of windows by sampled ones.
 
-    All is queued on the network's device without ever waiting for it. Of the conditioning codebooks
-    and the first `n_given` no code may be hidden: nothing is computed for those. `noise` is for
-    these B windows of N frames.
+    Runs without ever waiting for the network's device.
+
+    Args:
+        network: in eval mode.
+        codes: [B, K, N] int64, with the mask token where codes are to be sampled.
+        options: how to sample.
+        noise: for these B windows of N frames.
+        guide: keeps the codes close to latents [B, D, N] of the input; None: no guidance.
+        n_given: number of leading codebooks without masked codes, for which nothing is computed;
+            those that only condition never have any.
+
+    Returns:
+        Codes [B, K, N] without mask tokens.
     """
     mask_token, n_predicted = network.mask_token, network.options.n_predicted
     first = max(network.options.n_conditioning, n_given)
-    # Of each codebook to draw: its place among the predicted, the codec's level, the weights.
+    # Each codebook to sample: index among the predicted ones, index in the codec, and weights.
     places = range(first - network.options.n_conditioning, n_predicted)
-    levels = network.options.levels[first:]
+    indices = network.options.codebook_indices[first:]
     weights = [network.classifier.weight(place) for place in places]
     biases = network.attention_biases(codes.shape[-1])
     given, codes = codes[:, :first], codes[:, first:]
-    n_hidden = (codes == mask_token).flatten(1).sum(dim=1)  # [B], of each item
+    n_hidden = (codes == mask_token).flatten(1).sum(dim=1)  # [B]
     before = None if guide is None else guide.residual(given[:, network.options.n_input :])
     for step in range(options.n_steps):
         is_hidden = codes == mask_token
         frames = network.frames(torch.cat([given, codes], dim=1), biases)
         residual, drawn, certainties = before, [], []
-        for index, (place, level) in enumerate(zip(places, levels, strict=True)):
-            logits = network.classifier.logits(frames, place, weights[index]).float()
+        for row, (place, index) in enumerate(zip(places, indices, strict=True)):
+            logits = network.classifier.logits(frames, place, weights[row]).float()
             if guide is not None and residual is not None:
-                logits = logits - guide.costs(residual, level)
+                logits = logits - guide.costs(residual, index)
             stream = 2 * (step * n_predicted + place)
             tokens, certainty = draw(logits, noise.uniform(stream), options)
-            tokens = torch.where(is_hidden[:, index], tokens, codes[:, index])
+            tokens = torch.where(is_hidden[:, row], tokens, codes[:, row])
             if guide is not None and residual is not None:
-                residual = residual - guide.codebooks[level].vectors(tokens)
+                residual = residual - guide.codebooks[index].vectors(tokens)
             doubt = options.mask_temperature * (1 - (step + 1) / options.n_steps)
             drawn.append(tokens)
             certainties.append(certainty + doubt * noise.gumbel(stream + 1))
@@ -137,9 +150,9 @@ def sample(
 
 
 def draw(logits: Tensor, uniform: Tensor, options: SamplingOptions) -> tuple[Tensor, Tensor]:
-    """(codes [B, N], the log of their probability) from logits [B, N, V] and numbers [B, N].
+    """(codes [B, N], their log probabilities [B, N]) sampled from logits [B, N, V].
 
-    The code at which the cumulative probability exceeds the number: one number a code is enough.
+    Inverse transform sampling: `uniform` [B, N], from 0 to 1, holds one random number per code.
     """
     if options.typical_mass is not None:
         logits = keep_typical(logits, options.typical_mass, options.typical_min_tokens)
@@ -157,7 +170,7 @@ def draw(logits: Tensor, uniform: Tensor, options: SamplingOptions) -> tuple[Ten
 
 
 def keep_likely(logits: Tensor, mass: float) -> Tensor:
-    """Logits [..., V] with -inf for all but the fewest codes that hold `mass` together."""
+    """Logits [..., V] with -inf for all but the most likely codes with a total of `mass`."""
     probabilities = logits.softmax(dim=-1)
     return _keep_first(logits, probabilities, -probabilities, mass, 1)
 
@@ -165,7 +178,7 @@ def keep_likely(logits: Tensor, mass: float) -> Tensor:
 def keep_typical(logits: Tensor, mass: float, min_tokens: int) -> Tensor:
     """Logits [..., V] with -inf for codes whose surprise -ln p is far from its mean, the entropy.
 
-    Kept are those nearest to it until they hold `mass` together, and `min_tokens` at least.
+    The closest codes are kept, up to a total probability of `mass` but at least `min_tokens`.
     """
     surprise = -logits.log_softmax(dim=-1)
     probabilities = (-surprise).exp()
@@ -174,18 +187,24 @@ def keep_typical(logits: Tensor, mass: float, min_tokens: int) -> Tensor:
 
 
 def left_hidden(n_hidden: Tensor, is_hidden: Tensor, progress: float) -> Tensor:
-    """[B], how many codes to hide again, of `n_hidden` at first and those hidden now.
+    """Number of codes per item to mask again, [B].
 
-    cos(pi r / 2) of them at progress r, but one at least and one less than now at most.
+    cos(pi r / 2) of the codes masked at first, at progress r, but at least one and at most one less
+    than now.
+
+    Args:
+        n_hidden: [B], number of codes masked at first.
+        is_hidden: [B, P, N], codes masked now.
+        progress: r, the share of steps that are done, 0 to 1.
     """
-    # In integers, which round alike everywhere.
-    wanted = (n_hidden * round(hidden_share(progress) * 2**_SHARE_BITS)) >> _SHARE_BITS
+    # In integers, which round the same on every device.
+    target = (n_hidden * round(hidden_share(progress) * 2**_SHARE_BITS)) >> _SHARE_BITS
     n_now = is_hidden.flatten(1).sum(dim=1)
-    return torch.minimum(wanted, n_now - 1).clamp_min(1)
+    return torch.minimum(target, n_now - 1).clamp_min(1)
 
 
 def _least(values: Tensor, count: Tensor) -> Tensor:
-    """Where the `count` [B] smallest of values [B, P, N] are; of equal ones none."""
+    """Mask of the `count` [B] smallest of values [B, P, N]; fewer where values are tied."""
     ordered = values.flatten(1).sort(dim=1).values
     index = count.clamp_max(ordered.shape[1] - 1)
     return values < ordered.gather(1, index[:, None])[..., None]
@@ -194,7 +213,7 @@ def _least(values: Tensor, count: Tensor) -> Tensor:
 def _keep_first(
     logits: Tensor, probabilities: Tensor, scores: Tensor, mass: float, min_tokens: int
 ) -> Tensor:
-    """-inf for all codes but those of the lowest scores that reach `mass`."""
+    """Logits with -inf for all but the codes of lowest score whose probabilities sum to `mass`."""
     order = scores.argsort(dim=-1, stable=True)
     ordered = probabilities.gather(-1, order)
     is_over = ordered.cumsum(dim=-1) - ordered >= mass  # reached before this one

@@ -1,9 +1,9 @@
-"""How a long song goes through a network that sees a window at a time, without a join anywhere.
+"""Long signals through a network with a fixed window, without seams.
 
-The song is cut into cells. First every second cell is decided, each in a window with a margin of
-what is given on either side; then the cells between, whose windows show them the decided codes of
-both neighbours. So windows of one song go through together, nothing is decided without what is
-around it, and what a cell becomes does not depend on which others are done at the same time.
+The frames are divided into cells. First every second cell is filled, each in a window with a margin
+of given codes on either side; then the cells between them, whose windows contain the filled codes
+of both neighbours. Windows of one signal can thus share a batch, every cell has context on either
+side, and its codes do not depend on which windows are batched together.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,12 +14,15 @@ from torch import Tensor
 
 from mssgen.streams import SlidingReader
 
-_MARGIN = 8  # a margin is that part of a window
+_MARGIN = 8  # a margin is an eighth of a window
 
 
 @dataclass(frozen=True)
 class Cell:
-    """Frames `first` to `last` are decided where frames `start` to `stop` are seen."""
+    """Frames `first` to `last`, which are filled in a window of frames `start` to `stop`.
+
+    All are indices into the whole signal; ends are exclusive.
+    """
 
     first: int
     last: int
@@ -29,41 +32,45 @@ class Cell:
 
 @dataclass(frozen=True)
 class Window:
-    """What a network is shown of one item."""
+    """Input of the network for one window of one item."""
 
     rows: Tensor
-    """[K, N], the mask token where hidden."""
+    """[K, N] codes, with the mask token where they are to be filled."""
     latents: Tensor | None
-    """[D, N] of the input, to keep close to."""
+    """[D, N] latents of the input, for guidance; None without."""
     start: int
-    """Place of the first frame in the song."""
+    """Index of the first frame in the whole signal."""
     key: int
-    """Of the item's noise."""
+    """Key of the item's noise, see `FrameNoise`."""
 
 
 Fill = Callable[[Sequence[Window]], Sequence[Tensor]]
-"""Windows to their codes [K, N] without hidden ones, in order."""
+"""Fills windows: returns their codes [K, N] without mask tokens, in order."""
 
 
 @dataclass
 class Piece:
-    """Some frames of one item, and the cells of it to decide."""
+    """A range of frames of one item, with the cells to fill in it."""
 
     rows: Tensor
-    """[K, N], the mask token where hidden."""
+    """[K, N] codes, with the mask token where they are to be filled."""
     latents: Tensor | None
-    """[D, N]."""
+    """[D, N] latents of the input, for guidance; None without."""
     cells: tuple[Sequence[Cell], Sequence[Cell]]
-    """To decide first, and then between them."""
+    """Cells to fill first, and cells between them to fill second."""
     key: int = 0
+    """Key of the item's noise, see `FrameNoise`."""
     offset: int = 0
-    """Place of the first frame in the song."""
+    """Index of the first frame in the whole signal."""
     decided: Sequence[tuple[Cell, Tensor]] = ()
-    """Cells decided before, of the first kind: their codes [K, n]."""
+    """Cells of the first kind that were filled before, with their codes [K, n]."""
 
 
 def cells(n_frames: int, window_frames: int) -> list[Cell]:
-    """Cells of equal length, the last may be shorter; all windows are full, if the song is."""
+    """Cells that cover `n_frames` frames, of equal length except the last.
+
+    All windows have `window_frames` frames, or `n_frames` if the signal is shorter.
+    """
     if n_frames <= window_frames:
         return [Cell(0, n_frames, 0, n_frames)]
     margin = window_frames // _MARGIN
@@ -79,18 +86,18 @@ def cells(n_frames: int, window_frames: int) -> list[Cell]:
 
 
 def fill_pieces(pieces: Sequence[Piece], fill: Fill) -> list[Tensor]:
-    """The pieces' rows [K, N] with their cells decided; of all pieces at once."""
+    """Rows [K, N] of the pieces with their cells filled; all pieces share the calls of `fill`."""
     given = [piece.rows for piece in pieces]
     filled = [rows.clone() for rows in given]
     for piece, rows in zip(pieces, filled, strict=True):
         for cell, codes in piece.decided:
             _write(rows, piece.offset, cell, codes)
-    # A window of the first kind never sees what others decided, one of the second only what the
-    # first kind did: else it would matter which are done together.
+    # Windows of the first kind contain no filled cells, those of the second only cells of the first
+    # kind: otherwise the result would depend on which windows are filled together.
     for kind in (0, 1):
-        seen = [rows.clone() for rows in filled] if kind else given
+        inputs = [rows.clone() for rows in filled] if kind else given
         jobs = [(index, cell) for index, piece in enumerate(pieces) for cell in piece.cells[kind]]
-        windows = [_window(pieces[index], seen[index], cell) for index, cell in jobs]
+        windows = [_window(pieces[index], inputs[index], cell) for index, cell in jobs]
         for (index, cell), codes in zip(jobs, fill(windows), strict=True):
             own = codes[:, cell.first - cell.start : cell.last - cell.start]
             _write(filled[index], pieces[index].offset, cell, own)
@@ -107,23 +114,24 @@ def fill_stream(
     keys: Sequence[int],
     latents: Iterable[Tensor] | None = None,
 ) -> Iterator[Tensor]:
-    """As `fill_pieces` with whole items, for streams, with memory of a few windows.
+    """Fill all cells of a stream; equals `fill_pieces` of whole items, in memory of a few windows.
 
     Args:
-        rows: blocks [B, K, N'] of `n_frames` in all.
-        n_frames: N.
-        fill: see there.
-        window_frames: of a window.
-        n_together: about so many windows are filled at once.
-        keys: one for each item.
-        latents: blocks [B, D, N'] of as many frames.
+        rows: codes in blocks [B, K, N'], `n_frames` in total, masked where to be filled.
+        n_frames: total number of frames N.
+        fill: fills windows.
+        window_frames: length of a window in frames.
+        n_together: approximate number of windows per call of `fill`.
+        keys: key of the noise of each of the B items.
+        latents: latents in blocks [B, D, N'], `n_frames` in total, for guidance; None without.
 
-    Yields blocks [B, K, N'].
+    Yields:
+        Filled codes in blocks [B, K, N'].
     """
     plan = cells(n_frames, window_frames)
     reader = SlidingReader(rows, n_frames)
     latents_reader = None if latents is None else SlidingReader(latents, n_frames)
-    n_round = 2 * max(1, -(-n_together // len(keys)))  # cells
+    n_round = 2 * max(1, -(-n_together // len(keys)))  # cells per call
     decided: list[list[tuple[Cell, Tensor]]] = [[] for _ in keys]
     for first in range(0, len(plan), n_round):
         stop = len(plan) if first + n_round >= len(plan) else first + n_round - 1
@@ -131,11 +139,11 @@ def fill_stream(
         start = min(cell.start for cell in (*kinds[0], *kinds[1]))
         span = start, max(cell.stop for cell in (*kinds[0], *kinds[1]))
         given = _read(reader, span)
-        sound = None if latents_reader is None else _read(latents_reader, span)
+        guidance = None if latents_reader is None else _read(latents_reader, span)
         pieces = [
             Piece(
                 rows=given[index],
-                latents=None if sound is None else sound[index],
+                latents=None if guidance is None else guidance[index],
                 cells=kinds,
                 key=key,
                 offset=start,
@@ -151,19 +159,21 @@ def fill_stream(
 
 
 def _read(reader: SlidingReader, span: tuple[int, int]) -> Tensor:
+    """Block of frames `span`; forgets the frames before it."""
     block = reader.read(*span)
     reader.forget(span[0])
     return block
 
 
 def _window(piece: Piece, rows: Tensor, cell: Cell) -> Window:
+    """Window of a cell in `rows` [K, N] of a piece."""
     place = slice(cell.start - piece.offset, cell.stop - piece.offset)
     latents = None if piece.latents is None else piece.latents[:, place]
     return Window(rows[:, place], latents, cell.start, piece.key)
 
 
 def _write(rows: Tensor, offset: int, cell: Cell, codes: Tensor) -> None:
-    """Put a cell's codes into rows that begin at `offset`, as far as they reach."""
+    """Write a cell's codes [K, n] into rows [K, N] that begin at frame `offset`, if they overlap."""
     skip = max(0, offset - cell.first)
     place = max(0, cell.first - offset)
     rows[:, place : cell.last - offset] = codes[:, skip:][:, : rows.shape[1] - place]

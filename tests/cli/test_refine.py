@@ -199,7 +199,7 @@ def test_vampnets_own_files(tmp_path: Path, caplog: pytest.LogCaptureFixture) ->
         (("--refine", "coarse+c2f", "--refiner", "M/c2f"), 2, "yours with --coarse-refiner"),
         ((*C2F, "--coarse-refiner", "M/coarse"), 2, "--coarse-refiner is of no use"),
         ((*C2F, "--strength", "0"), 2, "--strength must be more than 0"),
-        ((*C2F, "--steps", "0"), 2, "1 step at least"),
+        ((*C2F, "--steps", "0"), 2, "at least 1 step"),
         ((*C2F, "--keep-codebooks", "4"), 2, "takes 2 to 3"),
         ((*C2F[:3], "M/other"), 1, "use it with the codec that it was trained for"),
         ((*C2F[:3], "M/bass-separated"), 1, "stem encoder"),

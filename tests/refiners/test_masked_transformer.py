@@ -141,8 +141,8 @@ def test_a_checkpoint_gives_what_the_formulas_give(tmp_path: Path) -> None:
         (lambda s: s.pop("transformer.layers.1.self_attn.w_ks.weight"), {}, "w_ks.weight' is mis"),
         (lambda s: s.update({"ctrl_encoder.weight": torch.ones(2)}), {}, "belongs to no layer"),
         (lambda s: s.pop("transformer.layers.0.self_attn.fc.lora_B"), {}, "lora_B' is missing"),
-        (lambda s: None, {"n_layers": 7}, "it says n_layers 7 but its tensors say 2"),
-        (lambda s: s.pop("embedding.special.MASK"), {}, "is no refiner"),
+        (lambda s: None, {"n_layers": 7}, "it says n_layers 7 but its tensors have 2"),
+        (lambda s: s.pop("embedding.special.MASK"), {}, "is not a refiner"),
         (
             lambda s: s.update({"transformer.layers.0.norm_1.weight": torch.ones(9)}),
             {},
@@ -248,7 +248,7 @@ def test_a_network_for_any_codec_takes_its_vectors_and_learns() -> None:
 def test_a_codec_without_projections_and_input_levels_beside() -> None:
     codec = tiny_codec()
     network = tiny_refiner(codec, n_codebooks=7, n_conditioning=4, n_input=4)
-    assert network.options.levels == (0, 1, 2, 3, 0, 1, 2)
+    assert network.options.codebook_indices == (0, 1, 2, 3, 0, 1, 2)
     assert torch.equal(network.codebooks[0], network.codebooks[4])
     assert network.options.codebook_dim == codec.latent_dim
     assert network(torch.zeros(2, 7, 5, dtype=torch.int64)).shape == (2, 3, 5, 16)

@@ -383,7 +383,7 @@ def test_codes_and_networks_of_another_codec_are_refused() -> None:
     [
         ({"mode": "fine"}, "use c2f or coarse\\+c2f"),
         ({"strength": 0.0}, "`strength` must be more than 0"),
-        ({"n_steps": 0}, "1 step at least"),
+        ({"n_steps": 0}, "at least 1 step"),
         ({"temperature": -1.0}, "temperature must be 0 or more"),
         ({"top_p": 1.5}, "top_p"),
         ({"keep_codebooks": 1}, "takes 2 to 3"),

@@ -167,7 +167,7 @@ class RefinerTask:
             "loss": self._cross_entropy(logits, target),
             "accuracy": _share(hits, is_hidden),
         }
-        levels = self._network.options.levels[self._network.options.n_conditioning :]
+        levels = self._network.options.codebook_indices[self._network.options.n_conditioning :]
         for index, level in enumerate(levels):
             share = _share(hits[:, index], is_hidden[:, index])
             scalars[f"accuracy/{level + 1}"] = share
@@ -193,7 +193,7 @@ class RefinerTask:
         scale, n_samples = self.codec.scales(first.input), first.target.shape[-1]
         sounds = {"input": first.input[:, : self.n_channels], "target": first.target}
         for name, codes in (("target", pair.target), ("input", pair.input), ("", output)):
-            latents = self.codec.dequantize(codes[:, : options.n_levels])
+            latents = self.codec.dequantize(codes[:, : options.n_output])
             sound = self.codec.synthesize(latents, n_samples, scale)
             sounds[f"{name}_decoded" if name else "output"] = sound
         return {name: sound[0] for name, sound in sounds.items()}
@@ -228,7 +228,7 @@ class RefinerTask:
         options, loss = self._network.options, self._loss
         kept = pair.input if loss.kept == "input" else pair.target
         others = pair.input if loss.visible == "input" else pair.target
-        n_kept, n_levels = options.n_kept, options.n_levels
+        n_kept, n_levels = options.n_kept, options.n_output
         levels = torch.cat([kept[:, :n_kept], others[:, n_kept:n_levels]], dim=1)
         return pair.input[:, : options.n_input], levels
 
@@ -243,7 +243,7 @@ class RefinerTask:
             progress, rows.shape, first, generator=torch.default_generator
         ).to(rows.device)
         logits = self.modules["refiner"](apply_mask(rows, is_hidden, self._network.mask_token))
-        target = pair.target[:, options.n_kept : options.n_levels]
+        target = pair.target[:, options.n_kept : options.n_output]
         return logits, target.masked_fill(~is_hidden[:, first:], _IGNORED)
 
     def _cross_entropy(self, logits: Tensor, target: Tensor) -> Tensor:
