@@ -206,8 +206,8 @@ def _read_vampnet(
         raise CheckpointError(f"{path} contains no codebooks: give VampNet's codec.pth with it")
     if codec.options.get("decoder_kind") != _VAMPNET_DECODER:
         raise CheckpointError(
-            f"{path} is not a folder, and VampNet's models take only codes of VampNet's own "
-            f"codec.pth, not those of {codec.name}"
+            f"{path} is not a folder, and VampNet's models take codes of VampNet's own codec.pth "
+            f"only, not those of {codec.name}"
         )
     codebooks = codebook_vectors(codec, tuple(range(codec.n_codebooks)))
     return read_vampnet(path, codebooks, codec_id=codec.codec_id, lora=lora, with_lora=with_lora)

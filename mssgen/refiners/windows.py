@@ -173,7 +173,7 @@ def _window(piece: Piece, rows: Tensor, cell: Cell) -> Window:
 
 
 def _write(rows: Tensor, offset: int, cell: Cell, codes: Tensor) -> None:
-    """Write a cell's codes [K, n] into rows [K, N] that begin at frame `offset`, if they overlap."""
+    """Write a cell's codes [K, n] into rows [K, N] that begin at frame `offset`."""
     skip = max(0, offset - cell.first)
     place = max(0, cell.first - offset)
     rows[:, place : cell.last - offset] = codes[:, skip:][:, : rows.shape[1] - place]

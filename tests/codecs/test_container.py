@@ -168,7 +168,7 @@ def test_codes_beyond_the_codebook_or_the_length_are_refused(tmp_path: Path) -> 
 def test_other_files_are_refused(data: bytes, tmp_path: Path) -> None:
     path = tmp_path / "song.codes"
     path.write_bytes(data)
-    with pytest.raises(AudioError, match=r"song\.codes is no \.codes file"):
+    with pytest.raises(AudioError, match=r"song\.codes is not a \.codes file"):
         read_codes(path)
     with pytest.raises(AudioError, match="does not exist"):
         read_codes(tmp_path / "other.codes")
