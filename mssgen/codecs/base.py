@@ -41,6 +41,7 @@ class Codes:
 
     @property
     def n_codebooks(self) -> int:
+        """Number of codebooks K of these codes."""
         return self.codes.shape[1]
 
 
@@ -349,6 +350,7 @@ class Codec(nn.Module, ABC):
         return self.eval().requires_grad_(False)
 
     def _segments(self, audio: Tensor, scale: Tensor | None) -> Sequence[Tensor]:
+        """Segments of audio [B, C, T], divided by their gains `scale` [B, G] if given."""
         assert self.segment_samples is not None
         starts = range(0, audio.shape[-1], self.segment_stride or self.segment_samples)
         parts = [audio[..., start : start + self.segment_samples] for start in starts]

@@ -187,6 +187,7 @@ def save_codec(codec: Codec, folder: Path | str) -> None:
 
 
 def _from_safetensors(path: Path) -> dict[str, Tensor]:
+    """State dict in a safetensors file; CheckpointError if it holds a separator."""
     metadata, state = read_safetensors(path)
     if "klass" in metadata:
         raise CheckpointError(f"{path} {wrong_stage('separate', 'codec')}")

@@ -265,6 +265,7 @@ def _recurrent(stage: nn.Module, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
 
 
 def _is_recurrent(module: nn.Module) -> bool:
+    """Whether `module` is EnCodec's wrapper of an LSTM."""
     return isinstance(getattr(module, "lstm", None), nn.LSTM)
 
 

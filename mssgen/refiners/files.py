@@ -225,6 +225,7 @@ def _read_pickled(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _read_folder(folder: Path) -> MaskedTransformer:
+    """Refiner in mssgen's folder, on the CPU; CheckpointError if it is damaged or none."""
     config, path = _read_config(folder), folder / WEIGHTS
     state = checked_tensors(path, read_safetensors(path)[1])
     codec_id = config.get("codec_id")
@@ -243,6 +244,7 @@ def _read_folder(folder: Path) -> MaskedTransformer:
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
+    """Contents of config.json; CheckpointError if it is missing, damaged or not a refiner's."""
     if not (folder / CONFIG).is_file():
         raise CheckpointError(f"{folder} has no {CONFIG}, so it is not a refiner")
     return read_config(folder / CONFIG, "refine")

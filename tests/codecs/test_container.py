@@ -1,4 +1,4 @@
-"""`.codes` files and the way from songs to them and back."""
+"""`.codes` files: from audio of any rate and number of channels to codes and back."""
 
 import dataclasses
 import tempfile
@@ -64,7 +64,7 @@ def test_length_rate_and_channels_come_back(
     assert decoded(song, codec, sample_rate=16_000).shape == (n_channels, n_half)
 
 
-def test_a_file_gives_the_same_song(tmp_path: Path) -> None:
+def test_a_file_returns_the_codes_that_were_written(tmp_path: Path) -> None:
     song = coded(noise(3, 5000), segment_s=0.1, normalize=True)
     write_codes(tmp_path / "new" / "song.codes", song)
     again = read_codes(tmp_path / "new" / "song.codes")
@@ -100,13 +100,13 @@ def test_codes_of_another_codec_are_refused() -> None:
         next(decode_coded(song, tiny_codec(seed=1)))
 
 
-def test_a_song_of_no_samples_is_refused() -> None:
+def test_audio_shorter_than_a_sample_is_refused() -> None:
     with pytest.raises(AudioError, match="shorter than a sample at 8000 Hz"):
         coded(noise(1, 1), 96_000)
 
 
 def damaged(song: CodedAudio, tmp_path: Path, **changes: object) -> Path:
-    """The file of `song` with other metadata or tensors."""
+    """A `.codes` file of `song` with changed metadata or tensors."""
     data = pack(song)
     from safetensors import safe_open
 
@@ -144,7 +144,7 @@ def damaged(song: CodedAudio, tmp_path: Path, **changes: object) -> Path:
         ({"scale": np.full((2, 1), np.nan, np.float32)}, "damaged"),
     ],
 )
-def test_files_that_contradict_themselves(
+def test_contradictory_files_are_refused(
     changes: dict[str, object], says: str, tmp_path: Path
 ) -> None:
     path = damaged(coded(noise(2, 1000)), tmp_path, **changes)
@@ -177,7 +177,7 @@ def test_other_files_are_refused(data: bytes, tmp_path: Path) -> None:
 @pytest.mark.parametrize("codec_of", [tiny_codec, tiny_stem_codec])
 @pytest.mark.parametrize("factor", [16.0, 0.001])
 def test_codes_do_not_depend_on_the_level(codec_of: Callable[[], Codec], factor: float) -> None:
-    """Far outside of what songs have, they are those of a song at the end of that."""
+    """Audio outside the level range is coded as if it were at the end of that range."""
     codec, samples = codec_of(), noise(2, 4000)
     source = ArraySource(samples * np.float32(factor), AudioInfo(8000, 2, "array", "FLOAT"))
     song = encode_source(source, codec)
@@ -190,7 +190,7 @@ def test_codes_do_not_depend_on_the_level(codec_of: Callable[[], Codec], factor:
     np.testing.assert_allclose(once * song.gain, decoded(there, codec), atol=1e-4)
 
 
-def test_a_natural_level_is_coded_as_it_is() -> None:
+def test_a_level_in_range_is_coded_without_gain() -> None:
     song = coded(noise(2, 4000) * 0.1)
     assert song.gain == 1
     assert b'"format_version":"1"' in pack(song)

@@ -1,4 +1,4 @@
-"""DAC and the VampNet codec: the original package's own numbers, and what every codec promises."""
+"""DAC and the VampNet codec: output equal to the original package's, and the codec contract."""
 
 from typing import Any
 
@@ -37,7 +37,7 @@ def small_codec(options: dict[str, Any], seed: int = 0) -> DacCodec:
 
 
 def original(options: dict[str, Any], codec: DacCodec) -> Any:
-    """The package's model with the weights of `codec`."""
+    """Model of the package with the weights of `codec`."""
     model = import_codec_package("dac.model.dac").DAC(**options)
     model.load_state_dict(codec.state_dict())
     return model.eval()
@@ -186,7 +186,7 @@ def test_nothing_changes_the_codebooks_but_an_optimiser(options: dict[str, Any])
 
 
 @VARIANTS
-def test_codebooks_find_and_give_the_codes(options: dict[str, Any]) -> None:
+def test_codebooks_look_up_the_codes(options: dict[str, Any]) -> None:
     codec = small_codec(options)
     residual = codec.latents(noise(2, 1, 3000))
     codes = codec.quantize(residual)
@@ -214,7 +214,7 @@ def test_soft_assignments_have_gradients() -> None:
 
 
 def test_the_level_is_kept() -> None:
-    """Nothing normalises loudness: the decoder's output is the output."""
+    """Audio is coded without loudness normalisation."""
     codec = small_codec(SMALL)
     coded = codec.encode(0.01 * noise(1, 1, 1024))
     assert coded.scale is None

@@ -1,4 +1,4 @@
-"""What is enhanced changes by as much, however loud it is."""
+"""Enhancement does not depend on the input level."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from support.toys import write_tiny_encoder
 
 
 @pytest.mark.parametrize("factor", [16.0, 0.001])
-def test_the_shape_does_not_depend_on_the_level(factor: float, tmp_path: object) -> None:
+def test_the_output_scales_with_the_input(factor: float, tmp_path: object) -> None:
     encoder = write_tiny_encoder(tmp_path / "encoder")  # type: ignore[operator]
     enhancer = StemEnhancer(
         load_enhancer(str(encoder), hears="separated", device="cpu"), Blend("fill")

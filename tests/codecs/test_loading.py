@@ -1,4 +1,4 @@
-"""Codecs from files: every layout gives the same codec, and what is no codec is refused."""
+"""Codecs from files: every layout gives the same codec, and other files are refused."""
 
 import hashlib
 import json
@@ -106,7 +106,7 @@ def transformers_dac(state: State, n_stages: int = 4) -> State:
 
 
 def parametrized(state: State) -> State:
-    """Weight norm as newer versions of torch store it."""
+    """Rename weight norm as newer versions of torch store it."""
     names = {"weight_g": "original0", "weight_v": "original1"}
     return {
         re.sub(r"weight_[gv]$", lambda m: f"parametrizations.weight.{names[m[0]]}", key): value
@@ -175,7 +175,7 @@ def test_dac_of_transformers(tmp_path: Path, options: dict[str, Any]) -> None:
 def test_a_name_of_the_registry_reads_the_hubs_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The full-size model, of which the hub's file alone says no sample rate."""
+    """The full-size model, whose file on the hub does not state its sample rate."""
     torch.manual_seed(0)
     codec = SeanetCodec(**ENCODEC_24KHZ)
     repo = tmp_path / "models--facebook--encodec_24khz"
@@ -198,7 +198,7 @@ def test_a_name_of_the_registry_reads_the_hubs_cache(
 
 
 def test_encodecs_own_file(tmp_path: Path) -> None:
-    """A plain state dict of one of the two published models, its hash in its name."""
+    """A plain state dict of a published model, with its hash in the file name."""
     codec = SeanetCodec(**ENCODEC_48KHZ)
     path = tmp_path / "package.th"
     torch.save(codec.state_dict(), path)
@@ -255,7 +255,7 @@ def test_a_bare_file_of_no_published_shape_needs_a_config(tmp_path: Path, codec:
         (DacCodec, {**VAMPNET, "decoder_kind": "mrf", "codebook_dim": [8, 4]}),
     ],
 )
-def test_shapes_tell_the_options(codec: type[Codec], options: dict[str, Any]) -> None:
+def test_options_are_inferred_from_shapes(codec: type[Codec], options: dict[str, Any]) -> None:
     with torch.device("meta"):
         built = codec(**options)
     architecture, found = infer_options(built.state_dict())
@@ -304,7 +304,7 @@ def test_a_saved_codec_is_the_same_codec(tmp_path: Path, codec: Codec) -> None:
     assert not any(value.is_meta for value in (*found.parameters(), *found.buffers()))
 
 
-def test_a_loaded_codec_can_learn(tmp_path: Path) -> None:
+def test_a_loaded_codec_can_be_trained(tmp_path: Path) -> None:
     save_codec(tiny_codec(), tmp_path / "mine")
     codec = read_codec(tmp_path / "mine").requires_grad_(True).train()
     codec(torch.randn(1, 1, 64)).audio.sum().backward()
@@ -321,7 +321,7 @@ def test_saving_again_replaces_and_records_the_new_weights(tmp_path: Path) -> No
     assert load_codec(str(tmp_path / "mine")).codec_id == codec.codec_id != before
 
 
-def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="cannot be written"):
         save_codec(tiny_codec(), tmp_path / "file" / "codec")
@@ -387,7 +387,7 @@ KEY = "encoder.model.0.conv.conv.bias"
         (_state(lambda state: state.clear()), "holds no tensors"),
     ],
 )
-def test_a_folder_that_is_not_sound(
+def test_damaged_folders_are_refused(
     tmp_path: Path, change: Callable[[Path], object], words: str
 ) -> None:
     folder = tmp_path / "mine"
@@ -421,7 +421,7 @@ class Hostile:
         ({"quantizer.vq.layers.0._codebook.embed": torch.zeros(2, 2).expand(2, 2)}, "is missing"),
     ],
 )
-def test_pickles_that_are_no_codec(tmp_path: Path, content: Any, words: str) -> None:
+def test_other_pickles_are_refused(tmp_path: Path, content: Any, words: str) -> None:
     path = tmp_path / "weights.pth"
     torch.save(content, path)
     with pytest.raises(CheckpointError, match=words) as caught:
@@ -430,7 +430,7 @@ def test_pickles_that_are_no_codec(tmp_path: Path, content: Any, words: str) -> 
 
 
 @pytest.mark.parametrize("content", [b"", b"RIFF", b"PK\x03\x04junk", b"\x80\x04junk", b"{}" * 9])
-def test_bytes_that_are_no_codec(tmp_path: Path, content: bytes) -> None:
+def test_other_bytes_are_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "weights.th"
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=re.escape(str(path))):
@@ -465,7 +465,7 @@ def test_damage_is_a_sentence_or_does_nothing(tmp_path: Path, where: float, cut:
         assert found.codec_id == tiny_codec().codec_id
 
 
-def test_what_is_not_there(tmp_path: Path) -> None:
+def test_missing_files_and_names(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="does not exist"):
         load_codec(str(tmp_path / "missing.pth"))
     with pytest.raises(CheckpointError, match="cannot be read"):
@@ -479,7 +479,7 @@ def test_what_is_not_there(tmp_path: Path) -> None:
 # A separator where a codec is asked for, and the other way round
 
 
-def test_a_separator_is_no_codec(tmp_path: Path) -> None:
+def test_a_separator_is_not_a_codec(tmp_path: Path) -> None:
     folder = write_tiny_model(tmp_path / "tiny")
     with pytest.raises(CheckpointError, match=r"tiny.*holds a separator, not a codec"):
         load_codec(str(folder))
@@ -495,7 +495,7 @@ def test_a_separator_is_no_codec(tmp_path: Path) -> None:
         load_codec(str(file))
 
 
-def test_a_codec_is_no_separator(tmp_path: Path) -> None:
+def test_a_codec_is_not_a_separator(tmp_path: Path) -> None:
     save_codec(tiny_codec(), tmp_path / "mine")
     torch.save(tiny_codec().state_dict(), tmp_path / "encodec.th")
     torch.save({"state_dict": small_dac().state_dict(), "metadata": {}}, tmp_path / "dac.pth")

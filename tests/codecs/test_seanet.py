@@ -1,4 +1,4 @@
-"""EnCodec and its family: the original package's own numbers, and what every codec promises."""
+"""EnCodec and its family: output equal to the original package's, and the codec contract."""
 
 from collections.abc import Callable
 from typing import Any
@@ -30,7 +30,7 @@ VARIANTS = pytest.mark.parametrize("options", [{}, SEGMENTED], ids=["24khz", "48
 
 
 def original(codec: SeanetCodec) -> Any:
-    """The encodec package's model with the weights of `codec`."""
+    """Model of the encodec package with the weights of `codec`."""
     modules = import_codec_package("encodec.modules")
     options = codec.options
     common = {
@@ -105,7 +105,7 @@ def test_fewer_codebooks_are_those_of_the_package() -> None:
 
 
 def test_the_full_size_24khz_model() -> None:
-    """The package's own constructor, its state dict, the defaults of ours."""
+    """The package's constructor and state dict against our defaults."""
     torch.manual_seed(0)
     model = import_codec_package("encodec.model").EncodecModel.encodec_model_24khz(pretrained=False)
     for layer in model.quantizer.vq.layers:
@@ -188,7 +188,7 @@ def test_only_forward_in_training_changes_codebooks(options: dict[str, Any]) -> 
     assert not unchanged(codec, before)
 
 
-def test_truncating_is_encoding_with_fewer_levels() -> None:
+def test_truncating_equals_encoding_with_fewer_codebooks() -> None:
     codec = tiny_codec()
     audio = noise(1, 1, 400)
     short = codec.truncate(codec.encode(audio), 2)
@@ -215,7 +215,7 @@ def test_codes_of_another_codec_are_refused() -> None:
         other.decode(codec.encode(noise(1, 1, 100)))
 
 
-def test_the_id_is_of_quantiser_and_decoder() -> None:
+def test_the_id_depends_on_quantiser_and_decoder() -> None:
     codec, tuned = tiny_codec(), tiny_codec()
     with torch.no_grad():
         next(tuned.encoder.parameters()).add_(1)
@@ -226,7 +226,7 @@ def test_the_id_is_of_quantiser_and_decoder() -> None:
     assert changed.codec_id != codec.codec_id
 
 
-def test_codebooks_find_and_give_the_codes() -> None:
+def test_codebooks_look_up_the_codes() -> None:
     codec = tiny_codec()
     residual = codec.latents(noise(2, 1, 333))
     codes = codec.quantize(residual)
@@ -245,7 +245,7 @@ def test_codebooks_find_and_give_the_codes() -> None:
     torch.testing.assert_close(codec.dequantize(codes), total)
 
 
-def test_another_encoder_stands_in() -> None:
+def test_another_encoder_replaces_the_codecs() -> None:
     codec, tuned = tiny_codec(0), tiny_codec(1)
     audio = noise(1, 1, 256)
     replaced = codec.latents(audio, encoder=tuned.encoder)
@@ -289,7 +289,7 @@ def test_every_kind_decodes_the_same_twice(kind: str) -> None:
     assert torch.equal(codec.decode(coded), sound)
 
 
-def test_a_decoder_that_learned_with_noise_gets_noise() -> None:
+def test_a_decoder_trained_with_noise_gets_noise() -> None:
     codec = tiny_codec(n_lstm_layers=0, n_noise_channels=3)
     n_channels, width = 3, codec.latent_dim
     latents = noise(2, width, 4000)

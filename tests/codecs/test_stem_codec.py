@@ -1,4 +1,4 @@
-"""Our own codec: transforms that invert each other, codebooks that stay alive, and learning."""
+"""The stem codec: inverse transforms, dead codebook entries, band energies, and training."""
 
 from pathlib import Path
 
@@ -35,7 +35,7 @@ def test_the_transforms_invert_each_other(n_fft: int, hop: int) -> None:
     assert snr_db(audio, back) > 80
 
 
-def test_a_sine_of_full_scale_has_the_level_that_is_told() -> None:
+def test_a_full_scale_sine_has_the_stated_magnitude() -> None:
     time = torch.arange(44_100) / 44_100
     sine = torch.sin(2 * torch.pi * 40 * 44_100 / 2048 * time).expand(1, 2, -1)[..., : 512 * 80]
     values = Spectrum(2048, 512, 0.4)(sine).view(1, 2, 2, 1025, 80)
@@ -46,7 +46,7 @@ def test_a_sine_of_full_scale_has_the_level_that_is_told() -> None:
 
 @settings(deadline=None, max_examples=20)
 @given(st.integers(1, 3000), st.integers(1, 4))
-def test_lengths_and_levels(n_samples: int, n_codebooks: int) -> None:
+def test_lengths_and_codebooks(n_samples: int, n_codebooks: int) -> None:
     codec = tiny_stem_codec()
     audio = 0.2 * torch.randn(1, 2, n_samples, generator=torch.Generator().manual_seed(1))
     codes = codec.encode(audio, n_codebooks)
@@ -70,7 +70,7 @@ def test_the_codebooks_agree_with_the_codes() -> None:
     torch.testing.assert_close(codec.dequantize(codes), total)
 
 
-def test_training_sees_the_codes_that_coding_gives() -> None:
+def test_training_and_coding_give_the_same_codes() -> None:
     codec = tiny_stem_codec()
     audio = 0.2 * torch.randn(2, 2, 640)
     step = codec(audio)
@@ -86,21 +86,21 @@ def test_coding_changes_nothing_even_in_train_mode() -> None:
         assert torch.equal(value, before[key]), key
 
 
-def test_codebooks_start_from_what_they_see_and_dead_codes_come_back() -> None:
+def test_codebooks_start_from_data_and_dead_entries_are_replaced() -> None:
     torch.manual_seed(0)
     quantizer = FactorizedQuantizer(8, 64, 4, [(0, 8)] * 2).train()
     latents = torch.randn(4, 8, 200)
     quantizer(latents, 2)
-    level = quantizer.levels[0]
-    projected = level.in_proj(latents).transpose(1, 2).flatten(0, 1)
-    nearest = torch.cdist(level.codebook.weight, projected).min(dim=1).values
+    stage = quantizer.levels[0]
+    projected = stage.in_proj(latents).transpose(1, 2).flatten(0, 1)
+    nearest = torch.cdist(stage.codebook.weight, projected).min(dim=1).values
     assert float(nearest.max()) < 0.01
     with torch.no_grad():
-        level.codebook.weight[5:] = -level.codebook.weight[:1]  # all but five are one and the same
-        level.usage[5:] = 0
+        stage.codebook.weight[5:] = -stage.codebook.weight[:1]  # all but five are equal
+        stage.usage[5:] = 0
     quantizer(latents, 2)
     assert len(torch.unique(quantizer(latents, 1)[1])) > 40
-    assert float(level.usage.min()) > 0
+    assert float(stage.usage.min()) > 0
 
 
 def test_the_spectral_distance_counts_phase_and_is_zero_for_equals() -> None:
@@ -109,7 +109,7 @@ def test_the_spectral_distance_counts_phase_and_is_zero_for_equals() -> None:
     assert float(spectrum_distance(-audio, audio)) > float(spectrum_distance(0.5 * audio, audio))
 
 
-def test_the_distance_of_levels_hears_gain_and_no_phase() -> None:
+def test_the_distance_of_band_energies_depends_on_gain_not_on_phase() -> None:
     noise = torch.randn(2, 2, 20_001, generator=torch.Generator().manual_seed(0))
     assert float(level_distance(noise, noise)) == 0
     assert float(level_distance(-noise, noise)) < 1e-4
@@ -119,7 +119,7 @@ def test_the_distance_of_levels_hears_gain_and_no_phase() -> None:
     assert float(level_distance(1e-6 * noise, 0 * noise)) < 0.01  # both are silence
 
 
-def test_it_starts_from_music_and_learns_on(music: NDArray[np.float32]) -> None:
+def test_it_starts_from_music_and_improves_by_training(music: NDArray[np.float32]) -> None:
     torch.manual_seed(0)
     codec = StemCodec(
         sample_rate=44_100,
@@ -154,7 +154,7 @@ def test_it_starts_from_music_and_learns_on(music: NDArray[np.float32]) -> None:
 
 
 def _hats(n_samples: int, seed: int) -> torch.Tensor:
-    """A bass note under bursts of bright noise: what cymbals are to a codec, [2, n_samples]."""
+    """A bass note with bursts of bright noise, like cymbals, [2, n_samples]."""
     generator = torch.Generator().manual_seed(seed)
     time = torch.arange(n_samples) / 44_100
     noise = torch.randn(2, n_samples, generator=generator).diff(prepend=torch.zeros(2, 1))
@@ -162,7 +162,7 @@ def _hats(n_samples: int, seed: int) -> torch.Tensor:
 
 
 def _treble_db(audio: torch.Tensor) -> float:
-    """Mean level above half of the band, dB."""
+    """Mean level of the upper half of the spectrum, dB."""
     spectrum = torch.fft.rfft(audio)
     return float(10 * spectrum[..., spectrum.shape[-1] // 2 :].abs().square().mean().log10())
 
@@ -193,7 +193,7 @@ def test_noise_keeps_its_level_though_its_waveform_is_lost() -> None:
 
 
 def test_noise_takes_the_structure_of_another_sound_and_its_own_level() -> None:
-    """A sound that is all noise comes back as it was, once it says what noise is like."""
+    """Noise whose fine structure is given is reconstructed exactly."""
     spectrum, inverse = Spectrum(512, 256, 0.6, 16), InverseSpectrum(512, 256, 0.6, 16)
     sound = _hats(256 * 100, 3)[None]
     frames = spectrum(sound)
@@ -208,7 +208,7 @@ def test_noise_takes_the_structure_of_another_sound_and_its_own_level() -> None:
 
 
 def _two_stages(sounds: list[torch.Tensor]) -> tuple[StemCodec, StemCodec]:
-    """A codec without levels, and the same with levels; neither took a step."""
+    """An untrained codec without band energies, and the same one with them."""
     torch.manual_seed(0)
     bare = StemCodec(
         n_fft=512,
@@ -229,7 +229,7 @@ def _two_stages(sounds: list[torch.Tensor]) -> tuple[StemCodec, StemCodec]:
     return bare.eval(), codec.eval()
 
 
-def test_levels_get_codes_of_their_own_before_all_others() -> None:
+def test_band_energies_have_codebooks_of_their_own_which_come_first() -> None:
     bare, codec = _two_stages([_hats(44_032, seed) for seed in range(4)])
     sound = _hats(44_032, 9)[None]
     spectrum, inverse = codec.encoder[0], codec.decoder[1]
@@ -245,8 +245,8 @@ def test_levels_get_codes_of_their_own_before_all_others() -> None:
 
 
 @pytest.mark.parametrize("change_db", [-30, -20, -6, -1, 0, 1, 6])
-def test_bands_come_out_as_loud_as_their_levels_say(change_db: float) -> None:
-    """To 2 dB: what is closer is left as it is, since waveforms know better."""
+def test_bands_have_their_target_energies(change_db: float) -> None:
+    """Within 2 dB, a tolerance in which the waveform is left unchanged."""
     spectrum, inverse = Spectrum(512, 256, 0.6, 16), InverseSpectrum(512, 256, 0.6, 16)
     sound = _hats(256 * 100, 3)[None]
     frames = spectrum(sound)
@@ -262,7 +262,7 @@ def test_bands_come_out_as_loud_as_their_levels_say(change_db: float) -> None:
     assert _treble_db(silent) < _treble_db(sound) - 60
 
 
-def test_levels_alone_are_those_of_the_spectrum() -> None:
+def test_band_energies_of_audio_are_those_of_its_spectrum() -> None:
     spectrum = Spectrum(512, 256, 0.6, 16)
     sound = _hats(256 * 40, 3)[None]
     sound[..., : 256 * 10] = 0
@@ -270,7 +270,7 @@ def test_levels_alone_are_those_of_the_spectrum() -> None:
     torch.testing.assert_close(spectrum.band_energies_of(sound), levels, atol=1e-4, rtol=1e-5)
 
 
-def test_what_the_waveform_lacks_makes_no_level_softer() -> None:
+def test_missing_waveform_does_not_lower_target_energies() -> None:
     spectrum, inverse = Spectrum(512, 256, 0.6, 16), InverseSpectrum(512, 256, 0.6, 16)
     frames = spectrum(_hats(256 * 40, 3)[None])
     values, levels = frames.split([spectrum.n_values, spectrum.n_energies], dim=1)
@@ -284,19 +284,19 @@ def test_what_the_waveform_lacks_makes_no_level_softer() -> None:
     assert gradients[1] == 0
 
 
-def test_levels_need_bands() -> None:
+def test_band_energies_need_bands() -> None:
     with pytest.raises(ValueError, match="n_bands"):
         StemCodec(n_bands=0, n_level_codebooks=4)
 
 
-def test_only_a_stem_codec_starts_from_sound() -> None:
+def test_only_a_stem_codec_starts_from_audio() -> None:
     with pytest.raises(UsageError, match="start_segments"):
         CodecTask(tiny_codec(), CodecLossOptions(start_segments=3))
     with pytest.raises(UsageError, match="start_segments"):
         CodecLossOptions(start_segments=-1)
 
 
-def test_it_is_saved_loaded_and_refused_like_the_others(tmp_path: Path) -> None:
+def test_it_is_saved_and_loaded_like_other_codecs(tmp_path: Path) -> None:
     codec = tiny_stem_codec()
     save_codec(codec, tmp_path / "codec")
     loaded = load_codec(str(tmp_path / "codec"))

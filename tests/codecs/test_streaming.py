@@ -1,4 +1,4 @@
-"""Pieces give what one call on the whole gives, whatever their lengths."""
+"""Streaming gives the result of one call on the whole signal, for any block lengths."""
 
 from collections.abc import Iterator
 
@@ -37,7 +37,7 @@ DAC: dict[str, dict[str, object]] = {
 }
 
 
-STEM: dict[str, dict[str, int]] = {"stem": {}, "stem with levels": {"n_level_codebooks": 2}}
+STEM: dict[str, dict[str, int]] = {"stem": {}, "stem with bands": {"n_level_codebooks": 2}}
 
 
 def build(kind: str) -> Codec:
@@ -81,7 +81,7 @@ def test_pieces_equal_the_whole(codec: Codec, n_samples: int) -> None:
 
 @settings(deadline=None, max_examples=25)
 @given(st.integers(1, 9000), st.integers(1, 5000), st.sampled_from([*KINDS, *DAC, *STEM]))
-def test_the_blocks_do_not_matter(n_samples: int, block: int, kind: str) -> None:
+def test_the_result_does_not_depend_on_the_blocks(n_samples: int, block: int, kind: str) -> None:
     codec = build(kind)
     audio = noise(codec, n_samples, 1)
     codes = encode_stream(codec, blocks(audio, block), 3)
@@ -90,29 +90,29 @@ def test_the_blocks_do_not_matter(n_samples: int, block: int, kind: str) -> None
     assert sum(part.shape[-1] for part in decoded) == n_samples
 
 
-def test_a_sound_is_lowered_in_pieces_as_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """To what the latents say: 10 dB less is 10 dB less, and no more is the sound as it was."""
+def test_bands_are_attenuated_in_blocks_as_in_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the energies in the latents: 10 dB less attenuates by 10 dB, more changes nothing."""
     monkeypatch.setattr(streaming, "PIECE_SAMPLES", 2400)
     codec = tiny_stem_codec(n_level_codebooks=2)
     audio = noise(codec, 9000)
     latents = codec.latents(audio)
 
-    def lowered(change_db: float, length: int) -> Tensor:
+    def attenuated(change_db: float, length: int) -> Tensor:
         wanted = latents.clone()
         wanted[:, -codec.n_band_dims :] += 0.069 * change_db
         parts = stream_attenuated(codec, blocks(audio, length), blocks(wanted, 37), 9000)
         return torch.cat(list(parts), dim=-1)
 
-    assert snr_db(audio, lowered(0, 1000)) > 80
-    assert snr_db(audio, lowered(6, 1000)) > 80
-    softer = lowered(-10, 1000)
+    assert snr_db(audio, attenuated(0, 1000)) > 80
+    assert snr_db(audio, attenuated(6, 1000)) > 80
+    softer = attenuated(-10, 1000)
     power_db = 10 * (softer.square().mean() / audio.square().mean()).log10()
     assert float(power_db) == pytest.approx(-10, abs=1)
-    assert snr_db(softer, lowered(-10, 9000)) > 90
+    assert snr_db(softer, attenuated(-10, 9000)) > 90
 
 
 @torch.no_grad()
-def test_an_encoder_that_hears_the_song_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_encoder_that_takes_the_mixture_streams(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streaming, "PIECE_SAMPLES", 2400)
     codec = tiny_stem_codec(n_level_codebooks=2)
     encoder = StemEncoder(codec, StemEncoderOptions(input="separated+mixture")).eval()
@@ -124,10 +124,10 @@ def test_an_encoder_that_hears_the_song_streams(monkeypatch: pytest.MonkeyPatch)
     whole = encoder(audio).latents
     assert streamed.shape == whole.shape
     assert snr_db(whole, streamed) > 90
-    # Its parts lie side by side, so that no piece looks farther around than the widest does.
+    # Parallel branches do not add up to a longer context than the longest needs.
     assert streaming._context(encoder.encoder, 1) < 60 * codec.hop_length * 2
-    levels = encoder(audio, bands_only=True).latents
-    torch.testing.assert_close(levels, whole[:, -codec.n_band_dims :])
+    bands = encoder(audio, bands_only=True).latents
+    torch.testing.assert_close(bands, whole[:, -codec.n_band_dims :])
 
 
 def test_no_piece_is_longer_than_some_seconds(codec: Codec) -> None:
@@ -142,7 +142,7 @@ def test_no_piece_is_longer_than_some_seconds(codec: Codec) -> None:
     assert max(seen) < 10_000
 
 
-def test_silence_stays_short_of_trouble(codec: Codec) -> None:
+def test_silence_decodes_to_finite_audio(codec: Codec) -> None:
     codes = encode_stream(codec, [torch.zeros(1, codec.n_channels, 5000)])
     audio = torch.cat(list(decode_stream(codec, codes)), dim=-1)
     assert audio.isfinite().all()

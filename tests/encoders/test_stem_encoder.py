@@ -1,4 +1,4 @@
-"""The stem encoder: every configuration builds, gives the right shapes, learns where it should."""
+"""The stem encoder: shapes and gradients of every configuration, windows, checkpoints."""
 
 import itertools
 import json
@@ -121,58 +121,58 @@ def test_segments_and_scales_stay_with_the_codec() -> None:
     assert torch.equal(encoder(audio, scale).latents, codec.latents(audio, scale))
 
 
-def in_song(n_level_codebooks: int = 2) -> StemEncoder:
+def with_mixture(n_level_codebooks: int = 2) -> StemEncoder:
     codec = tiny_stem_codec(n_level_codebooks=n_level_codebooks)
     return StemEncoder(codec, StemEncoderOptions(input="separated+mixture")).eval()
 
 
 @pytest.mark.parametrize("n_level_codebooks", [0, 2])
-def test_a_song_is_heard_once_it_was_learned(n_level_codebooks: int) -> None:
-    encoder = in_song(n_level_codebooks)
-    stem, song = noise(2, 2, 403), noise(2, 2, 403, seed=1)
-    both = torch.cat([stem, song], dim=1)
-    alone = torch.cat([stem, torch.zeros_like(song)], dim=1)
-    # At first it is the codec's own, whatever the song.
+def test_the_mixture_matters_only_after_training(n_level_codebooks: int) -> None:
+    encoder = with_mixture(n_level_codebooks)
+    stem, mixture = noise(2, 2, 403), noise(2, 2, 403, seed=1)
+    both = torch.cat([stem, mixture], dim=1)
+    alone = torch.cat([stem, torch.zeros_like(mixture)], dim=1)
+    # Initially it equals the codec's own encoder, for any mixture.
     torch.testing.assert_close(encoder(both).latents, encoder.codec.latents(stem))
     optimizer = torch.optim.Adam(encoder.parameters(), 1e-2)
-    for _ in range(3):  # the last layer of levels is zero, too, in this codec that never learned
+    for _ in range(3):  # the last band-energy layer of this untrained codec is zero, too
         optimizer.zero_grad()
-        (encoder(both).latents - encoder.codec.latents(song)).square().mean().backward()
+        (encoder(both).latents - encoder.codec.latents(mixture)).square().mean().backward()
         optimizer.step()
     difference = (encoder(both).latents - encoder(alone).latents).abs().amax(dim=(0, 2))
-    # The spectrum hears it, and so do the levels.
-    n_levels = encoder.codec.n_band_dims
-    assert difference[: len(difference) - n_levels].max() > 1e-4
-    assert (difference[len(difference) - n_levels :] > 1e-6).any() == (n_levels > 0)
-    # Silence of the song adds nothing but what the stem itself brings.
+    # Both the spectrum and the band energies depend on it.
+    n_bands = encoder.codec.n_band_dims
+    assert difference[: len(difference) - n_bands].max() > 1e-4
+    assert (difference[len(difference) - n_bands :] > 1e-6).any() == (n_bands > 0)
+    # The stem enters the added layers, too, also with a silent mixture.
     assert not torch.equal(encoder(alone).latents, encoder.codec.latents(stem))
 
 
 @torch.no_grad()
-def test_levels_are_told_by_the_phase_between_stem_and_rest() -> None:
-    """As loud a stem in as loud a song: what is a share of the song, or was taken from it, or has
-    nothing to do with it, leaves rests of other levels."""
-    encoder = in_song()
+def test_band_energies_depend_on_the_phase_between_stem_and_mixture() -> None:
+    """Stems of equal energy that correlate differently with the mixture leave residuals of
+    different energy."""
+    encoder = with_mixture()
     for weight in encoder.parameters():
         weight.add_(0.01 * torch.randn_like(weight))
-    stem, song = noise(2, 2, 403), noise(2, 2, 403, seed=1)
-    told = [encoder(torch.cat([sign * stem, song], dim=1)).latents for sign in (1, -1)]
-    n_levels = encoder.codec.n_band_dims
-    assert (told[0] - told[1])[:, -n_levels:].abs().max() > 1e-3
-    mirrored = encoder(torch.cat([-stem, -song], dim=1)).latents
-    torch.testing.assert_close(mirrored[:, -n_levels:], told[0][:, -n_levels:])
-    alone = encoder(torch.cat([stem, song], dim=1), bands_only=True).latents
-    torch.testing.assert_close(alone, told[0][:, -n_levels:], atol=1e-4, rtol=1e-4)
+    stem, mixture = noise(2, 2, 403), noise(2, 2, 403, seed=1)
+    both = [encoder(torch.cat([sign * stem, mixture], dim=1)).latents for sign in (1, -1)]
+    n_bands = encoder.codec.n_band_dims
+    assert (both[0] - both[1])[:, -n_bands:].abs().max() > 1e-3
+    mirrored = encoder(torch.cat([-stem, -mixture], dim=1)).latents
+    torch.testing.assert_close(mirrored[:, -n_bands:], both[0][:, -n_bands:])
+    alone = encoder(torch.cat([stem, mixture], dim=1), bands_only=True).latents
+    torch.testing.assert_close(alone, both[0][:, -n_bands:], atol=1e-4, rtol=1e-4)
 
 
-def test_only_the_stem_codec_hears_songs() -> None:
+def test_only_the_stem_codec_takes_the_mixture() -> None:
     with pytest.raises(UsageError, match="tiny is not"):
         StemEncoder(tiny_codec(), StemEncoderOptions(input="separated+mixture"))
 
 
 @torch.no_grad()
-def test_a_checkpoint_that_hears_songs(tmp_path: Path) -> None:
-    encoder = in_song()
+def test_a_checkpoint_that_takes_the_mixture(tmp_path: Path) -> None:
+    encoder = with_mixture()
     for weight in encoder.parameters():
         weight.add_(0.01 * torch.randn_like(weight))
     save_stem_encoder(encoder, tmp_path)
@@ -186,7 +186,7 @@ def test_codec_on_sub_bands() -> None:
     assert StemEncoder(codec)(noise(1, 1, 333)).latents.shape[-1] == codec.n_frames(333)
 
 
-def test_levels_beyond_the_head_quantise_what_it_leaves() -> None:
+def test_codebooks_beyond_the_head_quantise_the_residual() -> None:
     codec = tiny_codec()
     encoder = StemEncoder(codec, StemEncoderOptions(head="dense", head_codebooks=2))
     prediction = encoder(noise(1, 1, 200))
@@ -199,7 +199,7 @@ def test_levels_beyond_the_head_quantise_what_it_leaves() -> None:
     assert torch.equal(codes[:, 2], third)
 
 
-def test_learned_levels_follow_the_target() -> None:
+def test_trained_codebooks_follow_the_target() -> None:
     codec = tiny_codec()
     assert StemEncoder(codec).n_codebooks == 4
     assert StemEncoder(codec, StemEncoderOptions(n_target_codebooks=2)).n_codebooks == 2
@@ -216,7 +216,7 @@ def test_windows_keep_every_frame_once(n_frames: int, length: int) -> None:
     assert kept == list(range(n_frames))
 
 
-def test_refining_in_windows_is_what_a_stream_gives() -> None:
+def test_refining_in_windows_equals_streaming() -> None:
     codec = tiny_codec()
     options = StemEncoderOptions(head="transformer", context_s=0.05, is_residual=False)
     encoder = StemEncoder(codec, options).eval()
@@ -251,7 +251,7 @@ def test_a_causal_transformer_looks_back_only(is_causal: bool) -> None:
     assert not same[12:].all()
 
 
-def test_positions_are_the_textbooks() -> None:
+def test_positions_are_sines_and_cosines() -> None:
     table = positions(5, 6, torch.zeros(1))
     assert table.shape == (5, 6)
     torch.testing.assert_close(table[3, 2], torch.sin(torch.tensor(3 / 10_000 ** (2 / 6))))
@@ -373,7 +373,7 @@ def _set(key: str, value: object, folder: Path) -> None:
         (lambda folder: _set("format_version", 2, folder), "format_version"),
     ],
 )
-def test_damage_is_told_in_a_sentence(
+def test_damage_is_reported_in_a_sentence(
     trained: tuple[StemEncoder, Path], damage: object, message: str | None
 ) -> None:
     _, folder = trained

@@ -1,4 +1,4 @@
-"""The refiners' network and its files: VampNet's checkpoints key by key, and our own form."""
+"""The refiners' network and its files: VampNet's checkpoints key by key, and our folders."""
 
 import json
 import math
@@ -55,7 +55,7 @@ def test_every_tensor_of_the_full_size_models_has_its_place(kind: str) -> None:
 
 
 def by_the_formulas(state: State, codebooks: Tensor, codes: Tensor) -> Tensor:
-    """Logits [B, P, N, V], written down plainly from the description of the original."""
+    """Logits [B, P, N, V] by a plain implementation of the original's description."""
     n, p, v, d, h = (SIZES[key] for key in "npvdh")
 
     def matrix(name: str) -> Tensor:
@@ -103,7 +103,7 @@ def by_the_formulas(state: State, codebooks: Tensor, codes: Tensor) -> Tensor:
     return logits.unflatten(-1, (v, p)).permute(0, 3, 1, 2)  # the codebook is the fast index
 
 
-def test_a_checkpoint_gives_what_the_formulas_give(tmp_path: Path) -> None:
+def test_a_checkpoint_equals_the_plain_implementation(tmp_path: Path) -> None:
     state, codebooks = vampnet_state(), torch.randn(5, SIZES["v"], SIZES["e"])
     codes = torch.randint(SIZES["v"] + 1, (2, 3, 30))
     expected = by_the_formulas(state, codebooks, codes)
@@ -185,7 +185,7 @@ def test_vampnets_codec_and_its_models_fit_together(tmp_path: Path) -> None:
     assert "CC BY-NC-SA 4.0" in told[0]
 
 
-def test_our_own_form_comes_back(tmp_path: Path) -> None:
+def test_a_saved_folder_is_loaded_unchanged(tmp_path: Path) -> None:
     codec = tiny_stem_codec()
     network = tiny_refiner(codec, n_conditioning=2)
     save_refiner(network, tmp_path / "refiner")
@@ -217,7 +217,7 @@ def test_position_buckets_are_t5s() -> None:
     assert torch.equal(position_buckets(distances), expected)
 
 
-def test_a_network_for_any_codec_takes_its_vectors_and_learns() -> None:
+def test_a_network_for_any_codec_takes_its_codebooks_and_learns() -> None:
     """Masked codes, logits of the predicted codebooks, cross-entropy where hidden."""
     codec = tiny_stem_codec()
     network = tiny_refiner(codec, n_conditioning=1, dropout=0.0).train()
@@ -245,7 +245,7 @@ def test_a_network_for_any_codec_takes_its_vectors_and_learns() -> None:
     assert losses[-1] < 2.5
 
 
-def test_a_codec_without_projections_and_input_levels_beside() -> None:
+def test_a_codec_without_projections_and_with_input_codebooks() -> None:
     codec = tiny_codec()
     network = tiny_refiner(codec, n_codebooks=7, n_conditioning=4, n_input=4)
     assert network.options.codebook_indices == (0, 1, 2, 3, 0, 1, 2)
@@ -266,6 +266,6 @@ def test_a_codec_without_projections_and_input_levels_beside() -> None:
         ({"window_frames": 0}, "at least 1"),
     ],
 )
-def test_contradictions_are_told(options: dict[str, int], message: str) -> None:
+def test_contradictions_are_refused(options: dict[str, int], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         MaskedTransformerOptions(**options)  # type: ignore[arg-type]

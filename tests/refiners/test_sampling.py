@@ -1,5 +1,4 @@
-"""Masks, the sampler, and refinement of long songs: what stays, what changes, and on what it may
-not depend."""
+"""Masks, the sampler, and refinement of long signals, which must not depend on batches or blocks."""
 
 import math
 import re
@@ -37,11 +36,11 @@ CODEC = tiny_stem_codec()
 
 
 def shown(mask: Tensor) -> list[str]:
-    """A mask as lines: # is hidden."""
+    """A mask as lines of text, with # for hidden codes."""
     return ["".join("#" if hidden else "." for hidden in row) for row in mask.tolist()]
 
 
-def test_masks_hide_what_they_say() -> None:
+def test_masks_hide_what_their_names_say() -> None:
     shape = (3, 10)
     assert shown(masking.hide_codebooks_from(1, shape)) == ["." * 10, "#" * 10, "#" * 10]
     assert shown(masking.hide_after(4, shape)) == ["....######"] * 3
@@ -72,7 +71,7 @@ def test_random_masks_hide_as_often_as_they_say() -> None:
     assert 0.3 < frames.float().mean() < 0.5
 
 
-def test_the_schedule_is_the_originals_and_counted_for_each_item() -> None:
+def test_the_schedule_is_the_originals_and_counts_per_item() -> None:
     """The numbers of the original for one item of 2292 hidden codes and 12 steps."""
     expected = [2272, 2213, 2117, 1984, 1818, 1620, 1395, 1146, 877, 593, 299]
     n_hidden, n_codes = torch.tensor([2292, 3, 0]), 2400
@@ -84,7 +83,7 @@ def test_the_schedule_is_the_originals_and_counted_for_each_item() -> None:
         assert now[1] == max(1, 2 - step)
 
 
-def test_noise_is_uniform_and_belongs_to_the_frame() -> None:
+def test_noise_is_uniform_and_depends_on_the_frame() -> None:
     noise = FrameNoise(5, [0, 0, 9], [0, 100, 0], 1000)
     numbers = noise.uniform(3)
     assert torch.equal(numbers[0, 100:], numbers[1, :900])
@@ -99,7 +98,7 @@ def test_noise_is_uniform_and_belongs_to_the_frame() -> None:
     assert noise.gumbel(0).mean() == pytest.approx(0.5772, abs=0.1)
 
 
-def test_codes_are_drawn_as_their_probabilities_say() -> None:
+def test_codes_are_drawn_with_their_probabilities() -> None:
     logits = torch.tensor([2.0, 0.0, 1.0, -1.0, -torch.inf]).expand(1, 20_000, 5)
     uniform = FrameNoise(0, [0], [0], 20_000).uniform(0)
     for temperature in (1.0, 0.5):
@@ -115,7 +114,7 @@ def test_codes_are_drawn_as_their_probabilities_say() -> None:
     assert codes.item() == 3
 
 
-def test_filters_keep_what_their_papers_say() -> None:
+def test_filters_follow_their_papers() -> None:
     logits = torch.tensor([0.5, 0.2, 0.15, 0.1, 0.05]).log()
 
     def kept(filtered: Tensor) -> list[int]:
@@ -130,7 +129,7 @@ def test_filters_keep_what_their_papers_say() -> None:
 
 
 def hidden_codes(n_items: int = 3, n_frames: int = 16) -> Tensor:
-    """Random codes of which all of the last two codebooks is hidden, but for a prompt."""
+    """Random codes whose last two codebooks are hidden except for a prompt."""
     generator = torch.Generator().manual_seed(1)
     codes = torch.randint(32, (n_items, 4, n_frames), generator=generator)
     hidden = masking.hide_codebooks_from(2, codes.shape) & masking.hide_after(3, codes.shape)
@@ -162,7 +161,7 @@ def test_sampling_fills_in_what_is_hidden_only(options: SamplingOptions) -> None
 
 
 @pytest.mark.parametrize("is_guided", [False, True])
-def test_codebooks_said_to_be_given_are_not_computed_but_change_nothing(is_guided: bool) -> None:
+def test_given_codebooks_are_not_computed_and_change_nothing(is_guided: bool) -> None:
     network, codes = tiny_refiner(CODEC, n_conditioning=1), hidden_codes()
     noise, options = FrameNoise(0, [0] * 3, [0] * 3, 16), SamplingOptions(n_steps=3)
     guide = Guide(torch.randn(3, 16, 16), CODEC.codebooks, 0.1) if is_guided else None
@@ -181,7 +180,7 @@ def test_codebooks_said_to_be_given_are_not_computed_but_change_nothing(is_guide
 
 
 class NoWaiting(TorchFunctionMode):
-    """Raises where the program would wait for a GPU's numbers, or copy its own there."""
+    """Raises where code would wait for a GPU or copy data to it."""
 
     WAITS = re.compile(
         "item|tolist|__(bool|int|float|index|setitem)__|numpy|cpu|cuda|tensor|as_tensor|nonzero|"
@@ -206,7 +205,7 @@ def test_sampling_never_waits_for_the_device(is_guided: bool) -> None:
 
 
 def test_each_step_decides_the_most_certain() -> None:
-    """Seen from the network: as many are hidden as the schedule says, in each item."""
+    """In each item the network gets as many masked codes as the schedule states."""
     network, codes = tiny_refiner(CODEC), hidden_codes()
     codes[0, 3] = 5  # half as many in the first item
     seen: list[list[int]] = []
@@ -223,7 +222,7 @@ def test_each_step_decides_the_most_certain() -> None:
 
 
 def coded(n_frames: int, n_items: int = 1, seed: int = 0) -> Codes:
-    """Codes of noise by the tiny codec."""
+    """Codes of noise, made with the tiny codec."""
     generator = torch.Generator().manual_seed(seed)
     audio = 0.3 * torch.randn(n_items, 2, 32 * n_frames, generator=generator)
     with torch.inference_mode():
@@ -237,7 +236,7 @@ def refiner(batch_size: int | None = None, **options: Any) -> Refiner:
 
 
 @given(n_frames=st.integers(1, 300), window=st.integers(1, 40))
-def test_cells_cover_a_song_once_each_inside_its_window(n_frames: int, window: int) -> None:
+def test_cells_cover_a_signal_once_each_inside_its_window(n_frames: int, window: int) -> None:
     plan = cells(n_frames, window)
     assert [cell.first for cell in plan] == [0, *(cell.last for cell in plan[:-1])]
     assert plan[-1].last == n_frames
@@ -288,7 +287,7 @@ def test_a_stream_holds_a_few_windows_only() -> None:
     assert lead < 5 * (16 + 24)
 
 
-def test_what_is_kept_and_what_is_made_anew() -> None:
+def test_which_codebooks_are_kept_and_which_are_regenerated() -> None:
     song = coded(50, n_items=2)
     for options, n_kept in (
         ({"n_steps": 2}, 2),
@@ -309,8 +308,8 @@ def test_what_is_kept_and_what_is_made_anew() -> None:
     assert not torch.equal(keyed[0].codes, keyed[1].codes)
 
 
-def test_cells_are_decided_in_sight_of_their_neighbours() -> None:
-    """A change of one given code is heard in the next cells, but never far away."""
+def test_cells_depend_on_their_neighbours_only() -> None:
+    """A change of one given code affects neighbouring cells, never distant ones."""
     song = coded(120)
     changed = song.codes.clone()
     changed[0, 0, 60] = (changed[0, 0, 60] + 7) % 32
@@ -325,8 +324,8 @@ def test_cells_are_decided_in_sight_of_their_neighbours() -> None:
     assert max(differs) < 60 + 3 * 16
 
 
-def test_the_guide_leads_back_to_the_input() -> None:
-    """The less the strength, the more of the input's own codes and the nearer the latents."""
+def test_the_guide_keeps_close_to_the_input() -> None:
+    """Lower strength keeps more codes of the input, and the latents closer."""
     generator = torch.Generator().manual_seed(0)
     audio = 0.3 * torch.randn(1, 2, 32 * 60, generator=generator)
     with torch.inference_mode():
@@ -345,7 +344,7 @@ def test_the_guide_leads_back_to_the_input() -> None:
     assert errors[-1] > 1.01 * errors[0]
 
 
-def test_the_residual_is_what_codes_leave() -> None:
+def test_the_residual_is_latents_minus_entries() -> None:
     codes = coded(8).codes
     latents = torch.randn(1, CODEC.latent_dim, 8)
     guide = Guide(latents, CODEC.codebooks, 1.0)
@@ -356,8 +355,8 @@ def test_the_residual_is_what_codes_leave() -> None:
         assert torch.allclose(guide.residual(codes[:, :2]), expected, atol=1e-5)
 
 
-def test_the_input_may_be_shown_beside() -> None:
-    """A translator sees the input's levels, and makes all of its own anew."""
+def test_the_network_may_take_codes_of_the_input() -> None:
+    """A translator takes the codes of the input and regenerates all codebooks."""
     network = tiny_refiner(CODEC, n_codebooks=8, n_conditioning=4, n_input=4)
     song = coded(40)
     refined = Refiner(CODEC, network)(song)
@@ -390,7 +389,7 @@ def test_codes_and_networks_of_another_codec_are_refused() -> None:
         ({"keep_codebooks": 2, "mode": "coarse+c2f"}, "takes 0 to 1"),
     ],
 )
-def test_contradictions_are_told(options: dict[str, Any], message: str) -> None:
+def test_contradictions_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         refiner(**options)
 

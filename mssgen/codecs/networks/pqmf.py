@@ -32,6 +32,8 @@ class Pqmf(nn.Module):
 
 
 class _Analysis(nn.Module):
+    """Audio [B, C, T] to sub-bands [B, C * n_bands, T / n_bands]."""
+
     filters: Tensor  # [bands, 1, taps]
 
     def __init__(self, filters: Tensor) -> None:
@@ -51,6 +53,8 @@ class _Analysis(nn.Module):
 
 
 class _Synthesis(nn.Module):
+    """Sub-bands [B, C * n_bands, N] to audio [B, C, N * n_bands]."""
+
     filters: Tensor  # [bands, 1, taps]
 
     def __init__(self, filters: Tensor) -> None:
