@@ -193,7 +193,7 @@ def test_noise_keeps_its_level_though_its_waveform_is_lost() -> None:
 
 
 def test_noise_takes_the_structure_of_another_sound_and_its_own_level() -> None:
-    """Noise whose fine structure is given is reconstructed exactly."""
+    """Noise whose fine structure is given comes close to the waveform (25 dB SNR)."""
     spectrum, inverse = Spectrum(512, 256, 0.6, 16), InverseSpectrum(512, 256, 0.6, 16)
     sound = _hats(256 * 100, 3)[None]
     frames = spectrum(sound)

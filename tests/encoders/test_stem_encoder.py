@@ -57,10 +57,10 @@ def test_every_configuration_runs_and_learns_where_it_should(options: StemEncode
     n_frames = codec.n_frames(203)
     assert prediction.latents.shape == (2, 8, n_frames)
     if options.gives_tokens:
-        n_levels = options.head_codebooks or 4
+        n_codebooks = options.head_codebooks or 4
         assert prediction.logits is not None
-        assert prediction.logits.shape == (2, n_levels, n_frames, 16)
-        assert encoder.codes(prediction).shape == (2, n_levels, n_frames)
+        assert prediction.logits.shape == (2, n_codebooks, n_frames, 16)
+        assert encoder.codes(prediction).shape == (2, n_codebooks, n_frames)
     else:
         assert prediction.logits is None
     codes = encoder.codes(prediction, 4)

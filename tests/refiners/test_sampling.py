@@ -1,4 +1,4 @@
-"""Masks, the sampler, and refinement of long signals, which must not depend on batches or blocks."""
+"""Masks, the sampler, and refinement of long signals, independent of batches and blocks."""
 
 import math
 import re
