@@ -4,12 +4,18 @@ Signals are streams of blocks [..., T'] along the last axis. Nothing holds more 
 so memory does not depend on the length of the signal.
 """
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+Block = TypeVar("Block")
+Result = TypeVar("Result")
+First = TypeVar("First")
+Second = TypeVar("Second")
 
 
 def overlap_add(
@@ -150,8 +156,8 @@ class CrossFader:
 
 
 def in_context(
-    blocks: Iterable[Tensor],
-    process: Callable[[Tensor], Tensor],
+    blocks: Iterable[Block],
+    process: Callable[[Block], Tensor],
     *,
     step: int,
     context: int,
@@ -164,7 +170,7 @@ def in_context(
     and its edges are those of the signal. The length need not be known.
 
     Args:
-        blocks: the signal, [..., T'] each.
+        blocks: the signal, [..., T'] each, or lanes (see `align`).
         process: takes [..., L] and gives [..., about L * hop_out / hop_in].
         step: how much of the signal to do at once, a multiple of `hop_in`.
         context: how much to show before and after, a multiple of `hop_in`.
@@ -173,43 +179,44 @@ def in_context(
     Yields:
         The result in order, without the context.
     """
-    held: Tensor | None = None
+    held: Block | None = None
     n_before = 0  # of what is held, how much is context
     is_more = True
     iterator = iter(blocks)
     while is_more:
         parts = [] if held is None else [held]
-        n_held = sum(part.shape[-1] for part in parts)
+        n_held = sum(map(_length, parts))
         while is_more and n_held <= n_before + step + context:
             block = next(iterator, None)
             if block is None:
                 is_more = False
             else:
                 parts.append(block)
-                n_held += block.shape[-1]
+                n_held += _length(block)
         if n_held == n_before:
             return
-        held = torch.cat(parts, dim=-1)
+        held = _each(lambda *signals: torch.cat(signals, dim=-1), *parts)
         stop = n_before + step
-        result = process(held if not is_more else held[..., : stop + context])
+        result = process(held if not is_more else _cut(held, slice(stop + context)))
         n_skip = n_before // hop_in * hop_out
         yield (
             result[..., n_skip:] if not is_more else result[..., n_skip : stop // hop_in * hop_out]
         )
-        held = held[..., max(0, stop - context) :].clone()
+        held = _each(Tensor.clone, _cut(held, slice(max(0, stop - context), None)))
         n_before = min(stop, context)
 
 
 def align(streams: Sequence[Iterable[Any]]) -> Iterator[tuple[Any, ...]]:
-    """Cut several streams of blocks [..., T'] (arrays or tensors) into blocks of equal length.
+    """Cut several streams of blocks [..., T'] into blocks of equal length.
 
-    Raises ValueError when the streams end at different lengths.
+    A block is an array, a tensor, or lanes: a (named) tuple of blocks of one length, with None for
+    a signal that is missing. Raises ValueError when the streams end at different lengths.
     """
     iterators = [iter(stream) for stream in streams]
     held: list[Any] = [None] * len(iterators)
     while True:
         for index, iterator in enumerate(iterators):
-            while held[index] is None or held[index].shape[-1] == 0:
+            while held[index] is None or _length(held[index]) == 0:
                 held[index] = next(iterator, None)
                 if held[index] is None:
                     break
@@ -217,6 +224,60 @@ def align(streams: Sequence[Iterable[Any]]) -> Iterator[tuple[Any, ...]]:
             return
         if any(block is None for block in held):
             raise ValueError("the streams have different lengths")
-        length = min(block.shape[-1] for block in held)
-        yield tuple(block[..., :length] for block in held)
-        held = [block[..., length:] for block in held]
+        length = min(map(_length, held))
+        yield tuple(_cut(block, slice(length)) for block in held)
+        held = [_cut(block, slice(length, None)) for block in held]
+
+
+def in_step(
+    blocks: Iterable[Block], *stages: Callable[[Iterator[Block]], Iterable[Any]]
+) -> Iterator[tuple[Any, ...]]:
+    """Give one stream to several stages, and yield what they make of it in blocks of equal length.
+
+    A stage takes an iterator of blocks and yields blocks, late and cut as it likes. What a slower
+    stage has not taken yet waits here, and nowhere else.
+
+    Raises:
+        ValueError: the stages give different lengths.
+    """
+    copies = itertools.tee(blocks, len(stages))
+    streams = [stage(copy) for stage, copy in zip(stages, copies, strict=True)]
+    del copies  # it would keep the whole stream
+    yield from align(streams)
+
+
+def alongside(
+    blocks: Iterable[Block], stage: Callable[[Iterator[Block]], Iterable[Result]]
+) -> Iterator[tuple[Block, Result]]:
+    """Yield every block again beside what a stage makes of it, cut alike; see `in_step`."""
+    yield from in_step(blocks, iter, stage)
+
+
+def apart(
+    lanes: Iterable[tuple[First, Second]],
+) -> tuple[Iterator[First], Iterator[Second]]:
+    """The two signals of a stream of pairs as streams of their own, which may be read apart."""
+    firsts, seconds = itertools.tee(lanes)
+    return (first for first, _ in firsts), (second for _, second in seconds)
+
+
+def _length(block: Any) -> int:
+    if isinstance(block, tuple):
+        return next(_length(each) for each in block if each is not None)
+    return int(block.shape[-1])
+
+
+def _cut(block: Any, part: slice) -> Any:
+    """That part of the time axis."""
+    return _each(lambda signal: signal[..., part], block)
+
+
+def _each(change: Callable[..., Any], *blocks: Any) -> Any:
+    """`change` for every signal of blocks of one form, and the results in that form."""
+    first = blocks[0]
+    if first is None:
+        return None
+    if not isinstance(first, tuple):
+        return change(*blocks)
+    signals = [_each(change, *each) for each in zip(*blocks, strict=True)]
+    return first._make(signals) if hasattr(first, "_make") else tuple(signals)
