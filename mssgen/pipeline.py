@@ -9,13 +9,15 @@
         -> files, complete or absent                                (batch, stem_writer)
 
 All of it streams: a song is read twice (once for its level and length, once to be separated) and
-never held. `stream_outputs` is that story; `separate` tells it for arrays, `batch.py` for files.
+never held. `stream_outputs` is that story; `separate` and `enhance` tell it for arrays, `batch.py`
+for files.
 """
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +28,17 @@ from numpy.typing import ArrayLike, NDArray
 from mssgen.audio.arrays import as_rate, as_samples
 from mssgen.audio.channels import from_pairs, mixed_layout, mixture_blocks, n_mixed, to_pairs
 from mssgen.audio.encodings import AudioInfo
-from mssgen.audio.reading import MAX_CHANNELS, Source, check_finite, open_source
+from mssgen.audio.reading import MAX_CHANNELS, AudioSource, Source, check_finite, open_source
 from mssgen.audio.resampling import BLOCK_SAMPLES, fit_length, out_samples, resample
-from mssgen.audio.speakers import usual_layout
+from mssgen.audio.speakers import pairs_of, usual_layout
+from mssgen.checkpoints.registry import shipped_encoders
 from mssgen.checkpoints.resolving import resolve
 from mssgen.devices import choose_device, choose_precision
+from mssgen.enhancers import loading
 from mssgen.enhancers.blend import Blend
-from mssgen.enhancers.chain import EnhancedSeparator
+from mssgen.enhancers.chain import EnhancedSeparator, StemEnhancer
 from mssgen.enhancers.codec import CodecEnhancer
-from mssgen.enhancers.loading import Refining, load_enhancer
+from mssgen.enhancers.loading import Refining
 from mssgen.errors import UsageError
 from mssgen.events import Hook, Progress, Warned, ignore
 from mssgen.memory import tells_of_memory
@@ -95,7 +99,7 @@ def load_separator(
     separator = load_demucs(resolved, device=chosen, precision=precision, options=options)
     enhancers: dict[str, CodecEnhancer] = {}
     for checkpoint in encoders:
-        enhancer = load_enhancer(
+        enhancer = loading.load_enhancer(
             checkpoint, hears="separated", refining=refining, device=device, offline=offline
         )
         if enhancer.stem not in separator.sources:
@@ -154,17 +158,157 @@ def separate(
         mix_consistent=mix_consistent,
     )
     with ExitStack() as stack:
-        source: Source
-        if isinstance(audio, str | Path):
-            source = stack.enter_context(open_source(audio, strict=strict))
-        else:
-            source = _ArraySource.from_samples(audio, sample_rate)
+        source = _opened(audio, sample_rate, stack, strict=strict)
         measured = measure(source, separator, downmix=downmix)
         pieces = list(stream_outputs(source, measured, separator, plan, downmix=downmix))
+    return dict(zip(plan.names, _joined(pieces, like=audio), strict=True))
+
+
+def load_enhancer(
+    stem: str | None = None,
+    *,
+    encoder: str | None = None,
+    refining: Refining | None = None,
+    blend: str = "auto",
+    mix: float = 1.0,
+    device: str = "auto",
+    offline: bool = False,
+    progress: bool = False,
+) -> StemEnhancer:
+    """Load the enhancer of a stem once, for any number of recordings.
+
+    Args:
+        stem: "bass", "drums", ...; None takes the encoder's.
+        encoder: a name from `mssgen models list`, or the path of a checkpoint; None takes the one
+            that ships for the stem.
+        refining: what rewrites the encoder's codes; None leaves them.
+        blend: "auto", "fill" or "full", see `mssgen.enhancers.blend.Blend`.
+        mix: from 0, the stem as it was, to 1, the blend.
+        device, offline, progress: as in `load_separator`.
+
+    Raises:
+        UsageError: no encoder ships for the stem, the encoder is for another one, or an option is
+            wrong.
+        CheckpointError: the checkpoint is out of reach, damaged or untrusted.
+    """
+    blended, shipped = Blend(blend, mix), shipped_encoders()
+    if encoder is None and stem is None:
+        raise UsageError('say which stem the audio is (`stem="bass"`), or name an `encoder`')
+    if encoder is None and stem not in shipped:
+        raise UsageError(
+            f"no encoder ships for the stem {stem}, only for {', '.join(shipped)}: give one of "
+            "yours with `encoder`"
+        )
+    return StemEnhancer(
+        loading.load_enhancer(
+            encoder or shipped[str(stem)],
+            hears="separated",
+            stem=stem,
+            refining=refining,
+            device=device,
+            offline=offline,
+            progress=progress,
+        ),
+        blended,
+    )
+
+
+def enhance(
+    audio: str | Path | ArrayLike | torch.Tensor,
+    sample_rate: float | None = None,
+    *,
+    mixture: str | Path | ArrayLike | torch.Tensor | None = None,
+    stem: str | None = None,
+    encoder: str | None = None,
+    blend: str = "auto",
+    mix: float = 1.0,
+    enhancer: StemEnhancer | None = None,
+    downmix: bool = False,
+    device: str = "auto",
+    strict: bool = False,
+) -> Any:
+    """Remove bleed from a separated stem, and restore what the separator lost.
+
+    Args:
+        audio: a sound file, or samples [C, T] or [T], as in `separate`.
+        sample_rate: of the samples, and of the mixture's, in Hz; left out for files.
+        mixture: what the stem was separated from, of the same length, a file or samples; the
+            encoders of bass and drums add nothing without it.
+        stem, encoder, blend, mix, device: see `load_enhancer`.
+        enhancer: from `load_enhancer`, instead of these five.
+        downmix: mix more than two channels to stereo.
+        strict: refuse a file of which something is missing; otherwise a warning is logged.
+
+    Returns:
+        [C, T] fp32 with the rate, channels and length of the stem; a tensor (on the CPU) where a
+        tensor came in, else a numpy array.
+
+    Raises:
+        UsageError: a wrong option, or a mixture of another length. AudioError: the audio cannot be
+        read. CheckpointError: the encoder cannot be loaded.
+    """
+    if enhancer is None:
+        enhancer = load_enhancer(stem, encoder=encoder, blend=blend, mix=mix, device=device)
+    elif stem not in (None, enhancer.stem):
+        raise UsageError(f"the enhancer is for the stem {enhancer.stem}, not for {stem}")
+    plan = plan_outputs(enhancer.sources)
+    with ExitStack() as stack:
+        source = _opened(audio, sample_rate, stack, strict=strict)
+        beside = None
+        if mixture is not None:
+            beside = _opened(mixture, sample_rate, stack, strict=strict)
+            check_mixture(source, beside, enhancer.sample_rate, downmix=downmix)
+        measured = measure(source, enhancer, downmix=downmix)
+        pieces = list(
+            stream_outputs(source, measured, enhancer, plan, downmix=downmix, mixture=beside)
+        )
+    return _joined(pieces, like=audio)[0]
+
+
+def check_mixture(
+    stem: "AudioSource | _ArraySource",
+    mixture: "AudioSource | _ArraySource",
+    sample_rate: int,
+    *,
+    downmix: bool = False,
+) -> None:
+    """Raise UsageError unless `stem` can be separated from `mixture`.
+
+    They may differ by one sample at `sample_rate` (Hz), and must have as many pairs of channels.
+    """
+    lengths = [
+        out_samples(each.n_samples, each.info.sample_rate, sample_rate) for each in (stem, mixture)
+    ]
+    if abs(lengths[0] - lengths[1]) > 1:
+        raise UsageError(
+            f"`mixture` {mixture.name} has {lengths[1] / sample_rate:.3f} s and {stem.name} "
+            f"{lengths[0] / sample_rate:.3f} s: give the mixture that the stem was separated from"
+        )
+    channels = [n_mixed(each.info.n_channels, downmix=downmix) for each in (stem, mixture)]
+    layouts = [mixed_layout(each.info, downmix=downmix) for each in (stem, mixture)]
+    if len(pairs_of(layouts[0], channels[0])) != len(pairs_of(layouts[1], channels[1])):
+        raise UsageError(
+            f"`mixture` {mixture.name} has {channels[1]} channels and {stem.name} {channels[0]}: "
+            "give the mixture that the stem was separated from, or `downmix=True`"
+        )
+
+
+def _opened(
+    audio: str | Path | ArrayLike | torch.Tensor,
+    sample_rate: float | None,
+    stack: ExitStack,
+    *,
+    strict: bool,
+) -> "AudioSource | _ArraySource":
+    if isinstance(audio, str | Path):
+        return stack.enter_context(open_source(audio, strict=strict))
+    return _ArraySource.from_samples(audio, sample_rate)
+
+
+def _joined(pieces: list[list[NDArray[np.float32]]], *, like: object) -> list[Any]:
+    """Each output [C, T] of pieces in step, as a tensor where `like` is one, else an array."""
     joined = [np.concatenate(output, axis=-1) for output in zip(*pieces, strict=True)]
-    if isinstance(audio, torch.Tensor):
-        return {name: torch.from_numpy(x) for name, x in zip(plan.names, joined, strict=True)}
-    return dict(zip(plan.names, joined, strict=True))
+    return [torch.from_numpy(x) for x in joined] if isinstance(like, torch.Tensor) else joined
 
 
 def measure(source: Source, separator: Separator, *, downmix: bool = False) -> Measured:
@@ -191,10 +335,12 @@ def stream_outputs(
     *,
     sample_rate: int | None = None,
     downmix: bool = False,
+    mixture: Source | None = None,
     hook: Hook = ignore,
 ) -> Iterator[list[NDArray[np.float32]]]:
     """The second pass: yield blocks [C, T'] of every output of the plan, in step.
 
+    The source of a `StemEnhancer` is a stem, which may have the `mixture` that it is from.
     All have `out_samples(...)` samples in the end: those of the input, at `sample_rate` if given.
     """
     info, n_stems = source.info, len(plan.stems)
@@ -207,8 +353,15 @@ def stream_outputs(
         hook(Warned(source.name, message))
 
     # Two readers of one stream: what one is ahead of the other is a few segments.
-    to_separate, mixture = itertools.tee(mixture_blocks(source.blocks(), info, downmix=downmix))
-    separated = separator.stream(
+    to_separate, original = itertools.tee(mixture_blocks(source.blocks(), info, downmix=downmix))
+    stream = separator.stream
+    if mixture is not None:
+        assert isinstance(separator, StemEnhancer)
+        beside = mixture_blocks(mixture.blocks(), mixture.info, downmix=downmix)
+        stream = partial(
+            separator.stream, mixture=_at_model(beside, mixture.info, separator, downmix=downmix)
+        )
+    separated = stream(
         _at_model(to_separate, info, separator, downmix=downmix),
         measured.level,
         stems=plan.stems,
@@ -226,7 +379,7 @@ def stream_outputs(
         n_samples,
     )
     reference = fit_length(
-        resample(mixture, n_channels, info.sample_rate, out_rate), n_channels, n_samples
+        resample(original, n_channels, info.sample_rate, out_rate), n_channels, n_samples
     )
     n_done = 0
     for mixture_block, stem_block in align([reference, at_output]):
@@ -263,6 +416,10 @@ class _ArraySource:
         layout = usual_layout(len(array), "array")
         info = AudioInfo(sample_rate, len(array), "array", "FLOAT", layout)
         return _ArraySource(array, info)
+
+    @property
+    def n_samples(self) -> int:
+        return self.samples.shape[-1]
 
     def blocks(self, block_samples: int = BLOCK_SAMPLES) -> Iterator[NDArray[np.float32]]:
         for start in range(0, self.samples.shape[-1], block_samples):

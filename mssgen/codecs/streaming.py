@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from mssgen.codecs.base import Codec, Codes
 from mssgen.codecs.networks.stem_codec import StemCodec
-from mssgen.codecs.networks.stem_spectrum import InverseSpectrum
-from mssgen.streams import CrossFader, align, in_context
+from mssgen.streams import CrossFader, in_context
 
 # Long against what convolutions look at, short against memory: DAC holds 64 channels of it.
 PIECE_SAMPLES = 2**17
@@ -118,8 +117,6 @@ def stream_audio(
     latents: Iterable[Tensor],
     n_samples: int,
     scales: deque[Tensor] | None = None,
-    *,
-    like: Iterable[Tensor] | None = None,
 ) -> Iterator[Tensor]:
     """Audio [B, C, T'] from quantised latents [B, D, N'], as `codec.synthesize` gives it.
 
@@ -128,8 +125,6 @@ def stream_audio(
         latents: all frames of `n_samples`, in blocks of any length.
         n_samples: length of the audio in all.
         scales: the gain [B] of each segment; taken from the left as segments are decoded.
-        like: blocks [B, C, T'] of as many samples, of a sound whose fine structure a decoder's
-            noise takes (`InverseSpectrum.filled`); of no matter to a decoder without noise.
 
     Raises:
         ValueError: there are fewer frames than `n_samples` needs.
@@ -137,15 +132,30 @@ def stream_audio(
     if codec.segment_samples is not None:
         yield from _segmented_audio(codec, latents, n_samples, scales)
         return
-    n_left, stages = n_samples, _stages(codec.decoder)
-    if like is not None and isinstance(codec, StemCodec):
-        synthesis, inverse = codec.decoder
-        assert isinstance(inverse, InverseSpectrum)
-        frames = _through([synthesis], latents, codec)
-        spectra = stream_latents(codec, like, encoder=codec.encoder[0])
-        latents = (inverse.filled(*pair) for pair in align([frames, spectra]))
-        stages = [inverse]
-    for audio in _through(stages, latents, codec):
+    yield from _to_length(_through(_stages(codec.decoder), latents, codec), n_samples, codec)
+
+
+@torch.inference_mode()
+def stream_spectra(codec: StemCodec, latents: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Spectra [B, F', N'], as `InverseSpectrum` takes them, from quantised latents [B, D, N']."""
+    yield from _through([codec.decoder[0]], latents, codec)
+
+
+@torch.inference_mode()
+def stream_waveform(
+    codec: StemCodec, spectra: Iterable[Tensor], n_samples: int
+) -> Iterator[Tensor]:
+    """Audio [B, 2, T'], `n_samples` in all, from spectra as `InverseSpectrum` takes them.
+
+    Raises ValueError where there are fewer frames than `n_samples` needs.
+    """
+    yield from _to_length(_through([codec.decoder[1]], spectra, codec), n_samples, codec)
+
+
+def _to_length(blocks: Iterable[Tensor], n_samples: int, codec: Codec) -> Iterator[Tensor]:
+    """Decoded blocks [B, C, T'], cut to `n_samples` in all; ValueError where frames are missing."""
+    n_left = n_samples
+    for audio in blocks:
         if n_left:
             audio = audio[..., :n_left]
             n_left -= audio.shape[-1]
@@ -155,28 +165,6 @@ def stream_audio(
     if n_left:
         # Some decoders end a few samples before their last frame does.
         yield audio.new_zeros(*audio.shape[:-1], n_left)
-
-
-@torch.inference_mode()
-def stream_lowered(
-    codec: StemCodec, blocks: Iterable[Tensor], latents: Iterable[Tensor], n_samples: int
-) -> Iterator[Tensor]:
-    """A sound [B, 2, T'], no band of it louder than latents [B, D, N'] tell.
-
-    Args:
-        codec: with levels among its latents.
-        blocks: the sound, [B, 2, T'], `n_samples` in all.
-        latents: of as many frames; not quantised, or the codes' errors would be heard.
-        n_samples: length of the sound.
-    """
-    inverse = codec.decoder[1]
-    assert isinstance(inverse, InverseSpectrum)
-    spectra = stream_latents(codec, blocks, encoder=codec.encoder[0])
-    levels = (block[:, -codec.n_level_dims :] for block in latents)
-    frames = (inverse.lowered(*pair) for pair in align([spectra, levels]))
-    for audio in _through([inverse], frames, codec):
-        yield audio[..., :n_samples]
-        n_samples -= min(n_samples, audio.shape[-1])
 
 
 def _segmented_audio(

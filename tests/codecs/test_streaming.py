@@ -11,8 +11,10 @@ from torch import Tensor
 from mssgen.codecs import streaming
 from mssgen.codecs.base import Codec
 from mssgen.codecs.networks.dac import DacCodec
-from mssgen.codecs.streaming import decode_stream, encode_stream, stream_latents, stream_lowered
+from mssgen.codecs.networks.stem_spectrum import InverseSpectrum
+from mssgen.codecs.streaming import decode_stream, encode_stream, stream_latents, stream_waveform
 from mssgen.encoders.stem_encoder import StemEncoder, StemEncoderOptions
+from mssgen.streams import align
 
 from support.toys import snr_db, tiny_codec, tiny_stem_codec
 
@@ -100,8 +102,12 @@ def test_a_sound_is_lowered_in_pieces_as_in_one(monkeypatch: pytest.MonkeyPatch)
     def lowered(change_db: float, length: int) -> Tensor:
         wanted = latents.clone()
         wanted[:, -codec.n_level_dims :] += 0.069 * change_db
-        parts = stream_lowered(codec, blocks(audio, length), blocks(wanted, 37), 9000)
-        return torch.cat(list(parts), dim=-1)
+        inverse, n_bands = codec.decoder[1], codec.n_level_dims
+        assert isinstance(inverse, InverseSpectrum)
+        spectra = stream_latents(codec, blocks(audio, length), encoder=codec.encoder[0])
+        pairs = align([spectra, blocks(wanted, 37)])
+        softer = (inverse.lowered(found, told[:, -n_bands:]) for found, told in pairs)
+        return torch.cat(list(stream_waveform(codec, softer, 9000)), dim=-1)
 
     assert snr_db(audio, lowered(0, 1000)) > 80
     assert snr_db(audio, lowered(6, 1000)) > 80
