@@ -317,14 +317,22 @@ def measure(source: Source, separator: Separator, *, downmix: bool = False) -> M
 
     def counted() -> Iterator[NDArray[np.float32]]:
         nonlocal n_samples
-        for block in source.blocks():
-            check_finite(block, n_samples, source.info.sample_rate, source.name)
+        for block in _checked(source):
             n_samples += block.shape[-1]
             yield block
 
     mixture = mixture_blocks(counted(), source.info, downmix=downmix)
     level = measure_level(_at_model(mixture, source.info, separator, downmix=downmix))
     return Measured(n_samples, level)
+
+
+def _checked(source: Source) -> Iterator[NDArray[np.float32]]:
+    """Blocks [C, T'] of a source; AudioError where a sample is not a number."""
+    n_samples = 0
+    for block in source.blocks():
+        check_finite(block, n_samples, source.info.sample_rate, source.name)
+        n_samples += block.shape[-1]
+        yield block
 
 
 def stream_outputs(
@@ -357,7 +365,7 @@ def stream_outputs(
     stream = separator.stream
     if mixture is not None:
         assert isinstance(separator, StemEnhancer)
-        beside = mixture_blocks(mixture.blocks(), mixture.info, downmix=downmix)
+        beside = mixture_blocks(_checked(mixture), mixture.info, downmix=downmix)
         stream = partial(
             separator.stream, mixture=_at_model(beside, mixture.info, separator, downmix=downmix)
         )

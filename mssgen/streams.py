@@ -195,14 +195,14 @@ def in_context(
                 n_held += _length(block)
         if n_held == n_before:
             return
-        held = _each(lambda *signals: torch.cat(signals, dim=-1), *parts)
+        held = map_lanes(lambda *signals: torch.cat(signals, dim=-1), *parts)
         stop = n_before + step
         result = process(held if not is_more else _cut(held, slice(stop + context)))
         n_skip = n_before // hop_in * hop_out
         yield (
             result[..., n_skip:] if not is_more else result[..., n_skip : stop // hop_in * hop_out]
         )
-        held = _each(Tensor.clone, _cut(held, slice(max(0, stop - context), None)))
+        held = map_lanes(Tensor.clone, _cut(held, slice(max(0, stop - context), None)))
         n_before = min(stop, context)
 
 
@@ -261,6 +261,18 @@ def apart(
     return (first for first, _ in firsts), (second for _, second in seconds)
 
 
+def map_lanes(change: Callable[..., Any], *blocks: Block) -> Block:
+    """`change` for every signal of a block, or of blocks of one form, in the same form.
+
+    A missing signal (None) stays missing.
+    """
+    first = blocks[0]
+    if not isinstance(first, tuple):
+        return first if first is None else change(*blocks)
+    signals = [map_lanes(change, *each) for each in zip(*blocks, strict=True)]
+    return first._make(signals) if hasattr(first, "_make") else tuple(signals)  # type: ignore[return-value]
+
+
 def _length(block: Any) -> int:
     if isinstance(block, tuple):
         return next(_length(each) for each in block if each is not None)
@@ -269,15 +281,4 @@ def _length(block: Any) -> int:
 
 def _cut(block: Any, part: slice) -> Any:
     """That part of the time axis."""
-    return _each(lambda signal: signal[..., part], block)
-
-
-def _each(change: Callable[..., Any], *blocks: Any) -> Any:
-    """`change` for every signal of blocks of one form, and the results in that form."""
-    first = blocks[0]
-    if first is None:
-        return None
-    if not isinstance(first, tuple):
-        return change(*blocks)
-    signals = [_each(change, *each) for each in zip(*blocks, strict=True)]
-    return first._make(signals) if hasattr(first, "_make") else tuple(signals)
+    return map_lanes(lambda signal: signal[..., part], block)

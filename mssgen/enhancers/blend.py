@@ -1,9 +1,9 @@
 """Blend a separated stem with the codec's version of it, within bounds on what may change.
 
-    enhanced stem --match level--> Y --mixture bound--> Y
-    auto, fill:  stem X + attenuation --limit--> X';  X' + filling from Y --limit--> blend
-    full:        X + (Y - X) --limit--> blend
-    fill, full:  blend --match level--> blend
+    all:         enhanced stem -> match level -> mixture bound -> Y
+    auto, fill:  stem X + limited attenuation -> X';  X' + limited filling from Y -> blend
+    full:        stem X + limited (Y - X) -> blend
+    fill, full:  blend -> match level -> blend
     all:         `mix` between the stem and the blend
 
 X (the separated stem), Y (the enhanced stem) and M (the mixture) are STFTs: Hann windows of about
@@ -65,7 +65,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mssgen.enhancers.bounds import Bands, gain_within, in_all_windows, smoothed, squared
-from mssgen.enhancers.lanes import Lanes
+from mssgen.enhancers.lanes import Lanes, present
 from mssgen.enhancers.levels import match_level
 from mssgen.errors import UsageError
 from mssgen.streams import alongside, in_context
@@ -121,7 +121,7 @@ def blend_stream(lanes: Iterable[Lanes], blend: Blend, *, sample_rate: int) -> I
     matched = alongside(
         lanes,
         lambda lanes: match(
-            ((attenuated(each), _there(each.enhanced)) for each in lanes),
+            ((attenuated(each), present(each.enhanced)) for each in lanes),
             max_boost_db=_MAX_CODEC_BOOST_DB,
             is_extended=True,
         ),
@@ -148,11 +148,6 @@ def attenuated(lane: Lanes) -> Tensor:
     return lane.stem if lane.attenuation is None else lane.stem + lane.attenuation
 
 
-def _there(signal: Tensor | None) -> Tensor:
-    assert signal is not None
-    return signal
-
-
 class _Blender:
     """Lanes to the blended stem [B, C, T'], in pieces with `context` samples to either side."""
 
@@ -175,7 +170,7 @@ class _Blender:
 
     def blended(self, lane: Lanes) -> Tensor:
         """The blend of whole signals [B, C, T]; letters as in the module's description."""
-        x, y = self._spectrum(lane.stem), self._spectrum(_there(lane.enhanced))
+        x, y = self._spectrum(lane.stem), self._spectrum(present(lane.enhanced))
         mixture = None if lane.mixture is None else self._spectrum(lane.mixture)
         if mixture is not None:
             y = self._bounded(y, x, mixture)

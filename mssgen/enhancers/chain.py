@@ -28,11 +28,11 @@ from mssgen.enhancers.codec import CodecEnhancer, Enhanced
 from mssgen.enhancers.lanes import Lanes
 from mssgen.errors import UsageError
 from mssgen.separators.base import Level, Separator, measure_level
-from mssgen.streams import align, alongside, in_step
+from mssgen.streams import align, alongside, in_step, map_lanes
 
 _MIN_RATE = 44_100
 _AUTO = Blend()
-_Signals = TypeVar("_Signals", Lanes, Enhanced)
+_Signals = TypeVar("_Signals", bound=tuple[Tensor | None, ...])
 
 
 class EnhancedSeparator:
@@ -131,11 +131,9 @@ class StemEnhancer:
         """Options that change the result, for tags."""
         return f"blend {self.blend.mode}, mix {self.blend.mix:g}"
 
-    def __call__(self, stem: Tensor, mixture: Tensor | None = None) -> Tensor:
-        """Stems [B, 2, T], and their mixtures [B, 2, T] if known, to [B, 1, 2, T]."""
-        mixtures = None if mixture is None else [mixture]
-        blocks = self.stream([stem], measure_level([stem]), mixture=mixtures)
-        return torch.cat(list(blocks), dim=-1)
+    def __call__(self, mixture: Tensor) -> Tensor:
+        """Stems [B, 2, T], without what they were separated from, to [B, 1, 2, T]."""
+        return torch.cat(list(self.stream([mixture], measure_level([mixture]))), dim=-1)
 
     def stream(
         self,
@@ -164,7 +162,7 @@ class StemEnhancer:
             )
             lanes = (Lanes(*each) for each in align([blocks, (lane.stem for lane in beside)]))
         if level.is_silent:
-            enhanced = (torch.zeros_like(lane.stem) for lane in lanes)
+            enhanced: Iterator[Tensor] = (torch.zeros_like(lane.stem) for lane in lanes)
         else:
             enhanced = _blended(self.enhancer, lanes, level, self.blend, self.sample_rate)
         for block in enhanced:
@@ -228,11 +226,11 @@ def _resampled(
 ) -> Iterator[_Signals]:
     """Lanes at another rate, cut or padded to `n_samples`; one resampler keeps them in step."""
     iterator = iter(blocks)
-    first = next(iterator, None)
+    first: _Signals | None = next(iterator, None)
     if first is None:
         return
-    is_there = [signal is not None for signal in first]
-    shape = (sum(is_there), *first[0].shape[:-1])
+    present = [signal for signal in first if signal is not None]
+    shape = (len(present), *present[0].shape[:-1])
 
     def channels() -> Iterator[NDArray[np.float32]]:
         for lanes in itertools.chain([first], iterator):
@@ -243,4 +241,4 @@ def _resampled(
     at_rate = resample(channels(), n_channels, in_rate, out_rate)
     for block in fit_length(at_rate, n_channels, n_samples):
         signals = iter(torch.from_numpy(block).unflatten(0, shape))
-        yield first._make(next(signals) if is_one else None for is_one in is_there)
+        yield map_lanes(lambda _, signals=signals: next(signals), first)

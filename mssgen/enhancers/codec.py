@@ -1,8 +1,8 @@
 """A codec whose encoder was trained on separated stems: it re-synthesises a stem without bleed.
 
-    stem (and mixture) --encoder--> latents --quantiser--> codes --refiner (optional)--> codes
-        --decoder--> enhanced stem
-    latents of a codec with band energies, and the stem's spectra --> attenuation
+    stem (and mixture) -> encoder: latents -> quantiser: codes -> refiner (optional): codes
+        -> decoder: enhanced stem
+    band energies among the latents, and the stem's spectra -> attenuation of the stem
 
 `CodecEnhancer` has the form of a separator with one stem. With an encoder that was trained on
 mixtures it separates; with one that was trained on separated stems it enhances such a stem.
@@ -22,11 +22,11 @@ from mssgen.codecs.networks.stem_codec import StemCodec
 from mssgen.codecs.networks.stem_spectrum import InverseSpectrum
 from mssgen.codecs.streaming import stream_audio, stream_latents, stream_spectra, stream_waveform
 from mssgen.encoders.stem_encoder import Prediction, StemEncoder
-from mssgen.enhancers.lanes import Lanes
+from mssgen.enhancers.lanes import Lanes, present
 from mssgen.errors import UsageError
 from mssgen.refiners.refine import Refiner
 from mssgen.separators.base import Level, measure_level
-from mssgen.streams import SlidingReader, alongside, apart, in_step
+from mssgen.streams import SlidingReader, alongside, apart, in_step, map_lanes
 
 
 class Enhanced(NamedTuple):
@@ -120,8 +120,8 @@ class CodecEnhancer:
         """Enhance stems at the codec's rate; flat memory.
 
         Args:
-            lanes: the stem, and the mixture for an encoder that takes it; an encoder that finds
-                none is given silence.
+            lanes: the stem, and the mixture for an encoder that takes it; silence stands for a
+                mixture that is missing.
             level: of the stem; its `n_samples` are at the codec's rate.
             with_attenuation: also compute the attenuation, if the codec has band energies.
 
@@ -134,13 +134,13 @@ class CodecEnhancer:
             return
         stream = self._in_stereo if self.codec.n_channels == 2 else self._in_mono
         for made in stream(lanes, level, with_attenuation):
-            yield Enhanced(*(x if x is None else x.to("cpu", torch.float32) for x in made))
+            yield map_lanes(lambda x: x.to("cpu", torch.float32), made)
 
     def _in_stereo(
         self, lanes: Iterable[Lanes], level: Level, with_attenuation: bool
     ) -> Iterator[Enhanced]:
         for made in self._through_codec(lanes, level.n_samples, with_attenuation):
-            yield Enhanced(*(x if x is None else keep_mono(x, level.is_mono) for x in made))
+            yield map_lanes(partial(keep_mono, is_mono=level.is_mono), made)
 
     def _in_mono(
         self, lanes: Iterable[Lanes], level: Level, with_attenuation: bool
@@ -169,8 +169,8 @@ class CodecEnhancer:
     def _through_codec(
         self, lanes: Iterable[Lanes], n_samples: int, with_attenuation: bool
     ) -> Iterator[Enhanced]:
-        """Lanes with the codec's channels [B, C, T'] to the same of what it makes of them."""
-        lanes = (Lanes(*(x if x is None else x.to(self._device) for x in lane)) for lane in lanes)
+        """Encode and decode lanes of the codec's number of channels, [B, C, T'] each."""
+        lanes = (map_lanes(lambda x: x.to(self._device), lane) for lane in lanes)
         codec = self.codec
         with_attenuation &= codec.n_level_dims > 0
         shapes_noise = codec.adds_noise and not self.has_own_noise
@@ -188,7 +188,7 @@ class CodecEnhancer:
     def _by_spectra(
         self, codec: StemCodec, lanes: Iterable[Lanes], n_samples: int, with_attenuation: bool
     ) -> Iterator[Enhanced]:
-        """The same with the stem codec, by way of the spectra before its inverse transform.
+        """As `_through_codec`, for the stem codec: its decoder and encoder meet in spectra.
 
         The decoder's noise takes the fine structure of the stem's spectra, so that in each band
         only its energy changes; and the stem's spectra are lowered to the band energies of the
@@ -214,7 +214,7 @@ class CodecEnhancer:
             )
 
         def waveform(spectra: Iterable[Enhanced], lane: int) -> Iterator[Tensor]:
-            return stream_waveform(codec, (each[lane] for each in spectra), n_samples)
+            return stream_waveform(codec, (present(each[lane]) for each in spectra), n_samples)
 
         def both(lanes: Iterable[Lanes]) -> Iterator[Enhanced]:
             spectra = (shaped(*pair) for pair in alongside(frames(lanes), decoded))
@@ -229,18 +229,19 @@ class CodecEnhancer:
 
     def _spectra(self, lanes: Iterable[Lanes]) -> Iterator[Tensor]:
         """The stem's spectra [B, F', N'], as the stem codec's encoder begins with them."""
-        spectrum = self.codec.encoder[0]
-        return stream_latents(self.codec, (lane.stem for lane in lanes), encoder=spectrum)
+        assert isinstance(self.codec, StemCodec)
+        stems = (lane.stem for lane in lanes)
+        return stream_latents(self.codec, stems, encoder=self.codec.encoder[0])
 
     def _latents(
         self, lanes: Iterable[Lanes], scales: deque[Tensor] | None = None
     ) -> Iterator[Tensor]:
-        """The encoder's latents [B, D, N']; `scales` takes each segment's gain, see the codec."""
+        """The encoder's latents [B, D, N']; the gain of each segment is appended to `scales`."""
         audio = map(_beside_mixture, lanes) if self.takes_mixture else (x.stem for x in lanes)
         return stream_latents(self.codec, audio, encoder=self.encoder.encoder, scales=scales)
 
     def _quantised(self, latents: Iterable[Tensor], n_samples: int) -> Iterator[Tensor]:
-        """Latents of the frames of `n_samples` to those of their codes, [B, D, N'] both."""
+        """Latents [B, D, N'] to the sums of their code vectors [B, D, N'], by way of the codes."""
         n_frames = self.codec.n_frames_in_all(n_samples)
         predictions = self._predictions(latents, n_frames)
         if self.refiner is None:
