@@ -30,13 +30,13 @@ from mssgen.audio.channels import from_pairs, mixed_layout, mixture_blocks, n_mi
 from mssgen.audio.encodings import AudioInfo
 from mssgen.audio.reading import MAX_CHANNELS, AudioSource, Source, check_finite, open_source
 from mssgen.audio.resampling import BLOCK_SAMPLES, fit_length, out_samples, resample
-from mssgen.audio.speakers import pairs_of, usual_layout
+from mssgen.audio.speakers import usual_layout
 from mssgen.checkpoints.registry import shipped_encoders
 from mssgen.checkpoints.resolving import resolve
 from mssgen.devices import choose_device, choose_precision
 from mssgen.enhancers import loading
 from mssgen.enhancers.blend import Blend
-from mssgen.enhancers.chain import EnhancedSeparator, StemEnhancer
+from mssgen.enhancers.chain import EnhancedSeparator, StemEnhancer, check_mixture
 from mssgen.enhancers.codec import CodecEnhancer
 from mssgen.enhancers.loading import Refining
 from mssgen.errors import UsageError
@@ -46,6 +46,8 @@ from mssgen.outputs import OutputPlan, plan_outputs
 from mssgen.separators.base import Level, Separator, measure_level
 from mssgen.separators.demucs import SeparationOptions, load_demucs
 from mssgen.streams import align
+
+Audio = str | Path | ArrayLike | torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ def load_separator(
 
 
 def separate(
-    audio: str | Path | ArrayLike | torch.Tensor,
+    audio: Audio,
     sample_rate: float | None = None,
     *,
     stems: Sequence[str] = (),
@@ -191,7 +193,7 @@ def load_enhancer(
             wrong.
         CheckpointError: the checkpoint is out of reach, damaged or untrusted.
     """
-    blended, shipped = Blend(blend, mix), shipped_encoders()
+    blended, shipped = Blend(blend, mix), shipped_encoders()  # a wrong word is found first
     if encoder is None and stem is None:
         raise UsageError('say which stem the audio is (`stem="bass"`), or name an `encoder`')
     if encoder is None and stem not in shipped:
@@ -199,25 +201,16 @@ def load_enhancer(
             f"no encoder ships for the stem {stem}, only for {', '.join(shipped)}: give one of "
             "yours with `encoder`"
         )
-    return StemEnhancer(
-        loading.load_enhancer(
-            encoder or shipped[str(stem)],
-            hears="separated",
-            stem=stem,
-            refining=refining,
-            device=device,
-            offline=offline,
-            progress=progress,
-        ),
-        blended,
-    )
+    load = partial(loading.load_enhancer, hears="separated", refining=refining, device=device)
+    made = load(encoder or shipped[str(stem)], stem=stem, offline=offline, progress=progress)
+    return StemEnhancer(made, blended)
 
 
 def enhance(
-    audio: str | Path | ArrayLike | torch.Tensor,
+    audio: Audio,
     sample_rate: float | None = None,
     *,
-    mixture: str | Path | ArrayLike | torch.Tensor | None = None,
+    mixture: Audio | None = None,
     stem: str | None = None,
     encoder: str | None = None,
     blend: str = "auto",
@@ -265,36 +258,8 @@ def enhance(
     return _joined(pieces, like=audio)[0]
 
 
-def check_mixture(
-    stem: "AudioSource | _ArraySource",
-    mixture: "AudioSource | _ArraySource",
-    sample_rate: int,
-    *,
-    downmix: bool = False,
-) -> None:
-    """Raise UsageError unless `stem` can be separated from `mixture`.
-
-    They may differ by one sample at `sample_rate` (Hz), and must have as many pairs of channels.
-    """
-    lengths = [
-        out_samples(each.n_samples, each.info.sample_rate, sample_rate) for each in (stem, mixture)
-    ]
-    if abs(lengths[0] - lengths[1]) > 1:
-        raise UsageError(
-            f"`mixture` {mixture.name} has {lengths[1] / sample_rate:.3f} s and {stem.name} "
-            f"{lengths[0] / sample_rate:.3f} s: give the mixture that the stem was separated from"
-        )
-    channels = [n_mixed(each.info.n_channels, downmix=downmix) for each in (stem, mixture)]
-    layouts = [mixed_layout(each.info, downmix=downmix) for each in (stem, mixture)]
-    if len(pairs_of(layouts[0], channels[0])) != len(pairs_of(layouts[1], channels[1])):
-        raise UsageError(
-            f"`mixture` {mixture.name} has {channels[1]} channels and {stem.name} {channels[0]}: "
-            "give the mixture that the stem was separated from, or `downmix=True`"
-        )
-
-
 def _opened(
-    audio: str | Path | ArrayLike | torch.Tensor,
+    audio: Audio,
     sample_rate: float | None,
     stack: ExitStack,
     *,

@@ -1,10 +1,10 @@
-"""Long signals in short segments: the only overlap-add of the project.
+"""Long signals as streams of blocks: overlap-add, context, and signals kept in step.
 
-Signals are streams of blocks [..., T'] along the last axis. Nothing holds more than a few segments,
-so memory does not depend on the length of the signal.
+Blocks are tensors [..., T'], or lanes: (named) tuples of tensors of one length T'. Nothing holds
+more than a few segments, so memory does not depend on the length of the signal.
 """
 
-import itertools
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -240,10 +240,8 @@ def in_step(
     Raises:
         ValueError: the stages give different lengths.
     """
-    copies = itertools.tee(blocks, len(stages))
-    streams = [stage(copy) for stage, copy in zip(stages, copies, strict=True)]
-    del copies  # it would keep the whole stream
-    yield from align(streams)
+    copies = _copies(blocks, len(stages))
+    yield from align([stage(copy) for stage, copy in zip(stages, copies, strict=True)])
 
 
 def alongside(
@@ -257,8 +255,28 @@ def apart(
     lanes: Iterable[tuple[First, Second]],
 ) -> tuple[Iterator[First], Iterator[Second]]:
     """The two signals of a stream of pairs as streams of their own, which may be read apart."""
-    firsts, seconds = itertools.tee(lanes)
+    firsts, seconds = _copies(lanes, 2)
     return (first for first, _ in firsts), (second for _, second in seconds)
+
+
+def _copies(blocks: Iterable[Block], n_copies: int) -> list[Iterator[Block]]:
+    """As itertools.tee, which keeps up to 57 blocks that all copies have read already."""
+    source, queues = iter(blocks), [deque[Block]() for _ in range(n_copies)]
+
+    def copy(queue: deque[Block]) -> Iterator[Block]:
+        while queue or _fill(queues, source):
+            yield queue.popleft()
+
+    return [copy(queue) for queue in queues]
+
+
+def _fill(queues: Sequence[deque[Block]], source: Iterator[Block]) -> bool:
+    """Append the next block to all queues; False at the end of the source."""
+    for block in source:
+        for queue in queues:
+            queue.append(block)
+        return True
+    return False
 
 
 def map_lanes(change: Callable[..., Any], *blocks: Block) -> Block:

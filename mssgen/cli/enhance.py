@@ -219,8 +219,7 @@ def _loaded(
 ) -> "StemEnhancer":
     """An enhancer for the inputs; UsageError where the mixture cannot be that of this one."""
     from mssgen.audio.reading import open_source
-    from mssgen.enhancers.chain import StemEnhancer
-    from mssgen.pipeline import check_mixture
+    from mssgen.enhancers.chain import StemEnhancer, check_mixture
 
     enhancer = StemEnhancer(load(), blend)
     if mixture is not None:

@@ -13,16 +13,18 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mssgen.audio.channels import keep_mono
+from mssgen.audio.channels import keep_mono, mixed_layout, n_mixed
 from mssgen.audio.levels import NATURAL, gain_into
-from mssgen.audio.resampling import fit_length, resample
+from mssgen.audio.reading import Source
+from mssgen.audio.resampling import fit_length, out_samples, resample
+from mssgen.audio.speakers import pairs_of
 from mssgen.enhancers.blend import Blend, blend_stream
 from mssgen.enhancers.codec import CodecEnhancer, Enhanced
 from mssgen.enhancers.lanes import Lanes
@@ -242,3 +244,35 @@ def _resampled(
     for block in fit_length(at_rate, n_channels, n_samples):
         signals = iter(torch.from_numpy(block).unflatten(0, shape))
         yield map_lanes(lambda _, signals=signals: next(signals), first)
+
+
+class _Finite(Source, Protocol):
+    """A source of known length."""
+
+    @property
+    def n_samples(self) -> int: ...
+
+
+def check_mixture(
+    stem: _Finite, mixture: _Finite, sample_rate: int, *, downmix: bool = False
+) -> None:
+    """Raise UsageError unless `stem` can be separated from `mixture`.
+
+    Their lengths may differ by one sample at `sample_rate` (Hz); the numbers of their pairs of
+    channels must not.
+    """
+    lengths = [
+        out_samples(each.n_samples, each.info.sample_rate, sample_rate) for each in (stem, mixture)
+    ]
+    if abs(lengths[0] - lengths[1]) > 1:
+        raise UsageError(
+            f"`mixture` {mixture.name} has {lengths[1] / sample_rate:.3f} s and {stem.name} "
+            f"{lengths[0] / sample_rate:.3f} s: give the mixture that the stem was separated from"
+        )
+    channels = [n_mixed(each.info.n_channels, downmix=downmix) for each in (stem, mixture)]
+    layouts = [mixed_layout(each.info, downmix=downmix) for each in (stem, mixture)]
+    if len(pairs_of(layouts[0], channels[0])) != len(pairs_of(layouts[1], channels[1])):
+        raise UsageError(
+            f"`mixture` {mixture.name} has {channels[1]} channels and {stem.name} {channels[0]}: "
+            "give the mixture that the stem was separated from, or `downmix=True`"
+        )
