@@ -4,6 +4,8 @@
 
     stems = mssgen.separate("song.wav")                 # {"drums": [C, T], "bass": ..., ...}
     separator = mssgen.load_separator("htdemucs")       # load once, use for many songs
+    bass = mssgen.enhance("bass.wav", mixture="song.wav", stem="bass")          # [C, T]
+    enhancer = mssgen.load_enhancer("bass", blend="fill")
 
 Importing this package loads neither torch nor numpy; the names below load what they need.
 """
@@ -15,16 +17,28 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from mssgen.errors import MssgenError as MssgenError
     from mssgen.jobs.batch import separate_files
+    from mssgen.pipeline import enhance as enhance
+    from mssgen.pipeline import load_enhancer as load_enhancer
     from mssgen.pipeline import load_separator as load_separator
     from mssgen.pipeline import separate as separate
 
 _LAZY = {
     "MssgenError": "mssgen.errors",
+    "enhance": "mssgen.pipeline",
+    "load_enhancer": "mssgen.pipeline",
     "load_separator": "mssgen.pipeline",
     "separate": "mssgen.pipeline",
     "separate_files": "mssgen.jobs.batch",
 }
-__all__ = ["MssgenError", "__version__", "load_separator", "separate", "separate_files"]
+__all__ = [
+    "MssgenError",
+    "__version__",
+    "enhance",
+    "load_enhancer",
+    "load_separator",
+    "separate",
+    "separate_files",
+]
 
 
 def __getattr__(name: str) -> Any:

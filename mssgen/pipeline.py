@@ -9,13 +9,15 @@
         -> files, complete or absent                                (batch, stem_writer)
 
 All of it streams: a song is read twice (once for its level and length, once to be separated) and
-never held. `stream_outputs` is that story; `separate` tells it for arrays, `batch.py` for files.
+never held. `stream_outputs` is that story; `separate` and `enhance` tell it for arrays, `batch.py`
+for files.
 """
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +28,17 @@ from numpy.typing import ArrayLike, NDArray
 from mssgen.audio.arrays import as_rate, as_samples
 from mssgen.audio.channels import from_pairs, mixed_layout, mixture_blocks, n_mixed, to_pairs
 from mssgen.audio.encodings import AudioInfo
-from mssgen.audio.reading import MAX_CHANNELS, Source, check_finite, open_source
+from mssgen.audio.reading import MAX_CHANNELS, AudioSource, Source, check_finite, open_source
 from mssgen.audio.resampling import BLOCK_SAMPLES, fit_length, out_samples, resample
 from mssgen.audio.speakers import usual_layout
+from mssgen.checkpoints.registry import shipped_encoders
 from mssgen.checkpoints.resolving import resolve
 from mssgen.devices import choose_device, choose_precision
+from mssgen.enhancers import loading
 from mssgen.enhancers.blend import Blend
-from mssgen.enhancers.chain import EnhancedSeparator
+from mssgen.enhancers.chain import EnhancedSeparator, StemEnhancer, check_mixture
 from mssgen.enhancers.codec import CodecEnhancer
-from mssgen.enhancers.loading import Refining, load_enhancer
+from mssgen.enhancers.loading import Refining
 from mssgen.errors import UsageError
 from mssgen.events import Hook, Progress, Warned, ignore
 from mssgen.memory import tells_of_memory
@@ -42,6 +46,8 @@ from mssgen.outputs import OutputPlan, plan_outputs
 from mssgen.separators.base import Level, Separator, measure_level
 from mssgen.separators.demucs import SeparationOptions, load_demucs
 from mssgen.streams import align
+
+Audio = str | Path | ArrayLike | torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -95,7 +101,7 @@ def load_separator(
     separator = load_demucs(resolved, device=chosen, precision=precision, options=options)
     enhancers: dict[str, CodecEnhancer] = {}
     for checkpoint in encoders:
-        enhancer = load_enhancer(
+        enhancer = loading.load_enhancer(
             checkpoint, hears="separated", refining=refining, device=device, offline=offline
         )
         if enhancer.stem not in separator.sources:
@@ -108,7 +114,7 @@ def load_separator(
 
 
 def separate(
-    audio: str | Path | ArrayLike | torch.Tensor,
+    audio: Audio,
     sample_rate: float | None = None,
     *,
     stems: Sequence[str] = (),
@@ -154,17 +160,120 @@ def separate(
         mix_consistent=mix_consistent,
     )
     with ExitStack() as stack:
-        source: Source
-        if isinstance(audio, str | Path):
-            source = stack.enter_context(open_source(audio, strict=strict))
-        else:
-            source = _ArraySource.from_samples(audio, sample_rate)
+        source = _opened(audio, sample_rate, stack, strict=strict)
         measured = measure(source, separator, downmix=downmix)
         pieces = list(stream_outputs(source, measured, separator, plan, downmix=downmix))
+    return dict(zip(plan.names, _joined(pieces, like=audio), strict=True))
+
+
+def load_enhancer(
+    stem: str | None = None,
+    *,
+    encoder: str | None = None,
+    refining: Refining | None = None,
+    blend: str = "auto",
+    mix: float = 1.0,
+    device: str = "auto",
+    offline: bool = False,
+    progress: bool = False,
+) -> StemEnhancer:
+    """Load the enhancer of a stem once, for any number of recordings.
+
+    Args:
+        stem: "bass", "drums", ...; None takes the encoder's.
+        encoder: a name from `mssgen models list`, or the path of a checkpoint; None takes the one
+            that ships for the stem.
+        refining: what rewrites the encoder's codes; None leaves them.
+        blend: "auto", "fill" or "full", see `mssgen.enhancers.blend.Blend`.
+        mix: from 0, the stem as it was, to 1, the blend.
+        device, offline, progress: as in `load_separator`.
+
+    Raises:
+        UsageError: no encoder ships for the stem, the encoder is for another one, or an option is
+            wrong.
+        CheckpointError: the checkpoint is out of reach, damaged or untrusted.
+    """
+    blended, shipped = Blend(blend, mix), shipped_encoders()  # a wrong word is found first
+    if encoder is None and stem is None:
+        raise UsageError('say which stem the audio is (`stem="bass"`), or name an `encoder`')
+    if encoder is None and stem not in shipped:
+        raise UsageError(
+            f"no encoder ships for the stem {stem}, only for {', '.join(shipped)}: give one of "
+            "yours with `encoder`"
+        )
+    load = partial(loading.load_enhancer, hears="separated", refining=refining, device=device)
+    made = load(encoder or shipped[str(stem)], stem=stem, offline=offline, progress=progress)
+    return StemEnhancer(made, blended)
+
+
+def enhance(
+    audio: Audio,
+    sample_rate: float | None = None,
+    *,
+    mixture: Audio | None = None,
+    stem: str | None = None,
+    encoder: str | None = None,
+    blend: str = "auto",
+    mix: float = 1.0,
+    enhancer: StemEnhancer | None = None,
+    downmix: bool = False,
+    device: str = "auto",
+    strict: bool = False,
+) -> Any:
+    """Remove bleed from a separated stem, and restore what the separator lost.
+
+    Args:
+        audio: a sound file, or samples [C, T] or [T], as in `separate`.
+        sample_rate: of the samples, and of the mixture's, in Hz; left out for files.
+        mixture: what the stem was separated from, of the same length, a file or samples; the
+            encoders of bass and drums add nothing without it.
+        stem, encoder, blend, mix, device: see `load_enhancer`.
+        enhancer: from `load_enhancer`, instead of these five.
+        downmix: mix more than two channels to stereo.
+        strict: refuse a file of which something is missing; otherwise a warning is logged.
+
+    Returns:
+        [C, T] fp32 with the rate, channels and length of the stem; a tensor (on the CPU) where a
+        tensor came in, else a numpy array.
+
+    Raises:
+        UsageError: a wrong option, or a mixture of another length. AudioError: the audio cannot be
+        read. CheckpointError: the encoder cannot be loaded.
+    """
+    if enhancer is None:
+        enhancer = load_enhancer(stem, encoder=encoder, blend=blend, mix=mix, device=device)
+    elif stem not in (None, enhancer.stem):
+        raise UsageError(f"the enhancer is for the stem {enhancer.stem}, not for {stem}")
+    plan = plan_outputs(enhancer.sources)
+    with ExitStack() as stack:
+        source = _opened(audio, sample_rate, stack, strict=strict)
+        beside = None
+        if mixture is not None:
+            beside = _opened(mixture, sample_rate, stack, strict=strict)
+            check_mixture(source, beside, enhancer.sample_rate, downmix=downmix)
+        measured = measure(source, enhancer, downmix=downmix)
+        pieces = list(
+            stream_outputs(source, measured, enhancer, plan, downmix=downmix, mixture=beside)
+        )
+    return _joined(pieces, like=audio)[0]
+
+
+def _opened(
+    audio: Audio,
+    sample_rate: float | None,
+    stack: ExitStack,
+    *,
+    strict: bool,
+) -> "AudioSource | _ArraySource":
+    if isinstance(audio, str | Path):
+        return stack.enter_context(open_source(audio, strict=strict))
+    return _ArraySource.from_samples(audio, sample_rate)
+
+
+def _joined(pieces: list[list[NDArray[np.float32]]], *, like: object) -> list[Any]:
+    """Each output [C, T] of pieces in step, as a tensor where `like` is one, else an array."""
     joined = [np.concatenate(output, axis=-1) for output in zip(*pieces, strict=True)]
-    if isinstance(audio, torch.Tensor):
-        return {name: torch.from_numpy(x) for name, x in zip(plan.names, joined, strict=True)}
-    return dict(zip(plan.names, joined, strict=True))
+    return [torch.from_numpy(x) for x in joined] if isinstance(like, torch.Tensor) else joined
 
 
 def measure(source: Source, separator: Separator, *, downmix: bool = False) -> Measured:
@@ -173,14 +282,22 @@ def measure(source: Source, separator: Separator, *, downmix: bool = False) -> M
 
     def counted() -> Iterator[NDArray[np.float32]]:
         nonlocal n_samples
-        for block in source.blocks():
-            check_finite(block, n_samples, source.info.sample_rate, source.name)
+        for block in _checked(source):
             n_samples += block.shape[-1]
             yield block
 
     mixture = mixture_blocks(counted(), source.info, downmix=downmix)
     level = measure_level(_at_model(mixture, source.info, separator, downmix=downmix))
     return Measured(n_samples, level)
+
+
+def _checked(source: Source) -> Iterator[NDArray[np.float32]]:
+    """Blocks [C, T'] of a source; AudioError where a sample is not a number."""
+    n_samples = 0
+    for block in source.blocks():
+        check_finite(block, n_samples, source.info.sample_rate, source.name)
+        n_samples += block.shape[-1]
+        yield block
 
 
 def stream_outputs(
@@ -191,10 +308,12 @@ def stream_outputs(
     *,
     sample_rate: int | None = None,
     downmix: bool = False,
+    mixture: Source | None = None,
     hook: Hook = ignore,
 ) -> Iterator[list[NDArray[np.float32]]]:
     """The second pass: yield blocks [C, T'] of every output of the plan, in step.
 
+    The source of a `StemEnhancer` is a stem, which may have the `mixture` that it is from.
     All have `out_samples(...)` samples in the end: those of the input, at `sample_rate` if given.
     """
     info, n_stems = source.info, len(plan.stems)
@@ -207,8 +326,15 @@ def stream_outputs(
         hook(Warned(source.name, message))
 
     # Two readers of one stream: what one is ahead of the other is a few segments.
-    to_separate, mixture = itertools.tee(mixture_blocks(source.blocks(), info, downmix=downmix))
-    separated = separator.stream(
+    to_separate, original = itertools.tee(mixture_blocks(source.blocks(), info, downmix=downmix))
+    stream = separator.stream
+    if mixture is not None:
+        assert isinstance(separator, StemEnhancer)
+        beside = mixture_blocks(_checked(mixture), mixture.info, downmix=downmix)
+        stream = partial(
+            separator.stream, mixture=_at_model(beside, mixture.info, separator, downmix=downmix)
+        )
+    separated = stream(
         _at_model(to_separate, info, separator, downmix=downmix),
         measured.level,
         stems=plan.stems,
@@ -226,7 +352,7 @@ def stream_outputs(
         n_samples,
     )
     reference = fit_length(
-        resample(mixture, n_channels, info.sample_rate, out_rate), n_channels, n_samples
+        resample(original, n_channels, info.sample_rate, out_rate), n_channels, n_samples
     )
     n_done = 0
     for mixture_block, stem_block in align([reference, at_output]):
@@ -263,6 +389,10 @@ class _ArraySource:
         layout = usual_layout(len(array), "array")
         info = AudioInfo(sample_rate, len(array), "array", "FLOAT", layout)
         return _ArraySource(array, info)
+
+    @property
+    def n_samples(self) -> int:
+        return self.samples.shape[-1]
 
     def blocks(self, block_samples: int = BLOCK_SAMPLES) -> Iterator[NDArray[np.float32]]:
         for start in range(0, self.samples.shape[-1], block_samples):

@@ -1,15 +1,21 @@
-"""Long signals in short segments: the only overlap-add of the project.
+"""Long signals as streams of blocks: overlap-add, context, and signals kept in step.
 
-Signals are streams of blocks [..., T'] along the last axis. Nothing holds more than a few segments,
-so memory does not depend on the length of the signal.
+Blocks are tensors [..., T'], or lanes: (named) tuples of tensors of one length T'. Nothing holds
+more than a few segments, so memory does not depend on the length of the signal.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+Block = TypeVar("Block")
+Result = TypeVar("Result")
+First = TypeVar("First")
+Second = TypeVar("Second")
 
 
 def overlap_add(
@@ -150,8 +156,8 @@ class CrossFader:
 
 
 def in_context(
-    blocks: Iterable[Tensor],
-    process: Callable[[Tensor], Tensor],
+    blocks: Iterable[Block],
+    process: Callable[[Block], Tensor],
     *,
     step: int,
     context: int,
@@ -164,7 +170,7 @@ def in_context(
     and its edges are those of the signal. The length need not be known.
 
     Args:
-        blocks: the signal, [..., T'] each.
+        blocks: the signal, [..., T'] each, or lanes (see `align`).
         process: takes [..., L] and gives [..., about L * hop_out / hop_in].
         step: how much of the signal to do at once, a multiple of `hop_in`.
         context: how much to show before and after, a multiple of `hop_in`.
@@ -173,43 +179,44 @@ def in_context(
     Yields:
         The result in order, without the context.
     """
-    held: Tensor | None = None
+    held: Block | None = None
     n_before = 0  # of what is held, how much is context
     is_more = True
     iterator = iter(blocks)
     while is_more:
         parts = [] if held is None else [held]
-        n_held = sum(part.shape[-1] for part in parts)
+        n_held = sum(map(_length, parts))
         while is_more and n_held <= n_before + step + context:
             block = next(iterator, None)
             if block is None:
                 is_more = False
             else:
                 parts.append(block)
-                n_held += block.shape[-1]
+                n_held += _length(block)
         if n_held == n_before:
             return
-        held = torch.cat(parts, dim=-1)
+        held = map_lanes(lambda *signals: torch.cat(signals, dim=-1), *parts)
         stop = n_before + step
-        result = process(held if not is_more else held[..., : stop + context])
+        result = process(held if not is_more else _cut(held, slice(stop + context)))
         n_skip = n_before // hop_in * hop_out
         yield (
             result[..., n_skip:] if not is_more else result[..., n_skip : stop // hop_in * hop_out]
         )
-        held = held[..., max(0, stop - context) :].clone()
+        held = map_lanes(Tensor.clone, _cut(held, slice(max(0, stop - context), None)))
         n_before = min(stop, context)
 
 
 def align(streams: Sequence[Iterable[Any]]) -> Iterator[tuple[Any, ...]]:
-    """Cut several streams of blocks [..., T'] (arrays or tensors) into blocks of equal length.
+    """Cut several streams of blocks [..., T'] into blocks of equal length.
 
-    Raises ValueError when the streams end at different lengths.
+    A block is an array, a tensor, or lanes: a (named) tuple of blocks of one length, with None for
+    a signal that is missing. Raises ValueError when the streams end at different lengths.
     """
     iterators = [iter(stream) for stream in streams]
     held: list[Any] = [None] * len(iterators)
     while True:
         for index, iterator in enumerate(iterators):
-            while held[index] is None or held[index].shape[-1] == 0:
+            while held[index] is None or _length(held[index]) == 0:
                 held[index] = next(iterator, None)
                 if held[index] is None:
                     break
@@ -217,6 +224,79 @@ def align(streams: Sequence[Iterable[Any]]) -> Iterator[tuple[Any, ...]]:
             return
         if any(block is None for block in held):
             raise ValueError("the streams have different lengths")
-        length = min(block.shape[-1] for block in held)
-        yield tuple(block[..., :length] for block in held)
-        held = [block[..., length:] for block in held]
+        length = min(map(_length, held))
+        yield tuple(_cut(block, slice(length)) for block in held)
+        held = [_cut(block, slice(length, None)) for block in held]
+
+
+def in_step(
+    blocks: Iterable[Block], *stages: Callable[[Iterator[Block]], Iterable[Any]]
+) -> Iterator[tuple[Any, ...]]:
+    """Give one stream to several stages, and yield what they make of it in blocks of equal length.
+
+    A stage takes an iterator of blocks and yields blocks, late and cut as it likes. What a slower
+    stage has not taken yet waits here, and nowhere else.
+
+    Raises:
+        ValueError: the stages give different lengths.
+    """
+    copies = _copies(blocks, len(stages))
+    yield from align([stage(copy) for stage, copy in zip(stages, copies, strict=True)])
+
+
+def alongside(
+    blocks: Iterable[Block], stage: Callable[[Iterator[Block]], Iterable[Result]]
+) -> Iterator[tuple[Block, Result]]:
+    """Yield every block again beside what a stage makes of it, cut alike; see `in_step`."""
+    yield from in_step(blocks, iter, stage)
+
+
+def apart(
+    lanes: Iterable[tuple[First, Second]],
+) -> tuple[Iterator[First], Iterator[Second]]:
+    """The two signals of a stream of pairs as streams of their own, which may be read apart."""
+    firsts, seconds = _copies(lanes, 2)
+    return (first for first, _ in firsts), (second for _, second in seconds)
+
+
+def _copies(blocks: Iterable[Block], n_copies: int) -> list[Iterator[Block]]:
+    """As itertools.tee, which keeps up to 57 blocks that all copies have read already."""
+    source, queues = iter(blocks), [deque[Block]() for _ in range(n_copies)]
+
+    def copy(queue: deque[Block]) -> Iterator[Block]:
+        while queue or _fill(queues, source):
+            yield queue.popleft()
+
+    return [copy(queue) for queue in queues]
+
+
+def _fill(queues: Sequence[deque[Block]], source: Iterator[Block]) -> bool:
+    """Append the next block to all queues; False at the end of the source."""
+    for block in source:
+        for queue in queues:
+            queue.append(block)
+        return True
+    return False
+
+
+def map_lanes(change: Callable[..., Any], *blocks: Block) -> Block:
+    """`change` for every signal of a block, or of blocks of one form, in the same form.
+
+    A missing signal (None) stays missing.
+    """
+    first = blocks[0]
+    if not isinstance(first, tuple):
+        return first if first is None else change(*blocks)
+    signals = [map_lanes(change, *each) for each in zip(*blocks, strict=True)]
+    return first._make(signals) if hasattr(first, "_make") else tuple(signals)  # type: ignore[return-value]
+
+
+def _length(block: Any) -> int:
+    if isinstance(block, tuple):
+        return next(_length(each) for each in block if each is not None)
+    return int(block.shape[-1])
+
+
+def _cut(block: Any, part: slice) -> Any:
+    """That part of the time axis."""
+    return map_lanes(lambda signal: signal[..., part], block)

@@ -1,8 +1,10 @@
 """Cutting into segments and putting together again."""
 
 import random
+import weakref
 from collections.abc import Iterator
 from fractions import Fraction
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mssgen.streams import align, overlap_add
+from mssgen.streams import align, alongside, apart, in_context, in_step, overlap_add
 
 RATE = 1000
 
@@ -208,3 +210,77 @@ def test_aligned_streams_keep_their_samples(sizes: list[list[int]], n_samples: i
 def test_streams_of_different_length_do_not_align() -> None:
     with pytest.raises(ValueError, match="different lengths"):
         list(align([[torch.ones(3)], [torch.ones(2), torch.ones(2)]]))
+
+
+class Pair(NamedTuple):
+    """Two signals in step, of which the second may be missing."""
+
+    first: Tensor
+    second: Tensor | None = None
+
+
+def cut_at(signal: Tensor, length: int) -> Iterator[Tensor]:
+    yield from signal.split(length, dim=-1)
+
+
+@given(st.integers(1, 60), st.integers(1, 9), st.integers(1, 9), st.integers(0, 20))
+def test_a_block_waits_for_what_a_stage_makes_of_it(
+    n_samples: int, length: int, step: int, context: int
+) -> None:
+    signal = torch.arange(n_samples)
+    lanes = (Pair(block, -block) for block in cut_at(signal, length))
+
+    def stage(lanes: Iterator[Pair]) -> Iterator[Tensor]:
+        doubled = (2 * lane.first for lane in lanes)
+        return in_context(doubled, lambda held: held, step=step, context=context)
+
+    n_done = 0
+    for lane, doubled in alongside(lanes, stage):
+        expected = signal[n_done : n_done + doubled.shape[-1]]
+        assert lane.second is not None
+        for found in (lane.first, -lane.second, doubled // 2):
+            assert torch.equal(found, expected)
+        n_done += len(expected)
+    assert n_done == n_samples
+
+
+def test_lanes_pass_in_context_and_apart() -> None:
+    signal = torch.arange(50)
+    pairs = [Pair(block, 2 * block) for block in cut_at(signal, 7)]
+
+    def total(lane: Pair) -> Tensor:
+        assert lane.second is not None
+        return lane.first + lane.second
+
+    added = in_context(iter(pairs), total, step=11, context=5)
+    assert torch.equal(torch.cat(list(added)), 3 * signal)
+    alone = in_context(map(Pair, cut_at(signal, 7)), lambda lane: lane.first, step=9, context=2)
+    assert torch.equal(torch.cat(list(alone)), signal)
+    seconds, firsts = reversed(apart((pair.first, 2 * pair.first) for pair in pairs))
+    assert torch.equal(torch.cat(list(seconds)), 2 * signal)
+    assert torch.equal(torch.cat(list(firsts)), signal)
+
+
+def test_stages_in_step_hold_no_more_than_their_delay() -> None:
+    """Weak references to the blocks: what all stages have taken is forgotten."""
+    alive: list[weakref.ref[Tensor]] = []
+
+    def blocks() -> Iterator[Tensor]:
+        for _ in range(100):
+            block = torch.zeros(10)
+            alive.append(weakref.ref(block))
+            yield block
+
+    def late(stream: Iterator[Tensor]) -> Iterator[Tensor]:
+        return in_context((block + 1 for block in stream), lambda x: x, step=50, context=20)
+
+    most = 0
+    for _ in in_step(blocks(), iter, late, late):
+        most = max(most, sum(reference() is not None for reference in alive))
+    assert len(alive) == 100
+    assert most < 15
+
+
+def test_stages_of_different_length_are_not_in_step() -> None:
+    with pytest.raises(ValueError, match="different lengths"):
+        list(alongside([torch.ones(3)], lambda blocks: (block[:2] for block in blocks)))

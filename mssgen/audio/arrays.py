@@ -13,7 +13,7 @@ from mssgen.errors import UsageError
 def as_rate(rate: object) -> int:
     """A sample rate in Hz from a number of any type; UsageError for what is not one."""
     if rate is None:
-        raise UsageError("samples need their rate: separate(samples, sample_rate)")
+        raise UsageError("samples need their rate: pass `sample_rate` in Hz")
     try:
         # Words are left out: "44100" is more likely a slip than a rate.
         number = math.nan if isinstance(rate, str | bytes) else float(rate)  # type: ignore[arg-type]

@@ -15,6 +15,7 @@ from mssgen.errors import UsageError
 from mssgen.events import Warned
 
 if TYPE_CHECKING:
+    from mssgen.audio.reading import AudioSource
     from mssgen.enhancers.blend import Blend
     from mssgen.enhancers.chain import StemEnhancer
     from mssgen.enhancers.codec import CodecEnhancer
@@ -123,7 +124,6 @@ def enhance(
 
         from mssgen.audio.reading import open_source
         from mssgen.devices import choose_device, share_heaps
-        from mssgen.enhancers.chain import mixture_of
         from mssgen.enhancers.loading import load_codec_enhancer, load_enhancer
         from mssgen.jobs import made_by
         from mssgen.jobs.batch import Group
@@ -158,7 +158,6 @@ def enhance(
                     "--mixture needs files: it is read beside the inputs, from its start"
                 )
             song = stack.enter_context(open_source(mixture, strict=strict))
-        hears = partial(mixture_of, mixture=song, downmix=downmix) if song else None
         groups = []
         for choice in choices:
             of = choice.stem if codec else made_by.stem_of_encoder(choice.checkpoint, **hub)
@@ -181,9 +180,10 @@ def enhance(
             groups.append(
                 Group(
                     of_stem,
-                    partial(_loaded, enhance_with, blended, of_stem[0], hears),
+                    partial(_loaded, enhance_with, blended, of_stem[0], song, downmix=downmix),
                     plan_outputs((of,)),
                     {of: made},
+                    song,
                 )
             )
         tracks = [track for group in groups for track in group.tracks]
@@ -213,17 +213,19 @@ def _loaded(
     load: Callable[[], "CodecEnhancer"],
     blend: "Blend",
     track: "Track",
-    hears: Callable[..., Any] | None,
+    mixture: "AudioSource | None",
+    *,
+    downmix: bool,
 ) -> "StemEnhancer":
-    """An enhancer for the inputs; with `hears` for this one, which hears its song."""
+    """An enhancer for the inputs; UsageError where the mixture cannot be that of this one."""
     from mssgen.audio.reading import open_source
-    from mssgen.enhancers.chain import StemEnhancer
+    from mssgen.enhancers.chain import StemEnhancer, check_mixture
 
     enhancer = StemEnhancer(load(), blend)
-    if hears is not None:
+    if mixture is not None:
         # Its warnings are told when it is enhanced.
         with open_source(track.path, warn=lambda _: None) as source:
-            enhancer.mixture = hears(source, sample_rate=enhancer.sample_rate)
+            check_mixture(source, mixture, enhancer.sample_rate, downmix=downmix)
     return enhancer
 
 

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from mssgen.codecs.base import Codec, Codes
 from mssgen.codecs.networks.stem_codec import StemCodec
-from mssgen.codecs.networks.stem_spectrum import InverseSpectrum
-from mssgen.streams import CrossFader, align, in_context
+from mssgen.streams import CrossFader, in_context
 
 # Far longer than the receptive fields, yet small in memory: DAC keeps 64 channels of this length.
 PIECE_SAMPLES = 2**17
@@ -126,8 +125,6 @@ def stream_audio(
     latents: Iterable[Tensor],
     n_samples: int,
     scales: deque[Tensor] | None = None,
-    *,
-    like: Iterable[Tensor] | None = None,
 ) -> Iterator[Tensor]:
     """Audio in blocks [B, C, T'] from quantised latents, as from `codec.synthesize`.
 
@@ -136,8 +133,6 @@ def stream_audio(
         latents: all frames of the audio, in blocks [B, D, N'] of any length.
         n_samples: total length of the audio in samples.
         scales: gain [B] of each segment, popped from the left as segments are decoded.
-        like: audio in blocks [B, C, T'], `n_samples` in total, whose fine structure shapes the
-            decoder's noise (`InverseSpectrum.filled`); ignored by decoders without noise.
 
     Raises:
         ValueError: there are fewer frames than `n_samples` requires.
@@ -145,15 +140,30 @@ def stream_audio(
     if codec.segment_samples is not None:
         yield from _segmented_audio(codec, latents, n_samples, scales)
         return
-    n_left, stages = n_samples, _stages(codec.decoder)
-    if like is not None and isinstance(codec, StemCodec):
-        synthesis, inverse = codec.decoder
-        assert isinstance(inverse, InverseSpectrum)
-        frames = _through([synthesis], latents, codec)
-        spectra = stream_latents(codec, like, encoder=codec.encoder[0])
-        latents = (inverse.filled(*pair) for pair in align([frames, spectra]))
-        stages = [inverse]
-    for audio in _through(stages, latents, codec):
+    yield from _to_length(_through(_stages(codec.decoder), latents, codec), n_samples, codec)
+
+
+@torch.inference_mode()
+def stream_spectra(codec: StemCodec, latents: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Spectra [B, F', N'], as `InverseSpectrum` takes them, from quantised latents [B, D, N']."""
+    yield from _through([codec.decoder[0]], latents, codec)
+
+
+@torch.inference_mode()
+def stream_waveform(
+    codec: StemCodec, spectra: Iterable[Tensor], n_samples: int
+) -> Iterator[Tensor]:
+    """Audio [B, 2, T'], `n_samples` in all, from spectra as `InverseSpectrum` takes them.
+
+    Raises ValueError where there are fewer frames than `n_samples` needs.
+    """
+    yield from _to_length(_through([codec.decoder[1]], spectra, codec), n_samples, codec)
+
+
+def _to_length(blocks: Iterable[Tensor], n_samples: int, codec: Codec) -> Iterator[Tensor]:
+    """Decoded blocks [B, C, T'], cut to `n_samples` in all; ValueError where frames are missing."""
+    n_left = n_samples
+    for audio in blocks:
         if n_left:
             audio = audio[..., :n_left]
             n_left -= audio.shape[-1]
@@ -163,31 +173,6 @@ def stream_audio(
     if n_left:
         # Some decoders output a few samples less than whole frames.
         yield audio.new_zeros(*audio.shape[:-1], n_left)
-
-
-@torch.inference_mode()
-def stream_attenuated(
-    codec: StemCodec, blocks: Iterable[Tensor], latents: Iterable[Tensor], n_samples: int
-) -> Iterator[Tensor]:
-    """Audio [B, 2, T'] in which each band is attenuated to the energy that latents specify.
-
-    Bands that are quieter already stay as they are.
-
-    Args:
-        codec: its latents hold band energies (`n_band_dims` > 0).
-        blocks: the audio in blocks [B, 2, T'], at the codec's rate.
-        latents: [B, D, N'], for all frames of the audio; unquantised, as quantisation errors would
-            be audible.
-        n_samples: total length of the audio in samples.
-    """
-    inverse = codec.decoder[1]
-    assert isinstance(inverse, InverseSpectrum)
-    spectra = stream_latents(codec, blocks, encoder=codec.encoder[0])
-    limits = (block[:, -codec.n_band_dims :] for block in latents)
-    frames = (inverse.attenuated(*pair) for pair in align([spectra, limits]))
-    for audio in _through([inverse], frames, codec):
-        yield audio[..., :n_samples]
-        n_samples -= min(n_samples, audio.shape[-1])
 
 
 def _segmented_audio(

@@ -1,74 +1,86 @@
-"""What the separator gave and what the codec made of it, blended.
+"""Blend a separated stem with the codec's version of it, within bounds on what may change.
 
-    enhanced --level--> Y --mixture bound--> Y --full: as it is, fill: where X' has holes--> Z
-    change D = Z - X --limit of the second--> d;  stem + d --level--> blended by `mix` with the stem
+    all:         enhanced stem -> match level -> mixture bound -> Y
+    auto, fill:  stem X + limited attenuation -> X';  X' + limited filling from Y -> blend
+    full:        stem X + limited (Y - X) -> blend
+    fill, full:  blend -> match level -> blend
+    all:         `mix` between the stem and the blend
 
-X, Y and the mixture M are spectrograms (Hann windows of about 46 ms that overlap by three
-quarters); P is the energy of a region (`bounds`: a third of an octave by 58 ms) in one channel.
+X (the separated stem), Y (the enhanced stem) and M (the mixture) are STFTs: Hann windows of about
+46 ms with 75 % overlap. P_X, P_Y and P_M are their energies per region, a third of an octave by 58
+ms of one channel (`mssgen.enhancers.bounds`). Levels are matched by loudness, over ten seconds
+(`mssgen.enhancers.levels`).
 
-**Mixture bound.** No stem is louder than its song: Y is lowered wherever P_Y > max(P_X, P_M). The
-level match after that raises by 3 dB at most, so that no region of the blend is more than 3 dB
-above the mixture unless the separated stem was.
+**Mixture bound.** A stem cannot be louder than its mixture: where P_Y exceeds both P_X and P_M, Y
+is attenuated to the larger of the two. The second level match adds 3 dB at most, so no region of
+the blend is more than 3 dB above the mixture unless the separated stem was.
 
-**Lowering.** An encoder that tells levels of bands says where the separator let others through: X'
-is the stem, no band louder than that. It is the stem's own waveform still, and no codec was heard.
-Both levels are matched to X', so that nothing makes up for what was taken away.
+**Attenuation.** Encoders with band energies predict how loud each band of the clean stem is. X' is
+the separated waveform with every band that is louder lowered to it, which removes bleed and adds no
+codec artefacts. Both level matches take X' as their reference, so the removed bleed is not made up
+for by gain.
 
-**Fill.** Let Q be the highest of P_X in all bands, less 6 dB for every octave of distance: what a
-spectrum without holes would have. A region of X is trusted by t = P_X / (P_X + Q / 10), by half
-where it lies 10 dB below. To the rest the codec adds A = sqrt((1 - t) max(0, P_Y - 2 P_X) / P_Y) Y;
-what is less than 3 dB louder than the stem may be an error of its own. |Z|^2 = |X'|^2 + |A|^2 in
-the phase of X' |X'| + A |A|, that of the stronger. Magnitudes are set and never left to the
-interference of two signals of nearly the same phase, so nothing combs.
+**Fill.** Gaps are bands in which the stem is much quieter than its neighbours suggest. Let Q be the
+highest P_X of all bands after subtracting 6 dB per octave of distance: the envelope of a spectrum
+without gaps. The confidence in a region of the stem is t = P_X / (P_X + Q / 10), which is 1/2 at 10
+dB below the envelope. The codec contributes A = sqrt((1 - t) max(0, P_Y - 2 P_X) / P_Y) Y: little
+where the confidence is high, and nothing where it is less than 3 dB above the stem, which may be
+the codec's own error. Energies add, |Z|^2 = |X'|^2 + |A|^2, and the phase is that of X' |X'| + A
+|A|, close to the stronger of the two. Setting the magnitude avoids the comb filtering that the sum
+of two nearly equal signals would have.
 
-**Limit of the second.** In every window of a second, |D|^2 <= r |X|^2. For `full` r = 4 and for
-`fill` r = 1: a codec that hums while the stem is silent is not let through. For `auto` r is so
-small that SI-SDR is safe. With x = s + e (s along the reference, e the error), d costs
+**Limit on the change.** In every window of one second the change D = Z - X' (of `full`: Y - X) has
+|D|^2 <= r |X|^2. `full` has r = 4, `fill` has r = 1: a codec that hums while the stem is silent is
+muted. `auto` has r = -36 dB, which bounds the loss of SI-SDR. For a stem x = s + e, with s along
+the reference and e the error, a change d costs
 
     at worst, along e:         20 lg((1 + sqrt(r |x|^2 / |e|^2)) / (1 - sqrt(r |x|^2 / |s|^2)))  dB
-    if it ignores s and e:     10 lg(1 + r |x|^2 / |e|^2)                                        dB
+    uncorrelated with s, e:    10 lg(1 + r |x|^2 / |e|^2)                                        dB
 
-r = -36 dB keeps the first below 0.5 dB for estimates of up to 10 dB, which is what separators
-reach, and the second for those of up to 26 dB. What holds for every second holds for the file, and
-what holds for D holds for d: the transform is a tight frame, and its inverse never adds energy.
+The first is below 0.5 dB for stems of up to 10 dB SI-SDR, which is what separators reach; the
+second for stems of up to 26 dB. A bound on every second bounds the file, and a bound on D bounds
+the waveform d, because the STFT is a tight frame whose inverse never adds energy.
 
-With the mixture at hand the error is no longer unknown: a filter that knew P_X and P_M-X and
-nothing else (Wiener's) would leave W = sum P_X P_M-X / (P_X + P_M-X), and separators seldom leave
-less. Then |D|^2 <= W / 16 is allowed, too: 0.26 dB by the second line, 0.5 dB for an estimate that
-is 2.8 dB better than Wiener's. What is allowed is lowered by the share of the trusted regions'
-energies on which X and Y agree: a codec that gets wrong what is known has nothing to teach.
+With a mixture the error can be estimated: a Wiener filter that knew P_X and P_M-X would leave the
+error W = sum P_X P_M-X / (P_X + P_M-X), and separators seldom leave less. `auto` then also allows
+|D|^2 <= W / 16, which costs 0.26 dB by the second line, and 0.5 dB for a stem that is 2.8 dB better
+than the Wiener filter's. All of this is scaled by the agreement of X and Y, the share of their
+energies in common where the confidence is high: a codec that gets wrong what is known is not
+trusted with what is missing.
 
-Lowering is limited in `auto`, too, though more freely, since it goes along the error wherever the
-encoder is right: X - X' has at most -18 dB of the stem's energy in a second, with the mixture at
-hand kept between W / 16 and W / 8, and every band of a third of an octave the same share of that.
-So what is soft, where little energy is much to hear, may go wholly. A stem that was separated to 22
-dB lost 0.41 dB of SI-SDR, and 0.69 without W / 8; others lose next to nothing or gain.
+**Limit on the attenuation.** `auto` limits X - X' as well, but less, because it mostly removes the
+error: to -18 dB of the stem's energy in each second; with a mixture to no less than W / 16 and no
+more than W / 8. Each band gets an equal share of that, so quiet bands, in which bleed is audible at
+little energy, may be removed entirely. A stem separated to 22 dB of SI-SDR lost 0.41 dB (0.69 dB
+without W / 8); others lose next to nothing or gain.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from mssgen.enhancers.bounds import Bands, gain_within, in_all_windows, smoothed, squared
+from mssgen.enhancers.lanes import Lanes, present
 from mssgen.enhancers.levels import match_level
 from mssgen.errors import UsageError
-from mssgen.streams import align, in_context
+from mssgen.streams import alongside, in_context
 
 MODES = ("auto", "fill", "full")
 _LIMITS = {"auto": 10**-3.6, "fill": 1.0, "full": 4.0}
 _OF_ERROR = 1 / 16
 _OF_ERROR_AT_MOST = 1 / 8
-_LOWERED = 10**-1.8
+_ATTENUATION = 10**-1.8
 _SURE = 2
 _WINDOW_S = 0.046
 _REGION_FRAMES = 5
 _LIMIT_S = 1.0
 _STEP_S = 6.0
-_HOLE = 0.1
+_GAP = 0.1
 _SLOPE_DB = 6.0
 _NOTHING = 1e-20
 _MAX_CODEC_BOOST_DB, _MAX_BOOST_DB = 12.0, 3.0
@@ -76,74 +88,71 @@ _MAX_CODEC_BOOST_DB, _MAX_BOOST_DB = 12.0, 3.0
 
 @dataclass(frozen=True)
 class Blend:
-    """How a separated stem and its enhanced form become one."""
+    """How a separated stem and its enhanced form are combined; UsageError for a wrong option."""
 
     mode: str = "auto"
-    """"full": the codec's output; "fill": the separated stem, and what it lacks from the codec;
-    "auto": that within what cannot cost 0.5 dB of SI-SDR."""
+    """"full": the codec's output alone; "fill": the separated stem without its bleed, its gaps
+    filled from the codec; "auto": "fill" as far as it costs less than 0.5 dB of SI-SDR."""
     mix: float = 1.0
-    """0 (the separated stem) to 1 (the blend)."""
+    """From 0 (the separated stem) to 1 (the blend)."""
 
     def __post_init__(self) -> None:
-        """Raise UsageError for an unknown mode or a share out of range."""
         if self.mode not in MODES:
-            raise UsageError(f"--blend {self.mode} is unknown; use one of {', '.join(MODES)}")
+            raise UsageError(f"`blend` {self.mode} is unknown; use one of {', '.join(MODES)}")
         if not 0 <= self.mix <= 1:
-            raise UsageError(f"--mix {self.mix:g} is out of range; use 0 (input) to 1 (blend)")
+            raise UsageError(f"`mix` {self.mix:g} is out of range; use 0 (input) to 1 (blend)")
 
 
-def blend_stream(
-    separated: Iterable[Tensor],
-    enhanced: Iterable[Tensor],
-    blend: Blend,
-    *,
-    sample_rate: int,
-    mixture: Iterable[Tensor] | None = None,
-    lowering: Iterable[Tensor] | None = None,
-) -> Iterator[Tensor]:
-    """Blend streams of blocks [B, C, T'], however they are cut, to blocks [B, C, T'].
+def blend_stream(lanes: Iterable[Lanes], blend: Blend, *, sample_rate: int) -> Iterator[Tensor]:
+    """Blend each stem with its enhanced form, to blocks [B, C, T'].
 
-    Length and place in time are those of the input; silence and equal channels stay what they are;
-    memory is that of ten seconds.
+    Length and timing are the stem's; silence and equal channels are kept; memory is that of ten
+    seconds.
 
     Args:
-        separated: the stem.
-        enhanced: what the codec made of it, of the same length.
+        lanes: stem and enhanced stem; the mixture for the mixture bound, and the attenuation, where
+            there are any.
         blend: mode and mix.
-        sample_rate: Hz, of all.
-        mixture: the song, for the mixture bound; None leaves it out.
-        lowering: what is to be added to the stem so that no band is louder than the enhancer says
-            (`CodecEnhancer.stream_both`); None leaves it as it is.
-
-    Raises:
-        ValueError: the streams have different lengths.
+        sample_rate: Hz, of all lanes.
     """
-    streams = [separated, enhanced]
-    if lowering is not None:
-        streams.append(lowering)
-    if mixture is not None:
-        streams.append(mixture)
-    blender = _Blender(blend.mode, sample_rate, is_lowered=lowering is not None)
-    signals = match_level(
-        map(blender.referred, align(streams)),
-        sample_rate=sample_rate,
-        max_boost_db=_MAX_CODEC_BOOST_DB,
-        is_extended=True,
+    blender = _Blender(blend.mode, sample_rate)
+    match = partial(match_level, sample_rate=sample_rate)
+    # The codec's level first, then that of the blend; both follow the attenuated stem.
+    matched = alongside(
+        lanes,
+        lambda lanes: match(
+            ((attenuated(each), present(each.enhanced)) for each in lanes),
+            max_boost_db=_MAX_CODEC_BOOST_DB,
+            is_extended=True,
+        ),
     )
-    pairs = in_context(signals, blender, step=blender.step, context=blender.context)
+    at_level = (lane._replace(enhanced=enhanced) for lane, enhanced in matched)
+    blended = alongside(at_level, blender.stream)
     if blend.mode != "auto":
-        pairs = match_level(pairs, sample_rate=sample_rate, max_boost_db=_MAX_BOOST_DB)
-    for _, after, before in pairs:
-        yield torch.lerp(before, after, blend.mix)
+        blended = (
+            (lane, after)
+            for (lane, _), after in alongside(
+                blended,
+                lambda pairs: match(
+                    ((attenuated(lane), after) for lane, after in pairs),
+                    max_boost_db=_MAX_BOOST_DB,
+                ),
+            )
+        )
+    for lane, after in blended:
+        yield torch.lerp(lane.stem, after, blend.mix)
+
+
+def attenuated(lane: Lanes) -> Tensor:
+    """The stem [B, C, T'] with no band louder than the encoder predicts."""
+    return lane.stem if lane.attenuation is None else lane.stem + lane.attenuation
 
 
 class _Blender:
-    """[V, B, C, T] of the stem as its level shall be, the codec's output, the stem, and maybe the
-    mixture to [3, B, C, T]: the first, the blend, and the stem. It looks `context` samples around.
-    """
+    """Lanes to the blended stem [B, C, T'], in pieces with `context` samples to either side."""
 
-    def __init__(self, mode: str, sample_rate: int, *, is_lowered: bool) -> None:
-        self.mode, self.is_lowered = mode, is_lowered
+    def __init__(self, mode: str, sample_rate: int) -> None:
+        self.mode = mode
         self.n_fft = 2 ** round(math.log2(_WINDOW_S * sample_rate))
         self.hop = self.n_fft // 4
         self.window = torch.hann_window(self.n_fft)
@@ -155,86 +164,87 @@ class _Blender:
         self.step = round(_STEP_S * sample_rate / self.hop) * self.hop
         self.context = (2 * self.limit_frames + 4 * _REGION_FRAMES) * self.hop + 2 * self.n_fft
 
-    def referred(self, blocks: Sequence[Tensor]) -> Tensor:
-        """Blocks of all streams, one of each, to [V, B, C, T'] as the class wants them."""
-        stem, enhanced, *others = blocks
-        lowered = stem + others.pop(0) if self.is_lowered else stem
-        return torch.stack([lowered, enhanced, stem, *others])
+    def stream(self, lanes: Iterable[Lanes]) -> Iterator[Tensor]:
+        """Blocks [B, C, T'] of the blend, from lanes whose enhanced stem has the stem's level."""
+        return in_context(lanes, self.blended, step=self.step, context=self.context)
 
-    def __call__(self, signals: Tensor) -> Tensor:
-        lowered, y, x, *mixtures = self._spectra(signals)
-        mixture = mixtures[0] if mixtures else None
+    def blended(self, lane: Lanes) -> Tensor:
+        """The blend of whole signals [B, C, T]; letters as in the module's description."""
+        x, y = self._spectrum(lane.stem), self._spectrum(present(lane.enhanced))
+        mixture = None if lane.mixture is None else self._spectrum(lane.mixture)
         if mixture is not None:
             y = self._bounded(y, x, mixture)
         allowed = _LIMITS[self.mode] * squared(x).sum(dim=(1, 2))  # [B, N]
         if self.mode == "full":
             change = self._limited(y - x, allowed)
         else:
+            lower = x if lane.attenuation is None else self._spectrum(attenuated(lane))
             there, given = (smoothed(self.bands.energies(each), _REGION_FRAMES) for each in (x, y))
-            trust = self._trust(there)
-            lacks = (1 - trust) * (given - _SURE * there).clamp_min(0) / given.clamp_min(_NOTHING)
+            confidence = self._confidence(there)
+            lacks = (
+                (1 - confidence) * (given - _SURE * there).clamp_min(0) / given.clamp_min(_NOTHING)
+            )
             if self.mode == "auto":
-                most = _LOWERED * squared(x).sum(dim=(1, 2))
+                most = _ATTENUATION * squared(x).sum(dim=(1, 2))
                 if mixture is not None:
                     error = self._error(x, mixture)
                     allowed = torch.maximum(allowed, _OF_ERROR * error)
                     most = most.clamp(_OF_ERROR * error, _OF_ERROR_AT_MOST * error)
-                allowed = allowed * self._agreement(trust, there, given)
-                lowered = x + self._limited_in_bands(lowered - x, most)
-            filling = _filled(lowered, y * self.bands.at_bins(lacks).sqrt()) - lowered
-            change = lowered - x + self._limited(filling, allowed)
-        after = signals[2] + self._waveform(change, signals.shape[-1])
-        return torch.stack([signals[0], after, signals[2]])
+                allowed = allowed * self._agreement(confidence, there, given)
+                lower = x + self._limited_in_bands(lower - x, most)
+            filling = _filled(lower, y * self.bands.at_bins(lacks).sqrt()) - lower
+            change = lower - x + self._limited(filling, allowed)
+        return lane.stem + self._waveform(change, lane.stem.shape[-1])
 
     def _limited(self, change: Tensor, allowed: Tensor) -> Tensor:
-        """A change [B, C, F, N] with no more energy than allowed [B, N] in any second."""
+        """A change [B, C, F, N] of at most the allowed energy [B, N] in any second."""
         gain = gain_within(squared(change).sum(dim=(1, 2)), allowed, self.limit_frames)
         if self.mode == "auto":
             gain = in_all_windows(gain[:, None], self.limit_frames)[:, 0]
         return change * gain[:, None, None]
 
     def _limited_in_bands(self, change: Tensor, allowed: Tensor) -> Tensor:
-        """The same, every band getting an equal share of what is allowed: so what is soft, where
-        little energy is much to hear, may change wholly."""
+        """The same with an equal share of the allowed energy for every band, so that quiet bands
+        may change entirely."""
         shares = allowed[:, None, None] / (change.shape[1] * len(self.bands.octaves))
         energies = self.bands.energies(change)
         gain = gain_within(energies, shares.expand_as(energies), self.limit_frames)
         return change * self.bands.at_bins(in_all_windows(gain, self.limit_frames))
 
     def _bounded(self, y: Tensor, x: Tensor, mixture: Tensor) -> Tensor:
-        """The codec's output, no louder in any region than the louder of stem and mixture."""
+        """Y with no region louder than in the louder of stem and mixture, [B, C, F, N]."""
         allowed = torch.maximum(self.bands.energies(x), self.bands.energies(mixture))
         gain = gain_within(self.bands.energies(y), allowed, _REGION_FRAMES)
         return y * self.bands.at_bins(in_all_windows(gain, _REGION_FRAMES, n_bands=3))
 
-    def _trust(self, energies: Tensor) -> Tensor:
-        """How far a stem of these regions is to be believed, [..., K, N], 0 to 1; silence is."""
+    def _confidence(self, energies: Tensor) -> Tensor:
+        """Confidence in a stem's regions, [..., K, N], from 0 to 1; silence has 1."""
         expected = (energies[..., None, :, :] * self.spread[..., None]).amax(dim=-2)
-        return (energies + _NOTHING) / (energies + _HOLE * expected + _NOTHING)
+        return (energies + _NOTHING) / (energies + _GAP * expected + _NOTHING)
 
     def _error(self, x: Tensor, mixture: Tensor) -> Tensor:
-        """The energy of the error that Wiener's filter would leave, [B, N]."""
+        """The energy W [B, N] of the error that a Wiener filter would leave."""
         there, rest = self.bands.energies(x), self.bands.energies(mixture - x)
         return (there * rest / (there + rest).clamp_min(_NOTHING)).sum(dim=(1, 2))
 
-    def _agreement(self, trust: Tensor, there: Tensor, given: Tensor) -> Tensor:
-        """The share of two energies [B, C, K, N] that both have where one is trusted, [B, N]."""
+    def _agreement(self, confidence: Tensor, there: Tensor, given: Tensor) -> Tensor:
+        """Share [B, N] of two energies [B, C, K, N] in common, weighted by confidence, 0 to 1."""
         common, either = (
-            smoothed((trust * of(there, given)).sum(dim=(1, 2)), self.limit_frames)
+            smoothed((confidence * of(there, given)).sum(dim=(1, 2)), self.limit_frames)
             for of in (torch.minimum, torch.maximum)
         )
         return common / either.clamp_min(_NOTHING)
 
-    def _spectra(self, signals: Tensor) -> Tensor:
-        """[..., T] -> [..., F, N], with a window of zeros around so that the edges are no case."""
-        flat = F.pad(signals.flatten(0, -2), (self.n_fft, self.n_fft))
+    def _spectrum(self, signal: Tensor) -> Tensor:
+        """[..., T] -> [..., F, N], padded with a window of zeros at both ends."""
+        flat = F.pad(signal.flatten(0, -2), (self.n_fft, self.n_fft))
         spectra = torch.stft(
             flat, self.n_fft, self.hop, window=self.window, pad_mode="constant", return_complex=True
         )
-        return spectra.unflatten(0, signals.shape[:-1])
+        return spectra.unflatten(0, signal.shape[:-1])
 
     def _waveform(self, spectra: Tensor, n_samples: int) -> Tensor:
-        """The inverse of `_spectra`."""
+        """The inverse of `_spectrum`, [..., F, N] -> [..., T]."""
         n_padded = n_samples + 2 * self.n_fft
         flat = torch.istft(
             spectra.flatten(0, -3), self.n_fft, self.hop, window=self.window, length=n_padded
@@ -243,7 +253,7 @@ class _Blender:
 
 
 def _filled(x: Tensor, added: Tensor) -> Tensor:
-    """|Z|^2 = |X|^2 + |A|^2, in the phase of the stronger."""
+    """Z with |Z|^2 = |X|^2 + |A|^2 and about the phase of the stronger, [..., F, N]."""
     x2, added2 = squared(x), squared(added)
     direction = x * x2.sqrt() + added * added2.sqrt()
     return direction * ((x2 + added2).sqrt() / direction.abs().clamp_min(_NOTHING))

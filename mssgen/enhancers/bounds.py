@@ -1,7 +1,7 @@
-"""Regions of a spectrogram, and how much may happen in one.
+"""Regions of a spectrogram, and gains that keep the energy of each region within a bound.
 
-A region is about a third of an octave (at least four bins) by a twentieth of a second. Energies are
-those of regions; gains are per region too and read off between them, so that nothing steps.
+A region is about a third of an octave (four bins or more) by 58 ms. Gains are computed per region
+and interpolated between regions, so that they never jump.
 """
 
 import torch
@@ -13,10 +13,10 @@ _MIN_BINS = 4
 
 
 class Bands:
-    """Overlapping triangles over the bins of a spectrum; at every bin they sum to one.
+    """Overlapping triangular bands over the bins of a spectrum; at every bin they sum to one.
 
     Args:
-        n_bins: F, from zero to half the sample rate.
+        n_bins: number of bins F, from 0 Hz to half the sample rate.
     """
 
     def __init__(self, n_bins: int) -> None:
@@ -31,35 +31,35 @@ class Bands:
         self.weights[above - 1, bins] = 1 - share
         self.weights[above, bins] = share
         self.octaves = torch.log2(middle.clamp_min(_MIN_BINS))
-        """[K], the bands' places on a logarithmic axis."""
+        """Centres of the bands [K], log2 of the bin."""
 
     def energies(self, spectra: Tensor) -> Tensor:
-        """Complex spectra [..., F, N] to energies [..., K, N]."""
+        """Complex spectra [..., F, N] to band energies [..., K, N]."""
         return self.weights @ squared(spectra)
 
     def at_bins(self, gains: Tensor) -> Tensor:
-        """One gain a band, [..., K, N], to one a bin, [..., F, N]."""
+        """Gains per band [..., K, N] to gains per bin [..., F, N]."""
         return self.weights.T @ gains
 
 
 def squared(spectra: Tensor) -> Tensor:
-    """|X|^2 of complex X, without the root."""
+    """|X|^2 of a complex X, elementwise."""
     return spectra.real.square() + spectra.imag.square()
 
 
 def smoothed(values: Tensor, n_frames: int) -> Tensor:
-    """The mean over `n_frames` (odd) frames around each, [..., N] -> [..., N]."""
+    """Moving average over `n_frames` (odd) centred frames, [..., N] -> [..., N]."""
     flat = values.reshape(-1, 1, values.shape[-1])
     mean = F.avg_pool1d(flat, n_frames, 1, n_frames // 2, count_include_pad=False)
     return mean.view_as(values)
 
 
 def gain_within(energies: Tensor, allowed: Tensor, n_frames: int) -> Tensor:
-    """The gain (0 to 1) that brings the mean energy of each window down to what is allowed.
+    """Gains [..., N], 0 to 1, that lower the mean energy of each window to the allowed energy.
 
     Args:
         energies: [..., N].
-        allowed: likewise; where it is 0, so is the gain.
+        allowed: [..., N]; where it is 0, so is the gain.
         n_frames: length of a window, odd.
     """
     there, most = smoothed(energies, n_frames), smoothed(allowed, n_frames)
@@ -67,16 +67,16 @@ def gain_within(energies: Tensor, allowed: Tensor, n_frames: int) -> Tensor:
 
 
 def in_all_windows(gain: Tensor, n_frames: int, n_bands: int = 1) -> Tensor:
-    """A smooth gain that is nowhere above that of any window (or next band) it takes part in.
+    """A smooth gain that nowhere exceeds that of any window (or neighbouring band) around it.
 
     With g = `gain_within(e, a, n)` and h = `in_all_windows(g, n)`, every window W of n frames has
-    sum_W h^2 e <= sum_W a: each h in W averages minima over frames that all see the middle of W.
-    What looks ahead as far as it looks back needs no attack or release.
+    sum_W h^2 e <= sum_W a: each h in W averages minima over frames that all include the middle of
+    W. The gain looks ahead as far as it looks back, so it needs no attack or release.
 
     Args:
         gain: [..., K, N].
         n_frames: length of a window, odd.
-        n_bands: how many neighbouring bands a bin may lie in, counted over both sides (odd).
+        n_bands: number of neighbouring bands, counted over both sides (odd), that bound a band.
     """
     flat = gain.reshape(-1, 1, *gain.shape[-2:])
     size = (n_bands, 2 * n_frames - 1)

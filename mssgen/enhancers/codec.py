@@ -1,15 +1,17 @@
-"""A trained stem encoder at work: sound to codes of the clean stem, and those to sound.
+"""A codec whose encoder was trained on separated stems: it re-synthesises a stem without bleed.
 
-    audio --encoder--> codes --refiner (optional)--> better codes --decoder--> audio
+    stem (and mixture) -> encoder: latents -> quantiser: codes -> refiner (optional): codes
+        -> decoder: enhanced stem
+    band energies among the latents, and the stem's spectra -> attenuation of the stem
 
-It has the form of a separator with one stem. Trained on mixtures it is one; trained on separated
-stems it takes such a stem and gives a better one.
+`CodecEnhancer` has the form of a separator with one stem. With an encoder that was trained on
+mixtures it separates; with one that was trained on separated stems it enhances such a stem.
 """
 
-import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,12 +19,31 @@ from torch import Tensor
 from mssgen.audio.channels import keep_mono
 from mssgen.audio.levels import NATURAL, gain_into
 from mssgen.codecs.networks.stem_codec import StemCodec
-from mssgen.codecs.streaming import stream_attenuated, stream_audio, stream_latents
+from mssgen.codecs.networks.stem_spectrum import InverseSpectrum
+from mssgen.codecs.streaming import stream_audio, stream_latents, stream_spectra, stream_waveform
 from mssgen.encoders.stem_encoder import Prediction, StemEncoder
+from mssgen.enhancers.lanes import Lanes, present
 from mssgen.errors import UsageError
 from mssgen.refiners.refine import Refiner
 from mssgen.separators.base import Level, measure_level
-from mssgen.streams import SlidingReader, align
+from mssgen.streams import SlidingReader, alongside, apart, in_step, map_lanes
+
+
+class Enhanced(NamedTuple):
+    """Blocks [B, 2, T'] that an enhancer makes of a stem; see the lanes of the same names."""
+
+    enhanced: Tensor
+    attenuation: Tensor | None = None
+    """None for a codec without band energies."""
+
+
+class _Frames(NamedTuple):
+    """The stem in frames of the codec, in step."""
+
+    spectra: Tensor
+    """[B, F', N'], as `mssgen.codecs.networks.stem_spectrum.Spectrum` gives them."""
+    latents: Tensor
+    """[B, D, N'], from the stem encoder, not quantised."""
 
 
 class CodecEnhancer:
@@ -31,15 +52,15 @@ class CodecEnhancer:
     Args:
         encoder: in eval mode, with its codec, on one device.
         name: shown to users.
-        n_codebooks: take that many levels from the encoder; None: those that were learned.
-        refiner: rewrites its codes; the decoder gets the levels that this gives. Guided, it keeps
-            to the encoder's latents; to the codes, where the encoder predicts these instead.
-        has_own_noise: leave the decoder's noise as it is; else it has the fine structure of what
-            came in, whose level in each band alone is changed.
+        n_codebooks: number of codebooks to take from the encoder; None: those it was trained for.
+        refiner: regenerates the codes before they are decoded. If guided, it stays close to the
+            encoder's latents, or to its codes where the encoder predicts codes.
+        has_own_noise: keep the noise that the decoder makes up; False gives the noise the fine
+            structure of the stem and the codec's band energies.
 
     Raises:
-        UsageError: the codec has not so many levels, or the refiner is for another codec or needs
-            more levels.
+        UsageError: the codec has fewer codebooks, or the refiner is for another codec or needs
+            more codebooks.
     """
 
     n_channels = 2
@@ -54,7 +75,7 @@ class CodecEnhancer:
         has_own_noise: bool = False,
     ) -> None:
         self.encoder, self.codec, self.name = encoder, encoder.codec, name
-        self.stem, self.hears_song = encoder.options.stem, encoder.options.takes_mixture
+        self.stem, self.takes_mixture = encoder.options.stem, encoder.options.takes_mixture
         self.sources: tuple[str, ...] = (self.stem,)
         self.sample_rate = self.codec.sample_rate
         self.n_codebooks = self.codec.check_n_codebooks(n_codebooks or encoder.n_codebooks)
@@ -69,7 +90,7 @@ class CodecEnhancer:
         return torch.cat(list(self.stream([mixture], measure_level([mixture]))), dim=-1)
 
     def check(self, stems: Sequence[str] | None) -> None:
-        """Raise UsageError where other stems than its own are wanted."""
+        """Raise UsageError unless `stems` is None or the enhancer's own stem."""
         if stems is not None and tuple(stems) != self.sources:
             wanted = ", ".join(stem for stem in stems if stem != self.stem)
             raise UsageError(f"{self.name} has no stem '{wanted}': it gives {self.stem}")
@@ -84,124 +105,159 @@ class CodecEnhancer:
     ) -> Iterator[Tensor]:
         """Blocks [B, 2, T'] to blocks [B, 1, 2, T'], `level.n_samples` in all; flat memory.
 
-        Silence gives silence, and equal channels stay equal. Raises UsageError for another stem.
+        Silence stays silence, and equal channels stay equal. Raises UsageError for another stem.
         """
         self.check(stems)
         gain = gain_into(level.loud, NATURAL)
-        heard = blocks if gain == 1 else (block * gain for block in blocks)
-        for block in self._stream(heard, level, is_lowered=False):
-            yield block[:, :1] / gain
+        lanes = (Lanes(block * gain) for block in blocks)
+        for made in self.enhanced(lanes, level, with_attenuation=False):
+            yield made.enhanced[:, None] / gain
 
-    def stream_both(
-        self, blocks: Iterable[Tensor], level: Level, song: Iterable[Tensor] | None = None
-    ) -> Iterator[Tensor]:
-        """As `stream`, to blocks [B, 2, 2, T']: what the codec makes of the stem, and what is to be
-        added to the stem so that no band is louder than the encoder says. That only takes away,
-        and is nothing where the codec has no levels of bands.
+    @torch.inference_mode()
+    def enhanced(
+        self, lanes: Iterable[Lanes], level: Level, *, with_attenuation: bool = True
+    ) -> Iterator[Enhanced]:
+        """Enhance stems at the codec's rate; flat memory.
 
-        `song`, blocks [B, 2, T'] of the same length, is for an encoder that hears it; None: it is
-        not at hand.
+        Args:
+            lanes: the stem, and the mixture for an encoder that takes it; silence stands for a
+                mixture that is missing.
+            level: of the stem; its `n_samples` are at the codec's rate.
+            with_attenuation: also compute the attenuation, if the codec has band energies.
+
+        Yields:
+            Blocks of `level.n_samples` in all, on the CPU. The attenuation never adds energy.
         """
-        yield from self._stream(blocks, level, song, is_lowered=self.codec.n_band_dims > 0)
-
-    def _stream(
-        self,
-        blocks: Iterable[Tensor],
-        level: Level,
-        song: Iterable[Tensor] | None = None,
-        *,
-        is_lowered: bool,
-    ) -> Iterator[Tensor]:
-        """Blocks [B, 2, 2, T']; see `stream_both`."""
         if level.is_silent:
-            for block in blocks:
-                yield torch.zeros_like(block)[:, None].expand(-1, 2, -1, -1)
+            for lane in lanes:
+                yield Enhanced(torch.zeros_like(lane.stem))
             return
-        stream: Iterable[Tensor]
-        if self.codec.n_channels == 2:
-            stream = map(
-                partial(keep_mono, is_mono=level.is_mono),
-                self._stream_items(blocks, level.n_samples, song, is_lowered=is_lowered),
-            )
-        elif bool(level.is_mono.all()):
-            middles = (block.mean(dim=1, keepdim=True) for block in blocks)
-            stream = (
-                item.expand(-1, -1, 2, -1) for item in self._stream_items(middles, level.n_samples)
-            )
-        else:
-            stream = self._stream_mid_side(blocks, level)
-        for stereo in stream:
-            yield stereo.to("cpu", torch.float32)
+        stream = self._in_stereo if self.codec.n_channels == 2 else self._in_mono
+        for made in stream(lanes, level, with_attenuation):
+            yield map_lanes(lambda x: x.to("cpu", torch.float32), made)
 
-    def _stream_mid_side(self, blocks: Iterable[Tensor], level: Level) -> Iterator[Tensor]:
-        """Middle and side as items of one batch; see `mssgen.audio.channels.to_items`."""
+    def _in_stereo(
+        self, lanes: Iterable[Lanes], level: Level, with_attenuation: bool
+    ) -> Iterator[Enhanced]:
+        for made in self._through_codec(lanes, level.n_samples, with_attenuation):
+            yield map_lanes(partial(keep_mono, is_mono=level.is_mono), made)
 
-        def items() -> Iterator[Tensor]:
-            for block in blocks:
-                left, right = block.unbind(dim=1)
-                yield torch.cat([left + right, left - right])[:, None] / 2
+    def _in_mono(
+        self, lanes: Iterable[Lanes], level: Level, with_attenuation: bool
+    ) -> Iterator[Enhanced]:
+        """Middle and side as items of one batch [2 B, 1, T'], the middle alone of mono stems.
 
+        See `mssgen.audio.channels.to_items` for the reason.
+        """
+        is_mono = bool(level.is_mono.all())
         has_side = (~level.is_mono)[:, None, None]
-        for item in self._stream_items(items(), level.n_samples):
-            middle, side = item[:, :, 0].cpu().chunk(2)
-            side = side * has_side
-            yield torch.stack([middle + side, middle - side], dim=2)
 
-    def _stream_items(
-        self,
-        blocks: Iterable[Tensor],
-        n_samples: int,
-        song: Iterable[Tensor] | None = None,
-        *,
-        is_lowered: bool = False,
+        def items() -> Iterator[Lanes]:
+            for lane in lanes:
+                left, right = lane.stem[:, :1], lane.stem[:, 1:]
+                middle = (left + right) / 2
+                yield Lanes(middle if is_mono else torch.cat([middle, (left - right) / 2]))
+
+        for made in self._through_codec(items(), level.n_samples, with_attenuation):
+            if is_mono:
+                yield Enhanced(made.enhanced.expand(-1, 2, -1))
+            else:
+                middle, side = made.enhanced.cpu().chunk(2)
+                side = side * has_side
+                yield Enhanced(torch.cat([middle + side, middle - side], dim=1))
+
+    def _through_codec(
+        self, lanes: Iterable[Lanes], n_samples: int, with_attenuation: bool
+    ) -> Iterator[Enhanced]:
+        """Encode and decode lanes of the codec's number of channels, [B, C, T'] each."""
+        lanes = (map_lanes(lambda x: x.to(self._device), lane) for lane in lanes)
+        codec = self.codec
+        with_attenuation &= codec.n_band_dims > 0
+        shapes_noise = codec.adds_noise and not self.has_own_noise
+        if isinstance(codec, StemCodec) and (with_attenuation or shapes_noise):
+            yield from self._by_spectra(codec, lanes, n_samples, with_attenuation)
+            return
+        has_scales = codec.scales(torch.ones(1, codec.n_channels, 1)) is not None
+        scales: deque[Tensor] = deque()  # of segments that are encoded and not decoded yet
+        latents = self._latents(lanes, scales)
+        quantised = self._quantised(latents, n_samples)
+        yield from map(
+            Enhanced, stream_audio(codec, quantised, n_samples, scales if has_scales else None)
+        )
+
+    def _by_spectra(
+        self, codec: StemCodec, lanes: Iterable[Lanes], n_samples: int, with_attenuation: bool
+    ) -> Iterator[Enhanced]:
+        """As `_through_codec`, for the stem codec: its decoder and encoder meet in spectra.
+
+        The decoder's noise takes the fine structure of the stem's spectra, so that in each band
+        only its energy changes; and the stem's spectra are lowered to the band energies of the
+        latents. Those are not quantised: the quantiser's errors would be audible.
+        """
+        inverse = codec.decoder[1]
+        assert isinstance(inverse, InverseSpectrum)
+
+        def frames(lanes: Iterable[Lanes]) -> Iterator[_Frames]:
+            return (_Frames(*pair) for pair in in_step(lanes, self._spectra, self._latents))
+
+        def decoded(frames: Iterable[_Frames]) -> Iterator[Tensor]:
+            latents = (frame.latents for frame in frames)
+            return stream_spectra(codec, self._quantised(latents, n_samples))
+
+        def shaped(frame: _Frames, decoded: Tensor) -> Enhanced:
+            like = None if self.has_own_noise else frame.spectra
+            filled = inverse.filled(decoded, like)
+            if not with_attenuation:
+                return Enhanced(filled)
+            return Enhanced(
+                filled, inverse.attenuated(frame.spectra, frame.latents[:, -codec.n_band_dims :])
+            )
+
+        def waveform(spectra: Iterable[Enhanced], lane: int) -> Iterator[Tensor]:
+            return stream_waveform(codec, (present(each[lane]) for each in spectra), n_samples)
+
+        def both(lanes: Iterable[Lanes]) -> Iterator[Enhanced]:
+            spectra = (shaped(*pair) for pair in alongside(frames(lanes), decoded))
+            n_signals = 2 if with_attenuation else 1
+            stages = [partial(waveform, lane=lane) for lane in range(n_signals)]
+            return (Enhanced(*made) for made in in_step(spectra, *stages))
+
+        for lane, made in alongside(lanes, both):
+            if made.attenuation is not None:  # the lowered stem, so far
+                made = made._replace(attenuation=made.attenuation - lane.stem)
+            yield made
+
+    def _spectra(self, lanes: Iterable[Lanes]) -> Iterator[Tensor]:
+        """The stem's spectra [B, F', N'], as the stem codec's encoder begins with them."""
+        assert isinstance(self.codec, StemCodec)
+        stems = (lane.stem for lane in lanes)
+        return stream_latents(self.codec, stems, encoder=self.codec.encoder[0])
+
+    def _latents(
+        self, lanes: Iterable[Lanes], scales: deque[Tensor] | None = None
     ) -> Iterator[Tensor]:
-        """Blocks [B, C, T'] as the codec wants them to blocks [B, 2, C, T']; see `stream_both`."""
-        scales: deque[Tensor] = deque()
-        heard: Iterable[Tensor] = (block.to(self._device) for block in blocks)
-        like, change = None, None
-        if self.codec.adds_noise and not self.has_own_noise:
-            heard, like = itertools.tee(heard)
-        if is_lowered:
-            heard, stem, again = itertools.tee(heard, 3)
-        if self.hears_song:
-            heard = _with_song(heard, song)
-        latents: Iterable[Tensor] = stream_latents(
-            self.codec, heard, encoder=self.encoder.encoder, scales=scales
-        )
-        if is_lowered:
-            assert isinstance(self.codec, StemCodec)
-            latents, told = itertools.tee(latents)
-            lowered = stream_attenuated(self.codec, stem, told, n_samples)
-            change = (after - before for after, before in align([lowered, again]))
-        codes = self._stream_codes(latents, self.codec.n_frames_in_all(n_samples))
-        quantised = (self.codec.dequantize(block) for block in codes)
-        has_scales = self.codec.scales(torch.ones(1, self.codec.n_channels, 1)) is not None
-        sound = stream_audio(
-            self.codec, quantised, n_samples, scales if has_scales else None, like=like
-        )
-        if change is None:
-            for block in sound:
-                yield torch.stack([block, torch.zeros_like(block)], dim=1)
-        else:
-            for pair in align([sound, change]):
-                yield torch.stack(list(pair), dim=1)
+        """The encoder's latents [B, D, N']; the gain of each segment is appended to `scales`."""
+        audio = map(_beside_mixture, lanes) if self.takes_mixture else (x.stem for x in lanes)
+        return stream_latents(self.codec, audio, encoder=self.encoder.encoder, scales=scales)
 
-    def _stream_codes(self, latents: Iterable[Tensor], n_frames: int) -> Iterator[Tensor]:
-        """Latents [B, D, N'], `n_frames` in all, to codes for the decoder."""
+    def _quantised(self, latents: Iterable[Tensor], n_samples: int) -> Iterator[Tensor]:
+        """Latents [B, D, N'] to the sums of their code vectors [B, D, N'], by way of the codes."""
+        n_frames = self.codec.n_frames_in_all(n_samples)
         predictions = self._predictions(latents, n_frames)
         if self.refiner is None:
-            return map(self._codes, predictions)
-        if not self.refiner.options.is_guided or self.encoder.options.gives_tokens:
-            return self.refiner.stream(map(self._codes, predictions), n_frames)
-        predictions, heard = itertools.tee(predictions)
-        sound = (prediction.latents for prediction in heard)
-        return self.refiner.stream(map(self._codes, predictions), n_frames, latents=sound)
+            codes: Iterable[Tensor] = map(self._codes, predictions)
+        elif not self.refiner.options.is_guided or self.encoder.options.gives_tokens:
+            codes = self.refiner.stream(map(self._codes, predictions), n_frames)
+        else:
+            unrefined, guides = apart((self._codes(each), each.latents) for each in predictions)
+            codes = self.refiner.stream(unrefined, n_frames, latents=guides)
+        return map(self.codec.dequantize, codes)
 
     def _codes(self, prediction: Prediction) -> Tensor:
         return self.encoder.codes(prediction, self.n_codebooks)
 
     def _predictions(self, latents: Iterable[Tensor], n_frames: int) -> Iterator[Prediction]:
-        """Latents [B, D, N'] through the head, in windows if it looks around."""
+        """Latents [B, D, N'] through the encoder's head, in windows if it has a context."""
         if self.encoder.head_window_frames is None:
             yield from map(self.encoder.refine, latents)
             return
@@ -212,11 +268,7 @@ class CodecEnhancer:
             reader.forget(window.start)
 
 
-def _with_song(blocks: Iterable[Tensor], song: Iterable[Tensor] | None) -> Iterator[Tensor]:
-    """Blocks [B, C, T'] of a stem to [B, 2 C, T'], the song behind it; silence stands for none."""
-    if song is None:
-        for block in blocks:
-            yield torch.cat([block, torch.zeros_like(block)], dim=1)
-    else:
-        for stem, mixture in align([blocks, song]):
-            yield torch.cat([stem, mixture.to(stem)], dim=1)
+def _beside_mixture(lane: Lanes) -> Tensor:
+    """Channels [B, 4, T'] of stem and mixture; silence stands for a mixture that is missing."""
+    mixture = torch.zeros_like(lane.stem) if lane.mixture is None else lane.mixture
+    return torch.cat([lane.stem, mixture], dim=1)

@@ -1,4 +1,4 @@
-"""One signal brought to the loudness of another, so slowly that nobody hears it happen."""
+"""Match the loudness of one signal to another's, too slowly to be heard as a change of gain."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -14,41 +14,42 @@ _STEP_S = 0.5
 _MEMORY_S = 10.0
 _MAX_CUT_DB = 12.0
 _FLOOR = 1e-8
-"""Mean square of what counts as silence (-80 dB): noises below it do not set a level."""
+"""Mean square below which a signal counts as silence (-80 dB) and sets no level."""
 
 
 def match_level(
-    signals: Iterable[Tensor],
+    pairs: Iterable[tuple[Tensor, Tensor]],
     *,
     sample_rate: int,
     max_boost_db: float,
     is_extended: bool = False,
 ) -> Iterator[Tensor]:
-    """Bring the second signal to the level of the first; flat memory.
+    """Bring a signal to the loudness of a reference; flat memory.
 
-    Energies are weighted like loudness (ITU-R BS.1770) and run with a memory of ten seconds; the
-    gain is the root of their ratio. It moves in straight lines from one half second to the next,
-    down to -12 dB and up to `max_boost_db`. Equal signals keep a gain of exactly 1.
+    Energies are weighted like loudness (ITU-R BS.1770) and averaged with a time constant of ten
+    seconds; the gain is the root of their ratio. It moves linearly over each half second, between
+    -12 dB and `max_boost_db`. A signal that equals its reference has a gain of exactly 1.
 
     Args:
-        signals: blocks [V, B, C, T'], V >= 2 signals in step; the third and on pass as they are.
+        pairs: blocks [B, C, T'] of the reference and of the signal, in step.
         sample_rate: Hz.
-        max_boost_db: 0 or more.
-        is_extended: the second has sounds that the first lacks; match what both have. In bands of
-            energies P and Q the gain is then sum P / sum sqrt(P Q), to which a band where one of
-            them is silent adds nothing.
+        max_boost_db: highest gain, 0 dB or more.
+        is_extended: the signal has bands that the reference lacks; match what both have. In bands
+            of energies P and Q the gain is then sum P / sum sqrt(P Q), to which a band that is
+            silent in one of the two adds nothing.
 
     Yields:
-        The same as blocks of half a second.
+        The signal in blocks of half a second.
     """
     step = round(_STEP_S * sample_rate)
     bands = Bands(step // 2 + 1)
     weights = loudness_weights(torch.fft.rfftfreq(step, 1 / sample_rate)) / step
     running: Tensor | None = None  # [2, B]
     gain: Tensor | None = None  # [B], at the end of the last block
-    for block in in_context(signals, lambda held: held, step=step, context=0):
+    stacked = (torch.stack(pair) for pair in pairs)  # [2, B, C, T']
+    for block in in_context(stacked, lambda held: held, step=step, context=0):
         n_samples = block.shape[-1]
-        spectra = torch.fft.rfft(F.pad(block[:2], (0, step - n_samples)))
+        spectra = torch.fft.rfft(F.pad(block, (0, step - n_samples)))
         there, given = (weights * squared(spectra)) @ bands.weights.T  # [B, C, K] each
         other = (there * given).sqrt() if is_extended else given
         energies = torch.stack([there, other]).double().sum(dim=(-2, -1))
@@ -61,15 +62,15 @@ def match_level(
         start = target if gain is None else gain
         ramp = torch.linspace(0, 1, n_samples + 1, dtype=torch.float64)[1:]
         gains = torch.lerp(start[:, None], target[:, None], ramp)[:, None]  # [B, 1, T']
-        yield torch.stack([block[0], block[1] * gains.float(), *block[2:]])
+        yield block[1] * gains.float()
         gain = target
 
 
 def loudness_weights(hz: Tensor) -> Tensor:
-    """What loudness weights power by, at frequencies [F]: a shelf of 4 dB from 1.7 kHz, no infra.
+    """K-weighting of power at frequencies [F] in Hz: a shelf of +4 dB from 1.7 kHz, no infrasound.
 
-    The analogue prototypes of the two filters of ITU-R BS.1770-4, which are printed there as
-    coefficients for 48 kHz.
+    The analogue prototypes of the two filters of ITU-R BS.1770-4, which prints their coefficients
+    for 48 kHz.
     """
     high, low = 1j * hz / 1681.97, 1j * hz / 38.135
     shelf = (1.5849 * high**2 + 1.2587 * high / 0.7072 + 1) / (high**2 + high / 0.7072 + 1)

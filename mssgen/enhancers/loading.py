@@ -1,4 +1,4 @@
-"""Enhancers from checkpoints: stem encoders, codecs as they are, and refiners behind either."""
+"""Load enhancers: trained stem encoders or a codec's own, with or without refiners."""
 
 import logging
 from collections.abc import Callable
@@ -20,42 +20,43 @@ from mssgen.refiners.files import load_refiner
 from mssgen.refiners.masked_transformer import MaskedTransformer
 from mssgen.refiners.refine import Refinement, Refiner
 
-_HEARD = {
+_TRAINED_ON = {
     "mixture": "mixtures",
     "separated": "separated stems",
     "separated+mixture": "separated stems and their mixtures",
     "noisy": "noisy stems",
     "clean": "clean stems",
 }
-_OPTIONS = {"c2f": "--refiner", "coarse": "--coarse-refiner"}
+_PARAMETERS = {"c2f": "refiner", "coarse": "coarse_refiner"}
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Refining:
-    """Which refiners rewrite the codes of an encoder, and how; contradictions raise UsageError."""
+    """The refiners of an encoder's codes, and their options; UsageError for contradictions."""
 
     options: Refinement
     c2f: str | None = None
-    """A checkpoint: a path (VampNet's `c2f.pth` too), a name, or hf://OWNER/NAME; None takes the
-    one that ships for the stem."""
+    """Checkpoint of the coarse-to-fine network: a path (also VampNet's `c2f.pth`), a name, or
+    hf://OWNER/NAME; None takes the one that ships for the stem."""
     coarse: str | None = None
-    """The same, where the options' mode has this network."""
+    """Checkpoint of the coarse network, given the same way; for the mode "coarse+c2f" only."""
 
     def __post_init__(self) -> None:
         if self.coarse is not None and self.options.mode == "c2f":
             raise UsageError(
-                "--coarse-refiner is of no use with --refine c2f, which keeps the coarse codes: "
-                "write --refine coarse+c2f"
+                '`coarse_refiner` is of no use with `refine="c2f"`, which keeps the coarse codes: '
+                'use `refine="coarse+c2f"`'
             )
 
     def refiner(
         self, codec: Codec, stem: str, *, offline: bool = False, progress: bool = False
     ) -> Refiner:
-        """The refiner for a stem's codes, on the codec's device.
+        """Load the refiner for a stem's codes onto the codec's device.
 
         Raises:
-            UsageError: no refiner is named and none ships, or the options do not fit the networks.
+            UsageError: no refiner is named and none ships, or the networks do not support the
+                options.
             CheckpointError: a network is out of reach, damaged, untrusted or for another codec.
         """
         load = partial(_load_network, codec=codec, stem=stem, offline=offline, progress=progress)
@@ -78,15 +79,14 @@ def load_enhancer(
 
     Args:
         checkpoint: a path, or a name from `mssgen models list`.
-        hears: "mixture", to separate with it, or "separated", to enhance stems with it.
-        stem: the stem that is wanted; None takes any.
-        refining: what rewrites its codes.
+        hears: the encoder's input: "mixture" to separate with it, "separated" to enhance stems.
+        stem: the stem that it must be for; None accepts any.
+        refining: refiners of its codes; None for no refinement.
         device, offline, progress: as in `mssgen.load_separator`.
 
     Raises:
-        UsageError: it was trained for another stem or another kind of input, or there is no
-            fitting refiner.
-        CheckpointError: it, its codec or a refiner is out of reach, damaged or untrusted.
+        UsageError: the encoder is for another stem or kind of input, or no refiner fits.
+        CheckpointError: the encoder, its codec or a refiner is out of reach, damaged or untrusted.
     """
     chosen = str(choose_device(device))
     resolved = resolve(checkpoint, offline=offline, progress=progress, stage="enhance")
@@ -95,10 +95,10 @@ def load_enhancer(
     if stem is not None and options.stem != stem:
         raise UsageError(f"{checkpoint} was trained for the stem {options.stem}, not for {stem}")
     if (options.input == "mixture") != (hears == "mixture"):
-        verb = "mssgen separate" if options.input == "mixture" else "mssgen enhance"
+        verb = "separate" if options.input == "mixture" else "enhance"
         raise UsageError(
-            f"{checkpoint} was trained to hear {_HEARD[options.input]}, not {_HEARD[hears]}: "
-            f"give it to `{verb} --encoder`"
+            f"{checkpoint} was trained on {_TRAINED_ON[options.input]}, not on "
+            f"{_TRAINED_ON[hears]}: use it as `encoder` of `mssgen {verb}`"
         )
     return _enhancer(encoder, checkpoint, refining, offline=offline, progress=progress)
 
@@ -113,13 +113,14 @@ def load_codec_enhancer(
     offline: bool = False,
     progress: bool = False,
 ) -> CodecEnhancer:
-    """Load a codec to send stems through it as it is: its own encoder gives the codes.
+    """Load a codec as an enhancer with its own, untrained encoder.
 
-    So a refiner rewrites a stem's own codes (thesis, section 7.2, experiments 1 and 2). `codec` is
-    a name or a path; the rest as in `load_enhancer`, and so are the errors.
+    For refiners: they then rewrite the codes of the separated stem itself (thesis, section 7.2,
+    experiments 1 and 2). `codec` is a name or a path; other arguments and errors are those of
+    `load_enhancer`.
     """
     loaded = load_codec(codec, device=device, offline=offline, progress=progress)
-    # An encoder that has not learned yet is the codec's own.
+    # Without training, the stem encoder is a copy of the codec's.
     encoder = StemEncoder(loaded, StemEncoderOptions(stem=stem)).eval().requires_grad_(False)
     return _enhancer(encoder, codec, refining, offline=offline, progress=progress)
 
@@ -148,7 +149,7 @@ def _load_network(
     offline: bool,
     progress: bool,
 ) -> MaskedTransformer:
-    """The network called "c2f" or "coarse", where the codec is."""
+    """Load the network "c2f" or "coarse" onto the codec's device."""
     checkpoint = checkpoint or _shipped(network, codec, stem)
     resolved = resolve(checkpoint, offline=offline, progress=progress, stage="refine")
     device = codec.device
@@ -157,7 +158,7 @@ def _load_network(
         resolved.paths[0],
         codec=codec,
         device=str(device),
-        # Codes are the same for any batch in fp32 only; a GPU's batches are always full.
+        # On a CPU, codes depend on the batch size except in fp32; on a GPU all batches are full.
         precision="fp32" if device.type == "cpu" else "auto",
         warn=warn,
     )
@@ -170,6 +171,6 @@ def _shipped(network: str, codec: Codec, stem: str) -> str:
     if folder is None or read_config(folder / CONFIG, "refine").get("codec_id") != codec.codec_id:
         raise UsageError(
             f"no {network} refiner ships for the stem {stem} and the codec {codec.name}: give one "
-            f"of yours with {_OPTIONS[network]}"
+            f"of yours with `{_PARAMETERS[network]}`"
         )
     return name

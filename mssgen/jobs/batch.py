@@ -16,7 +16,7 @@ import numpy as np
 from mssgen.audio.channels import mixed_layout, n_mixed
 from mssgen.audio.containers.wav_chunks import StudioChunks, read_studio_chunks
 from mssgen.audio.encodings import AudioInfo, Encoding, choose_encoding
-from mssgen.audio.reading import MAX_RATE, MIN_RATE, AudioSource, open_source
+from mssgen.audio.reading import MAX_RATE, MIN_RATE, AudioSource, Source, open_source
 from mssgen.audio.resampling import out_samples
 from mssgen.audio.speakers import what_is_lost
 from mssgen.audio.tags import Tags, read_tags
@@ -92,6 +92,8 @@ class Group:
     plan: OutputPlan
     made_by: Mapping[str, Any] | None = None
     """What makes each stem, for the manifest (see `mssgen.jobs.made_by`); None if unknown."""
+    mixture: Source | None = None
+    """The mixture that the only track, a stem, was separated from: for a `StemEnhancer`."""
 
     @property
     def made(self) -> dict[str, dict[str, Any] | None]:
@@ -353,6 +355,7 @@ def _separate_job(
             plan,
             sample_rate=opened.sample_rate,
             downmix=options.downmix,
+            mixture=job.group.mixture,
             hook=hook,
         )
         peak = 0.0  # of all outputs, also of those that are kept: they share one gain

@@ -18,6 +18,7 @@ from mssgen.codecs.loading import load_codec, save_codec
 from mssgen.encoders.files import save_stem_encoder
 from mssgen.encoders.stem_encoder import StemEncoder, StemEncoderOptions
 from mssgen.enhancers.blend import Blend, blend_stream
+from mssgen.enhancers.lanes import Lanes
 
 from support.models import EXCERPT
 from support.program import Program
@@ -208,8 +209,8 @@ def test_enhance_decodes_the_encoders_codes(mssgen: Program, encoders: Path, her
         made = encoder.codec.synthesize(encoder.codec.dequantize(codes), audio.shape[-1])[0]
     back = fit_length(resample([made.numpy()], 1, 8000, RATE), 1, stem.shape[-1])
     enhanced = np.concatenate(list(back), axis=1)
-    pair = (torch.from_numpy(each)[None] for each in (stem, enhanced))
-    blocks = blend_stream(*([each] for each in pair), Blend("full"), sample_rate=RATE)
+    before, after = (torch.from_numpy(each)[None] for each in (stem, enhanced))
+    blocks = blend_stream([Lanes(before, enhanced=after)], Blend("full"), sample_rate=RATE)
     expected = torch.cat(list(blocks), dim=-1)
     assert snr_db(expected[0], torch.from_numpy(read("enhanced/bass.wav"))) > 60
 
@@ -276,7 +277,7 @@ def test_all_stems_of_a_song_hear_it(mssgen: Program, here: Path) -> None:
     [
         (("enhance", "song.wav"), "say what the inputs are with --stem"),
         (("enhance", "song.wav", "--stem", "piano"), "no encoder ships for the stem piano"),
-        (("enhance", "song.wav", "--encoder", "E/bass-mixture"), "trained to hear mixtures"),
+        (("enhance", "song.wav", "--encoder", "E/bass-mixture"), "was trained on mixtures"),
         (("enhance", "song.wav", "--encoder", "E/bass-separated", "-s", "drums"), "stem bass"),
         (("separate", "song.wav", "--encoder", "E/bass-separated"), "mssgen enhance --encoder"),
         (("separate", "song.wav", "--encoder", "E/bass-mixture", "-s", "drums"), "drums"),

@@ -11,8 +11,10 @@ from torch import Tensor
 from mssgen.codecs import streaming
 from mssgen.codecs.base import Codec
 from mssgen.codecs.networks.dac import DacCodec
-from mssgen.codecs.streaming import decode_stream, encode_stream, stream_attenuated, stream_latents
+from mssgen.codecs.networks.stem_spectrum import InverseSpectrum
+from mssgen.codecs.streaming import decode_stream, encode_stream, stream_latents, stream_waveform
 from mssgen.encoders.stem_encoder import StemEncoder, StemEncoderOptions
+from mssgen.streams import align
 
 from support.toys import snr_db, tiny_codec, tiny_stem_codec
 
@@ -100,8 +102,12 @@ def test_bands_are_attenuated_in_blocks_as_in_one_call(monkeypatch: pytest.Monke
     def attenuated(change_db: float, length: int) -> Tensor:
         wanted = latents.clone()
         wanted[:, -codec.n_band_dims :] += 0.069 * change_db
-        parts = stream_attenuated(codec, blocks(audio, length), blocks(wanted, 37), 9000)
-        return torch.cat(list(parts), dim=-1)
+        inverse, n_bands = codec.decoder[1], codec.n_band_dims
+        assert isinstance(inverse, InverseSpectrum)
+        spectra = stream_latents(codec, blocks(audio, length), encoder=codec.encoder[0])
+        pairs = align([spectra, blocks(wanted, 37)])
+        softer = (inverse.attenuated(found, told[:, -n_bands:]) for found, told in pairs)
+        return torch.cat(list(stream_waveform(codec, softer, 9000)), dim=-1)
 
     assert snr_db(audio, attenuated(0, 1000)) > 80
     assert snr_db(audio, attenuated(6, 1000)) > 80

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mssgen.enhancers.blend import MODES, Blend, blend_stream
+from mssgen.enhancers.lanes import Lanes
 from mssgen.errors import UsageError
 from mssgen.inspection.loudness import integrated_lufs
 
@@ -39,14 +40,12 @@ def blended(
     lowering: Tensor | None = None,
     block: int = 4096,
 ) -> Tensor:
-    streams = [each.split(block, dim=-1) for each in (stem, enhanced)]
-    song, change = (
-        None if each is None else each.split(3 * block, dim=-1) for each in (mixture, lowering)
+    whole = Lanes(stem, mixture, enhanced, lowering)
+    lanes = (
+        Lanes(*(None if x is None else x[..., start : start + block] for x in whole))
+        for start in range(0, stem.shape[-1], block)
     )
-    blocks = blend_stream(
-        *streams, Blend(mode, mix), sample_rate=RATE, mixture=song, lowering=change
-    )
-    return torch.cat(list(blocks), dim=-1)
+    return torch.cat(list(blend_stream(lanes, Blend(mode, mix), sample_rate=RATE)), dim=-1)
 
 
 def decibels(signal: Tensor) -> float:

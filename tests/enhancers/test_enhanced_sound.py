@@ -154,44 +154,40 @@ def in_song(tiny: StemEncoder) -> CodecEnhancer:
     return CodecEnhancer(encoder.eval(), name="in song")
 
 
-def of_pieces(enhancer: StemEnhancer, stem: Audio) -> Audio:
-    return mssgen.separate(stem, RATE, separator=enhancer)[enhancer.stem]
+def enhance(enhancer: CodecEnhancer, mode: str, stem: Audio, mixture: Audio | None = None) -> Audio:
+    blended = StemEnhancer(enhancer, Blend(mode))
+    made: Audio = mssgen.enhance(stem, RATE, mixture=mixture, enhancer=blended)
+    return made
 
 
-def test_an_encoder_hears_the_song(in_song: CodecEnhancer, stem: Audio, music: Audio) -> None:
-    song = torch.from_numpy(music[:, : stem.shape[1]])[None]
-
-    def with_song(*blocks: torch.Tensor) -> Audio:
-        return of_pieces(StemEnhancer(in_song, Blend("full"), lambda: blocks), stem)
-
-    whole = with_song(song)
+def test_an_encoder_takes_the_mixture(in_song: CodecEnhancer, stem: Audio, music: Audio) -> None:
+    mixture = music[:, : stem.shape[1]]
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(streaming, "PIECE_SAMPLES", PIECE_SAMPLES)
-        in_pieces = with_song(*song.split(5000, dim=-1))
+        in_pieces = enhance(in_song, "full", stem, mixture)
+    whole = enhance(in_song, "full", stem, mixture)
     assert snr_db(torch.from_numpy(whole), torch.from_numpy(in_pieces)) > 60
-    without = of_pieces(StemEnhancer(in_song, Blend("full")), stem)
-    silence = with_song(torch.zeros_like(song))
+    without = enhance(in_song, "full", stem)
+    silence = enhance(in_song, "full", stem, np.zeros_like(mixture))
     assert snr_db(torch.from_numpy(whole), torch.from_numpy(without)) < 40
-    # A silent song is a song that is not there: but for the bound, which it sets.
+    # A silent mixture stands for a missing one, except for the bound, which it sets.
     assert np.abs(silence).max() > 0
 
 
 @pytest.mark.parametrize("mode", ["auto", "fill"])
-def test_without_the_song_nothing_is_added(
+def test_without_the_mixture_nothing_is_added(
     in_song: CodecEnhancer, stem: Audio, music: Audio, mode: str
 ) -> None:
-    alone = of_pieces(StemEnhancer(in_song, Blend(mode)), stem)
-    np.testing.assert_allclose(alone, stem, atol=1e-4)  # this codec knows no levels to lower
-    song = torch.from_numpy(music[:, : stem.shape[1]])[None]
-    with_song = of_pieces(StemEnhancer(in_song, Blend(mode), lambda: [song]), stem)
-    assert np.abs(with_song - stem).max() > 1e-3
+    alone = enhance(in_song, mode, stem)
+    np.testing.assert_allclose(alone, stem, atol=1e-4)  # this codec has no band energies
+    beside = enhance(in_song, mode, stem, music[:, : stem.shape[1]])
+    assert np.abs(beside - stem).max() > 1e-3
 
 
-def test_mono_stays_mono_beside_a_song_that_is_not(
+def test_mono_stays_mono_beside_a_stereo_mixture(
     in_song: CodecEnhancer, stem: Audio, music: Audio
 ) -> None:
     mono = np.repeat(stem.mean(axis=0, keepdims=True), 2, axis=0)
-    song = torch.from_numpy(music[:, : stem.shape[1]])[None]
-    enhanced = of_pieces(StemEnhancer(in_song, Blend("full"), lambda: [song]), mono)
+    enhanced = enhance(in_song, "full", mono, music[:, : stem.shape[1]])
     np.testing.assert_array_equal(enhanced[0], enhanced[1])
     assert np.abs(enhanced).max() > 0.01

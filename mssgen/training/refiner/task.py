@@ -79,8 +79,8 @@ class RefinerTask:
                     f"the {what} to use is for the codec {codec_id} and {codec.name} is "
                     f"{codec.codec_id}: name the codec that it was trained for"
                 )
-        hears_song = encoder is not None and encoder.options.takes_mixture
-        if hears_song != (input_kind == "separated+mixture"):
+        takes_mixture = encoder is not None and encoder.options.takes_mixture
+        if takes_mixture != (input_kind == "separated+mixture"):
             raise UsageError(
                 'data.input "separated+mixture" and a stem encoder that hears both need each other:'
                 " set both, or neither"

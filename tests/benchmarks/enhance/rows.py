@@ -254,10 +254,10 @@ def _blended(excerpt: Excerpt, enhancer: CodecEnhancer, mode: str, *, has_song: 
     """The stem as `mssgen separate --enhance` gives it, or `mssgen enhance` without the song."""
     if mode == RAW:
         return _enhanced(enhancer, excerpt.separated, excerpt.sample_rate)
-    song = torch.from_numpy(excerpt.mixture)[None]
-    separator = StemEnhancer(enhancer, Blend(mode), (lambda: [song]) if has_song else None)
-    separate = partial(mssgen.separate, excerpt.separated, excerpt.sample_rate, separator=separator)
-    return _timed(lambda: separate()[enhancer.stem])
+    blended = StemEnhancer(enhancer, Blend(mode))
+    mixture = excerpt.mixture if has_song else None
+    stem, rate = excerpt.separated, excerpt.sample_rate
+    return _timed(lambda: mssgen.enhance(stem, rate, mixture=mixture, enhancer=blended))
 
 
 def _loud_seconds(excerpt: Excerpt, n: int) -> NDArray[np.int64]:
