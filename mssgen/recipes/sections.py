@@ -1,5 +1,6 @@
 """From a section of a recipe to a frozen dataclass, strictly."""
 
+import operator
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
@@ -34,8 +35,54 @@ def from_section(cls: type[T], section: Mapping[str, Any], name: str) -> T:
     for key, field in known.items():
         if key not in values and field.default is MISSING and field.default_factory is MISSING:
             raise UsageError(f"recipe section [{name}] lacks '{key}', which has no default; add it")
+    made = cls(**values)
     _check_ranges(cls, values, name)
-    return cls(**values)
+    return made
+
+
+def check_fields(options: Any, section: str) -> None:
+    """Raise UsageError where a field of a dataclass is not what its annotation allows.
+
+    Checks the choices of `Literal["a", "b"]` and the bounds of `Annotated[float, Field(ge=0)]`,
+    also where the dataclass is made without a recipe: call it first in `__post_init__`.
+
+    Args:
+        options: the dataclass.
+        section: the section of the recipe, for messages: "train".
+    """
+    for name, hint in get_type_hints(type(options), include_extras=True).items():
+        value = getattr(options, name)
+        if get_origin(hint) is Literal and value not in get_args(hint):
+            choices = ", ".join(map(str, get_args(hint)))
+            raise UsageError(f"{section}.{name} = {shown(value)} is unknown; use one of {choices}")
+        bounds = _bounds(hint)
+        if not all(_HOLDS[sign](value, bound) for sign, bound in bounds.items()):
+            raise UsageError(
+                f"{section}.{name} = {shown(value)} is out of range; use {_range(bounds)}"
+            )
+
+
+_HOLDS = {"ge": operator.ge, "gt": operator.gt, "le": operator.le, "lt": operator.lt}
+
+
+def _bounds(hint: Any) -> dict[str, float]:
+    """Bounds of a number by pydantic's names ("ge", "lt", ...); empty for other annotations."""
+    if get_origin(hint) is not Annotated or get_args(hint)[0] not in (int, float):
+        return {}
+    metadata = [bound for field in get_args(hint)[1:] for bound in field.metadata]
+    return {
+        sign: getattr(bound, sign) for bound in metadata for sign in _HOLDS if hasattr(bound, sign)
+    }
+
+
+def _range(bounds: Mapping[str, float]) -> str:
+    """Bounds in words: "0 to 1", "1 or more"."""
+    low, high = bounds.get("ge"), bounds.get("le")
+    if low is not None and high is not None:
+        return f"{low:g} to {high:g}"
+    words = {"ge": "{:g} or more", "gt": "more than {:g}", "le": "{:g} or less"}
+    words["lt"] = "less than {:g}"
+    return ", ".join(words[sign].format(bound) for sign, bound in bounds.items())
 
 
 def _check_ranges(cls: type[Any], values: Mapping[str, Any], name: str) -> None:

@@ -23,8 +23,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from mssgen.errors import CheckpointError, UsageError
-from mssgen.events import Warned
-from mssgen.training.events import Began, Finished, Logged, Saved, TrainingEvent
+from mssgen.events import Began, Finished, Logged, Saved, TrainingEvent, Warned
 from mssgen.training.loop import DivergedError, rate_factor, train
 from mssgen.training.recipes import TrainOptions
 from mssgen.training.run import (
@@ -451,11 +450,11 @@ def test_training_without_its_extra_is_refused(
 
 def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
     run(Toy(), tmp_path / "run", replace(TINY, steps=1))
-    with pytest.raises(UsageError, match="holds a run already; add --resume"):
+    with pytest.raises(UsageError, match="already holds a run; add `resume=True`"):
         run(Toy(), tmp_path / "run", replace(TINY, steps=1))
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "song.wav").touch()
-    with pytest.raises(UsageError, match="is not empty and no run"):
+    with pytest.raises(UsageError, match="is not empty and not a run"):
         run(Toy(), tmp_path / "other")
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="is a file"):
@@ -499,8 +498,8 @@ def test_a_full_disk_is_told_as_such(tmp_path: Path) -> None:
     code = """
 import resource, signal, sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[2])
-from test_training_loop import CheckpointError, RunFolder, Toy, run
+sys.path[:0] = sys.argv[2:]
+from test_loop import CheckpointError, RunFolder, Toy, run
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 save = RunFolder.save
 def limited(*arguments, **options):
@@ -514,7 +513,7 @@ except CheckpointError as error:
 """
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "run"), str(Path(__file__).parents[1])],
+        [sys.executable, "-c", code, tmp_path / "run", *Path(__file__).parents[:2]],
         env=environment,
         capture_output=True,
         text=True,

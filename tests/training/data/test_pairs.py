@@ -135,8 +135,8 @@ def test_a_killed_run_leaves_no_half_file(folder: Path, tmp_path: Path, model: P
 import os, signal
 from pathlib import Path
 from mssgen.events import Progress
-from mssgen.training.library import open_library
-from mssgen.training.pairs import make_pairs
+from mssgen.library.stems import open_library
+from mssgen.training.data.pairs import make_pairs
 
 def die(event):
     if isinstance(event, Progress) and event.track == "train/B":
@@ -215,7 +215,7 @@ def test_pairs_of_another_model_are_kept_apart(folder: Path, tmp_path: Path, mod
 
 def test_nothing_is_written_among_other_files(folder: Path, model: Path) -> None:
     before = files(folder)
-    with pytest.raises(UsageError, match="holds other files than pairs; choose another --output"):
+    with pytest.raises(UsageError, match="holds other files than pairs; choose another `output`"):
         make(folder, folder, model)
     with pytest.raises(UsageError, match="holds other files than pairs"):
         make(folder, folder / "train/A/bass.flac", model)

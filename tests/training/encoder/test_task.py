@@ -558,10 +558,10 @@ def test_a_folder_as_codec(tmp_path: Path) -> None:
     ("model", "loss", "message"),
     [
         ({}, {}, "at least one"),
-        ({}, {"mse": -1.0, "residual": 1.0}, "negative"),
+        ({}, {"mse": -1.0, "residual": 1.0}, r"loss\.mse = -1\.0 is out of range; use 0 or more"),
         ({}, {"mse": 1.0, "temperature": 0.0}, "temperature"),
-        ({}, {"cross_entropy": 1.0}, "need each other"),
-        ({"head": "dense"}, {"mse": 1.0}, "need each other"),
+        ({}, {"cross_entropy": 1.0}, "set both, or neither"),
+        ({"head": "dense"}, {"mse": 1.0}, "set both, or neither"),
         ({"head": "dense", "encoder": "frozen"}, {"mse": 1.0, "cross_entropy": 1.0}, "is frozen"),
         ({"n_target_codebooks": 2}, {"mse": 1.0}, "mse_target = 'quantized'"),
         ({}, {"residual": 1.0, "residual_levels": 5}, "4 codebooks"),
