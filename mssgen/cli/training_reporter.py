@@ -16,7 +16,7 @@ from mssgen.events import Warned
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
 
-    from mssgen.training.events import TrainingEvent, TrainingHook
+    from mssgen.events import TrainingEvent, TrainingHook
 
 
 @contextmanager
@@ -52,7 +52,7 @@ def _nothing(_: "TrainingEvent") -> None:
 
 
 def _json(event: "TrainingEvent") -> None:
-    from mssgen.training.events import Logged, Stepped
+    from mssgen.events import Logged, Stepped
 
     if isinstance(event, Stepped):  # what counts comes with every Logged
         return
@@ -75,7 +75,7 @@ def _print_json(fields: Mapping[str, Any]) -> None:
 
 def _line(event: "TrainingEvent") -> str | None:
     """What is worth a line, on a terminal and off it."""
-    from mssgen.training.events import Began, Finished, Logged, Saved
+    from mssgen.events import Began, Finished, Logged, Saved
 
     match event:
         case Began():
@@ -120,7 +120,7 @@ class _BarReporter:
         self._bars, self._task = bars, bars.add_task("training", total=None, summary="")
 
     def __call__(self, event: "TrainingEvent") -> None:
-        from mssgen.training.events import Began, Logged, Stepped
+        from mssgen.events import Began, Logged, Stepped
 
         if isinstance(event, Began):
             self._bars.reset(self._task, total=event.n_steps, completed=event.step)
