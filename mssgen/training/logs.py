@@ -43,7 +43,7 @@ class RunLog:
         self._draws = True
 
     def scalars(self, step: int, kind: str, values: Mapping[str, float]) -> None:
-        """Add a line to metrics.jsonl; `kind` is "train" or "valid"; NaN and infinity become null."""
+        """Add a line to metrics.jsonl; `kind` is "train" or "valid"; NaN and infinity are null."""
         plain = {name: value if math.isfinite(value) else None for name, value in values.items()}
         with reported(self._folder / METRICS):
             self._metrics.write(json.dumps({"step": step, "kind": kind, **plain}) + "\n")

@@ -1,7 +1,7 @@
-"""Discriminators: what tells a codec's output from the real sound, so that it learns to sound real.
+"""Discriminators, which learn to distinguish a codec's output from real audio.
 
-Each kind is one function of its options; all take sounds [B, C, T] and give `Judgement`s. The
-networks are those of the `encodec` and `descript-audio-codec` packages, and small ones of ours.
+Each kind is a function of its options; all map audio [B, C, T] to a `Judgement`. The networks are
+those of the `encodec` and `descript-audio-codec` packages, and small ones of our own.
 """
 
 import warnings
@@ -72,7 +72,7 @@ def _stft(options: DiscriminatorOptions, sample_rate: int, n_channels: int) -> n
 
 
 def _wave(options: DiscriminatorOptions, sample_rate: int, n_channels: int) -> nn.Module:
-    """RAVE's: MelGAN's multi-scale (arXiv 1910.06711) and HiFi-GAN's multi-period (2010.05646)."""
+    """RAVE's: MelGAN's multi-scale (arXiv 1910.06711) plus HiFi-GAN's multi-period (2010.05646)."""
     return _Descript(sample_rate, rates=options.rates, periods=options.periods)
 
 
@@ -119,7 +119,7 @@ class _Stft(nn.Module):
 
 
 class _Descript(nn.Module):
-    """The `descript-audio-codec` package's discriminators; each channel is judged by itself."""
+    """The `descript-audio-codec` package's discriminators, on each channel separately."""
 
     def __init__(
         self,
@@ -138,7 +138,7 @@ class _Descript(nn.Module):
         )
 
     def forward(self, audio: Tensor) -> Judgement:
-        # Channels stay with their item, so that a batch can be cut in two afterwards.
+        # Channels of an item stay together, so that the batch can be halved afterwards.
         layers = self.network(audio.flatten(0, 1)[:, None])
         return Judgement([each[-1] for each in layers], [each[:-1] for each in layers])
 

@@ -229,7 +229,7 @@ def test_a_codec_learns_to_give_the_target_for_its_input() -> None:
 
 
 def test_a_mixture_beside_the_input_is_refused() -> None:
-    with pytest.raises(UsageError, match=r'hears one sound.*"separated\+mixture"'):
+    with pytest.raises(UsageError, match=r'has one input.*"separated\+mixture"'):
         small_task("rave", "data.input=separated+mixture")
 
 
@@ -496,5 +496,5 @@ def test_goes_on_from_a_codec_that_fits_the_recipe(tmp_path: Path) -> None:
     assert same(codec.state_dict(), state(task))
     assert all(weight.requires_grad for weight in task.codec.parameters())
     save_codec(small_task("encodec_24khz", "model.n_filters=8").codec, tmp_path / "other")
-    with pytest.raises(UsageError, match=r"wants model.n_filters = 4, but .*other has 8"):
+    with pytest.raises(UsageError, match=r"needs model.n_filters = 4, but .*other has 8"):
         small_task("encodec_24khz", f"model.codec='{tmp_path / 'other'}'")

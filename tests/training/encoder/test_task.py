@@ -218,7 +218,7 @@ def test_the_thesis_experiments_are_all_there() -> None:
 
 def test_a_recipe_without_a_codec_says_how_to_give_one() -> None:
     recipe = load_recipe("mix_rave_transformer", kind="encoder")
-    with pytest.raises(UsageError, match="names no codec: add --codec"):
+    with pytest.raises(UsageError, match="names no codec: set `codec`"):
         EncoderTask.from_recipe(recipe)
 
 
@@ -294,7 +294,7 @@ def test_balanced_losses_have_their_share_whatever_their_scale(name: str) -> Non
 
 def test_a_clean_input_teaches_nothing() -> None:
     recipe = load_recipe("n3", ["data.input=clean"], kind="encoder")
-    with pytest.raises(UsageError, match="nothing to learn"):
+    with pytest.raises(UsageError, match="learns nothing"):
         EncoderTask.from_recipe(recipe, tiny_codec())
 
 
