@@ -11,7 +11,7 @@ from scipy.signal import butter, oaconvolve, resample_poly, sosfilt
 
 from mssgen.audio.levels import level
 from mssgen.audio.reading import open_source
-from mssgen.audio.resampling import resample
+from mssgen.audio.resampling import at_rate
 
 SAMPLE_RATE = 44100
 Audio = NDArray[np.float32]
@@ -98,5 +98,5 @@ def _response(path: Path) -> Audio:
         rate = source.info.sample_rate
         sound = source.segment(0, min(source.n_samples, round(_MAX_RESPONSE_S * rate)))
     mono = sound.mean(axis=0, keepdims=True)
-    mono = np.concatenate(list(resample([mono], 1, rate, SAMPLE_RATE)), axis=1)
+    mono = at_rate(mono, rate, SAMPLE_RATE)
     return (mono / max(float(np.sqrt(np.sum(np.square(mono)))), 1e-9)).astype(np.float32)

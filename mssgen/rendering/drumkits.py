@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mssgen.audio.reading import open_source
-from mssgen.audio.resampling import resample
+from mssgen.audio.resampling import at_rate
 from mssgen.errors import AudioError, MssgenError
 from mssgen.library.stems import to_channels
 from mssgen.rendering.midi import DrumHit
@@ -117,7 +117,7 @@ def load_kit(path: Path) -> DrumKit:
     for element in root.iter("instrument"):
         layers = _layers(element, path.parent)
         if layers:
-            instruments[_plain(element.findtext("name") or "")] = layers
+            instruments[_words(element.findtext("name") or "")] = layers
     keys: dict[int, tuple[Layer, ...]] = {}
     for notes, words in _KEYS.items():
         found = next((name for word in words for name in instruments if _holds(name, word)), None)
@@ -153,7 +153,8 @@ def _number(element: ElementTree.Element, tag: str, default: float) -> float:
         return default
 
 
-def _plain(name: str) -> str:
+def _words(name: str) -> str:
+    """The words and numbers of a name in lower case, separated by spaces."""
     return " ".join(re.findall(r"[a-z]+|\d+", name.lower()))
 
 
@@ -171,7 +172,7 @@ def _one_shot(path: Path) -> NDArray[np.float32]:
     except MssgenError:
         return np.zeros((2, 1), np.float32)
     sound = to_channels(np.concatenate(blocks, axis=1), 2)
-    sound = np.concatenate(list(resample([sound], 2, rate, SAMPLE_RATE)), axis=1)
+    sound = at_rate(sound, rate, SAMPLE_RATE)
     return sound[:, : round(_MAX_SAMPLE_S * SAMPLE_RATE) - SAMPLE_RATE]
 
 

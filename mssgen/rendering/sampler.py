@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mssgen.audio.reading import open_source
-from mssgen.audio.resampling import resample
+from mssgen.audio.resampling import at_rate
 from mssgen.library.stems import to_channels
 from mssgen.rendering.sfz import Instrument, Region
 
@@ -208,8 +208,7 @@ def _pitched(region: Region, semitones: float, looped_s: int) -> Audio:
     scale = 1000
     from_rate = round(rate * 2 ** (semitones / 12) * scale)
     if from_rate != SAMPLE_RATE * scale:
-        blocks = resample([sound], len(sound), from_rate, SAMPLE_RATE * scale)
-        sound = np.concatenate(list(blocks), axis=1)
+        sound = at_rate(sound, from_rate, SAMPLE_RATE * scale)
     return np.broadcast_to(sound, (2, sound.shape[1]))
 
 

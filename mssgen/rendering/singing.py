@@ -9,7 +9,7 @@ from xml.sax.saxutils import escape
 import numpy as np
 from numpy.typing import NDArray
 
-from mssgen.audio.resampling import resample
+from mssgen.audio.resampling import at_rate
 from mssgen.errors import MssgenError, UsageError
 from mssgen.leftovers import scratch_folder
 from mssgen.rendering.accompaniments import Chord, Draft
@@ -131,8 +131,7 @@ def sing(draft: Draft, seed: int, voice: Voice) -> NDArray[np.float32]:
             raise MssgenError(f"pysinsy failed to sing: {error}") from error
     # The synthesiser's full scale is that of 16-bit integers.
     mono = np.asarray(wave, dtype=np.float32)[None] / np.float32(2**15)
-    blocks = list(resample([mono], 1, round(rate * factor), SAMPLE_RATE))
-    return np.repeat(np.concatenate(blocks, axis=1), 2, axis=0)
+    return np.repeat(at_rate(mono, round(rate * factor), SAMPLE_RATE), 2, axis=0)
 
 
 def _import_pysinsy() -> Any:

@@ -21,6 +21,7 @@ from mssgen.training.recipes import Recipe
 from mssgen.training.run import (
     RUN,
     RunFolder,
+    as_json,
     best_checkpoint,
     latest_checkpoint,
     load_modules,
@@ -127,8 +128,8 @@ def _about(
         **{key: sections[key] for key in ("model", "loss", "train")},
         "segments": sections["data"],
     }
-    plain: dict[str, Any] = _without_paths(json.loads(json.dumps(about, default=str)))
-    return plain
+    without_paths: dict[str, Any] = _without_paths(as_json(about))
+    return without_paths
 
 
 def _data(used: Mapping[str, Any]) -> dict[str, Any]:

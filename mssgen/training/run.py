@@ -128,10 +128,10 @@ class RunFolder:
                     "changed": changed,
                 }
                 old = self.record
-                whole = {**old, **_plain(record), "resumed": [*old["resumed"], resumed]}
+                whole = {**old, **as_json(record), "resumed": [*old["resumed"], resumed]}
             else:
                 head = {"format_version": FORMAT_VERSION, "began": now, "versions": _versions()}
-                whole = {**head, **_plain(record), "resumed": []}
+                whole = {**head, **as_json(record), "resumed": []}
             _write_json(self.path / RUN, whole)  # first: it marks the folder as ours
             self._checkpoints.mkdir(exist_ok=True)
 
@@ -199,8 +199,8 @@ class RunFolder:
         old = self.record
         return sorted(
             name
-            for key in _plain(record)
-            for name in _differences(old.get(key), _plain(record)[key], key)
+            for key in as_json(record)
+            for name in _differences(old.get(key), as_json(record)[key], key)
         )
 
 
@@ -289,7 +289,7 @@ def _versions() -> dict[str, str]:
     return {"mssgen": __version__, "torch": torch.__version__, "python": platform.python_version()}
 
 
-def _plain(record: Mapping[str, Any]) -> dict[str, Any]:
+def as_json(record: Mapping[str, Any]) -> dict[str, Any]:
     """`record` as JSON returns it: tuples become lists, paths strings."""
     plain: dict[str, Any] = json.loads(json.dumps(record, default=str))
     return plain
