@@ -1,4 +1,4 @@
-"""From a section of a recipe to a frozen dataclass, strictly."""
+"""Strict conversion of a recipe's section to a frozen dataclass."""
 
 import operator
 import types
@@ -15,15 +15,15 @@ T = TypeVar("T")
 def from_section(cls: type[T], section: Mapping[str, Any], name: str) -> T:
     """An instance of the dataclass `cls` from a section of a recipe.
 
-    Values must have the type of their field: bool, int, float (whole numbers do), str, Literal,
-    `X | None`, tuples and lists (both from an array), dicts with string keys, dataclasses.
+    Values must have the type of their field: bool, int, float (also from a whole number), str,
+    Literal, `X | None`, tuples and lists (both from an array), dicts with string keys, dataclasses.
 
     Args:
-        cls: the dataclass; its own checks in `__post_init__` apply.
-        section: keys and values as TOML or JSON gives them.
-        name: of the section, for messages: "model", "loss.mel".
+        cls: the dataclass; checks in its `__post_init__` apply too.
+        section: keys and values from TOML or JSON.
+        name: name of the section for messages: "model", "loss.mel".
 
-    Raises UsageError for an unknown key, a missing one, and a value of another type.
+    Raises UsageError for an unknown or missing key, and for a value of wrong type or range.
     """
     known = {field.name: field for field in fields(cls) if field.init}  # type: ignore[arg-type]
     hints = get_type_hints(cls)
@@ -41,10 +41,10 @@ def from_section(cls: type[T], section: Mapping[str, Any], name: str) -> T:
 
 
 def check_fields(options: Any, section: str) -> None:
-    """Raise UsageError where a field of a dataclass is not what its annotation allows.
+    """Raise UsageError for a field of a dataclass that its annotation does not allow.
 
-    Checks the choices of `Literal["a", "b"]` and the bounds of `Annotated[float, Field(ge=0)]`,
-    also where the dataclass is made without a recipe: call it first in `__post_init__`.
+    Checks the choices of `Literal["a", "b"]` and the bounds of `Annotated[float, Field(ge=0)]`.
+    Call it first in `__post_init__`, so that it applies without a recipe too.
 
     Args:
         options: the dataclass.
@@ -86,7 +86,7 @@ def _range(bounds: Mapping[str, float]) -> str:
 
 
 def _check_ranges(cls: type[Any], values: Mapping[str, Any], name: str) -> None:
-    """Raise UsageError where a value is out of the range that its field is annotated with."""
+    """Raise UsageError for a value that the pydantic annotation of its field does not allow."""
     hints = get_type_hints(cls, include_extras=True).values()
     if any(get_origin(hint) is Annotated for hint in hints):
         try:
@@ -96,7 +96,7 @@ def _check_ranges(cls: type[Any], values: Mapping[str, Any], name: str) -> None:
 
 
 def _converted(kind: Any, value: Any, name: str) -> Any:
-    """`value` as the annotation `kind` wants it."""
+    """`value` converted to the annotation `kind`; raises UsageError for another type."""
     origin, arguments = get_origin(kind), get_args(kind)
     if kind is Any:
         return value
@@ -125,7 +125,7 @@ def _converted(kind: Any, value: Any, name: str) -> Any:
 
 
 def _one_of(arguments: tuple[Any, ...], kind: Any, value: Any, name: str) -> Any:
-    """The first member of a union that takes the value; an optional one speaks for itself."""
+    """`value` converted to the first member of a union that accepts it."""
     if value is None and type(None) in arguments:
         return None
     members = [each for each in arguments if each is not type(None)]
