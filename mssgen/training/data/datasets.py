@@ -11,7 +11,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mssgen.audio.levels import level_db
+from mssgen.encoders.stem_encoder import Input
 from mssgen.errors import UsageError
 from mssgen.library.stems import (
     MIXTURE,
@@ -41,7 +42,6 @@ from mssgen.training.task import Batch
 ANY = "any"
 _PAIRED = ("separated", "separated+mixture")
 _LEAST_LEAK_DB = -60.0
-Input = Literal["separated", "separated+mixture", "mixture", "noisy", "clean"]
 _log = logging.getLogger(__name__)
 Audio = NDArray[np.float32]
 
