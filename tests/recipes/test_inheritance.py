@@ -223,7 +223,7 @@ def test_bounds_hold_with_and_without_a_recipe(values: dict[str, Any], said: str
 
 
 def test_choices_hold_without_a_recipe() -> None:
-    with pytest.raises(UsageError, match="loss.form = 'c' is unknown; use one of a, b"):
+    with pytest.raises(UsageError, match=r"loss\.form = 'c' is unknown; use one of a, b"):
         Bounded(form="c")  # type: ignore[arg-type]
 
 
