@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mssgen.cli.console import printable, warn
 from mssgen.cli.reporters import logging_to
+from mssgen.cli.words import as_options
 from mssgen.errors import MssgenError
 from mssgen.events import Warned
 
@@ -30,7 +31,7 @@ def training_reporter(*, as_json: bool, quiet: bool, verbose: bool) -> Iterator[
             yield hook
         except MssgenError as error:
             if as_json:
-                _print_json({"event": "error", "message": str(error)})
+                _print_json({"event": "error", "message": as_options(str(error))})
             raise
 
 
@@ -57,7 +58,11 @@ def _json(event: "TrainingEvent") -> None:
     if isinstance(event, Stepped):  # what counts comes with every Logged
         return
     fields = {
-        name: str(value) if isinstance(value, Path) else value
+        name: as_options(value)
+        if name == "message"
+        else str(value)
+        if isinstance(value, Path)
+        else value
         for name, value in vars(event).items()
     }
     if isinstance(event, Logged):

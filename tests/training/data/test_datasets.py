@@ -197,7 +197,7 @@ def test_one_track_validates_too_and_says_so(
 ) -> None:
     write(tmp_path / "A" / "bass.wav", noise(1))
     assert [track.key for track in dataset(tmp_path, is_valid=True).tracks] == ["A"]
-    assert "used to train and to validate" in caplog.text
+    assert "used for training and validation" in caplog.text
 
 
 def test_overfitting_on_a_song_and_on_a_segment(folder: Path) -> None:
