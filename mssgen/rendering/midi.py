@@ -4,13 +4,13 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from io import BytesIO
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import mido
 
 from mssgen.errors import AudioError
 
-MidiFile = mido.MidiFile
+MidiFile: TypeAlias = mido.MidiFile
 
 Group = Literal["drums", "bass", "other"]
 GROUPS: tuple[Group, ...] = ("drums", "bass", "other")
