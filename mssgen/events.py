@@ -1,6 +1,6 @@
-"""What the library tells while it works: it calls a hook with events, and draws nothing itself."""
+"""Events of all jobs: the library calls a hook with them and prints nothing itself."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,9 +44,10 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Warned:
-    """Something the user should know; the work goes on."""
+    """Something the user should know; the work continues."""
 
     track: str
+    """The song or file; empty in training."""
     message: str
 
 
@@ -72,5 +73,59 @@ Event = Start | Progress | Written | Skipped | Warned | Failed | Done
 Hook = Callable[[Event], None]
 
 
-def ignore(event: Event) -> None:
+# Training.
+
+
+@dataclass(frozen=True)
+class Began:
+    """Training starts, or resumes after `step` steps."""
+
+    output: Path
+    step: int
+    n_steps: int
+    n_devices: int
+    device: str
+    precision: str
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """An optimizer step is done."""
+
+    step: int
+    """Number of steps done."""
+    n_steps: int
+
+
+@dataclass(frozen=True)
+class Logged:
+    """Scalars by name: means since the last line ("train") or of one validation ("valid")."""
+
+    step: int
+    kind: str
+    scalars: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint is complete."""
+
+    step: int
+    path: Path
+
+
+@dataclass(frozen=True)
+class Finished:
+    """All steps are done; `path` is the last checkpoint."""
+
+    step: int
+    path: Path
+    elapsed_s: float
+
+
+TrainingEvent = Began | Stepped | Logged | Saved | Finished | Warned
+TrainingHook = Callable[[TrainingEvent], None]
+
+
+def ignore(event: Event | TrainingEvent) -> None:
     """The hook that does nothing."""

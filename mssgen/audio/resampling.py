@@ -26,6 +26,11 @@ def resample(
     yield np.ascontiguousarray(stream.resample_chunk(end, last=True).T)
 
 
+def at_rate(audio: NDArray[np.float32], in_rate: int, out_rate: int) -> NDArray[np.float32]:
+    """Resample audio [C, T] as a whole from `in_rate` to `out_rate` (Hz), without delay."""
+    return np.concatenate(list(resample([audio], len(audio), in_rate, out_rate)), axis=1)
+
+
 def fit_length(
     blocks: Iterable[NDArray[np.float32]], n_channels: int, n_samples: int
 ) -> Iterator[NDArray[np.float32]]:

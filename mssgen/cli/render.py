@@ -2,7 +2,6 @@
 
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -59,11 +58,8 @@ def render(
         from mssgen.rendering.fetch import default_cache
         from mssgen.rendering.recipe import load_recipe
 
-        loaded = load_recipe(recipe)
-        if instruments is not None:
-            loaded = replace(loaded, recorded=replace(loaded.recorded, folder=str(instruments)))
         done = render_library(
-            loaded,
+            load_recipe(recipe, instruments=instruments),
             output,
             packages=packages or default_cache(),
             n_jobs=jobs,

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from mssgen.cli.console import printable, warn
 from mssgen.cli.reporters import logging_to
+from mssgen.cli.words import as_options
 from mssgen.errors import MssgenError
 from mssgen.events import Warned
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
 
-    from mssgen.training.events import TrainingEvent, TrainingHook
+    from mssgen.events import TrainingEvent, TrainingHook
 
 
 @contextmanager
@@ -30,7 +31,7 @@ def training_reporter(*, as_json: bool, quiet: bool, verbose: bool) -> Iterator[
             yield hook
         except MssgenError as error:
             if as_json:
-                _print_json({"event": "error", "message": str(error)})
+                _print_json({"event": "error", "message": as_options(str(error))})
             raise
 
 
@@ -52,12 +53,16 @@ def _nothing(_: "TrainingEvent") -> None:
 
 
 def _json(event: "TrainingEvent") -> None:
-    from mssgen.training.events import Logged, Stepped
+    from mssgen.events import Logged, Stepped
 
     if isinstance(event, Stepped):  # what counts comes with every Logged
         return
     fields = {
-        name: str(value) if isinstance(value, Path) else value
+        name: as_options(value)
+        if name == "message"
+        else str(value)
+        if isinstance(value, Path)
+        else value
         for name, value in vars(event).items()
     }
     if isinstance(event, Logged):
@@ -75,7 +80,7 @@ def _print_json(fields: Mapping[str, Any]) -> None:
 
 def _line(event: "TrainingEvent") -> str | None:
     """What is worth a line, on a terminal and off it."""
-    from mssgen.training.events import Began, Finished, Logged, Saved
+    from mssgen.events import Began, Finished, Logged, Saved
 
     match event:
         case Began():
@@ -120,7 +125,7 @@ class _BarReporter:
         self._bars, self._task = bars, bars.add_task("training", total=None, summary="")
 
     def __call__(self, event: "TrainingEvent") -> None:
-        from mssgen.training.events import Began, Logged, Stepped
+        from mssgen.events import Began, Logged, Stepped
 
         if isinstance(event, Began):
             self._bars.reset(self._task, total=event.n_steps, completed=event.step)

@@ -31,8 +31,8 @@ _RENAMED = {
 _PLAIN = frozenset((
     "batch_size", "bit_depth", "blend", "checkpoint", "clip", "coarse_refiner", "codec",
     "data", "data_note", "device", "downmix", "encoder", "enhance", "excerpt_s", "explain",
-    "jobs", "keep_codebooks", "licence", "max_delay", "max_seconds", "max_tracks", "metrics",
-    "mix", "mix_consistent", "mixture", "model", "name", "offline", "output", "overlap",
+    "instruments", "jobs", "keep_codebooks", "licence", "max_delay", "max_seconds", "max_tracks",
+    "metrics", "mix", "mix_consistent", "mixture", "model", "name", "offline", "output", "overlap",
     "overwrite", "packages", "pairs", "precision", "private", "ratings", "recipe",
     "references", "refine", "refiner", "residual", "resume", "sample_rate", "seconds", "seed",
     "set", "shifts", "steps", "stem", "strength", "strict", "temperature", "template",

@@ -1,8 +1,8 @@
-"""Options of a model from a file that nobody vouches for, checked before anything is built.
+"""Checks the options of a model from an untrusted file before anything is built.
 
-The signature of what is built is the schema: each parameter's annotation says its type and range
-(`Annotated[int, Field(ge=1, le=64)]`), and its default what an absent key means. Nothing is
-converted: "3" is not a whole number, and 1 is not true.
+The signature of the class or function to call is the schema: each parameter's annotation has its
+type and range (`Annotated[int, Field(ge=1, le=64)]`). Nothing is converted: "3" is not a whole
+number, and 1 is not true.
 """
 
 import inspect
@@ -15,7 +15,7 @@ from pydantic_core import ErrorDetails
 
 from mssgen.errors import CheckpointError, closest, shown
 
-# Counts and sizes of which each costs layers or memory. Published models stay far below.
+# Counts and sizes that cost layers or memory. Published models are far below these bounds.
 Layers = Annotated[int, Field(ge=0, le=64)]
 Width = Annotated[int, Field(ge=1, le=2**14)]
 Codebooks = Annotated[int, Field(ge=1, le=256)]
@@ -26,6 +26,9 @@ Strides = Annotated[
 Channels = Annotated[int, Field(ge=1, le=64)]
 SampleRate = Annotated[int, Field(ge=1, le=1_000_000)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0)]
+PositiveCount = Annotated[int, Field(ge=1)]
+NonNegative = Annotated[float, Field(ge=0)]
 Scale = Annotated[float, Field(ge=-1e6, le=1e6)]
 StemName = Annotated[str, Field(pattern=r"^[\w-]{1,40}$")]
 ModelName = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]+$")]
@@ -64,16 +67,16 @@ def checked_options(
     *,
     cure: str = "get the file again",
 ) -> dict[str, Any]:
-    """Those of `options` that were given, of the types and ranges that `build` takes.
+    """The given `options`, checked against the parameters of `build`.
 
     Args:
-        build: a class or function whose parameters are annotated as in the head of this module.
-        options: keys and values as JSON or a package gives them.
-        place: begins the message: the file.
-        cure: ends it, where a value is wrong.
+        build: a class or function with annotated parameters, see above.
+        options: keys and values from JSON or a package.
+        place: start of the error message: the file.
+        cure: end of the error message for a wrong value.
 
-    Raises CheckpointError for an unknown key, a missing one, and a value of another type or out of
-    range, naming the key and what it must be.
+    Raises CheckpointError for an unknown or missing key, and for a value of another type or out of
+    range.
     """
     schema = _schema(build)
     try:
@@ -85,7 +88,7 @@ def checked_options(
 
 @cache
 def _schema(build: Callable[..., Any]) -> type[BaseModel]:
-    """The signature of `build` as a model of pydantic's."""
+    """A pydantic model of the signature of `build`."""
     hints = get_type_hints(build.__init__ if inspect.isclass(build) else build, include_extras=True)
     fields: dict[str, Any] = {
         name: (hints[name], ... if parameter.default is parameter.empty else parameter.default)
@@ -104,7 +107,7 @@ def _schema(build: Callable[..., Any]) -> type[BaseModel]:
 def _problem(
     error: ValidationError, schema: type[BaseModel], options: Mapping[str, Any], cure: str
 ) -> str:
-    """What is wrong with the first wrong key, and the cure."""
+    """The message about the first wrong key, with the cure."""
     errors = error.errors(include_url=False, include_input=False)
     key = str(errors[0]["loc"][0]) if errors[0]["loc"] else "options"
     kind = errors[0]["type"]
@@ -113,7 +116,7 @@ def _problem(
     if kind == "missing":
         return f"lacks the option {key}, which has no default: {cure}"
     of_key = [each for each in errors if each["loc"] and each["loc"][0] == key]
-    # In a union some members only repeat what others say better.
+    # Some members of a union have vaguer errors than others.
     of_key = [each for each in of_key if each["type"] not in _VAGUE] or of_key
     words = " or ".join(dict.fromkeys(_wanted(each) for each in of_key))
     value = shown(options.get(key))
@@ -121,7 +124,7 @@ def _problem(
 
 
 def _wanted(error: ErrorDetails) -> str:
-    """What one of pydantic's errors asks for, in our words."""
+    """The requirement of a pydantic error in our words."""
     template = _WANTED.get(error["type"])
     inner = [part for part in error["loc"][1:] if isinstance(part, int)]
     words = template.format(**error.get("ctx", {})) if template else error["msg"].lower()

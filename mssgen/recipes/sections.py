@@ -1,5 +1,6 @@
-"""From a section of a recipe to a frozen dataclass, strictly."""
+"""Strict conversion of a recipe's section to a frozen dataclass."""
 
+import operator
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
@@ -14,15 +15,15 @@ T = TypeVar("T")
 def from_section(cls: type[T], section: Mapping[str, Any], name: str) -> T:
     """An instance of the dataclass `cls` from a section of a recipe.
 
-    Values must have the type of their field: bool, int, float (whole numbers do), str, Literal,
-    `X | None`, tuples and lists (both from an array), dicts with string keys, dataclasses.
+    Values must have the type of their field: bool, int, float (also from a whole number), str,
+    Literal, `X | None`, tuples and lists (both from an array), dicts with string keys, dataclasses.
 
     Args:
-        cls: the dataclass; its own checks in `__post_init__` apply.
-        section: keys and values as TOML or JSON gives them.
-        name: of the section, for messages: "model", "loss.mel".
+        cls: the dataclass; checks in its `__post_init__` apply too.
+        section: keys and values from TOML or JSON.
+        name: name of the section for messages: "model", "loss.mel".
 
-    Raises UsageError for an unknown key, a missing one, and a value of another type.
+    Raises UsageError for an unknown or missing key, and for a value of wrong type or range.
     """
     known = {field.name: field for field in fields(cls) if field.init}  # type: ignore[arg-type]
     hints = get_type_hints(cls)
@@ -34,12 +35,58 @@ def from_section(cls: type[T], section: Mapping[str, Any], name: str) -> T:
     for key, field in known.items():
         if key not in values and field.default is MISSING and field.default_factory is MISSING:
             raise UsageError(f"recipe section [{name}] lacks '{key}', which has no default; add it")
+    made = cls(**values)
     _check_ranges(cls, values, name)
-    return cls(**values)
+    return made
+
+
+def check_fields(options: Any, section: str) -> None:
+    """Raise UsageError for a field of a dataclass that its annotation does not allow.
+
+    Checks the choices of `Literal["a", "b"]` and the bounds of `Annotated[float, Field(ge=0)]`.
+    Call it first in `__post_init__`, so that it applies without a recipe too.
+
+    Args:
+        options: the dataclass.
+        section: the section of the recipe, for messages: "train".
+    """
+    for name, hint in get_type_hints(type(options), include_extras=True).items():
+        value = getattr(options, name)
+        if get_origin(hint) is Literal and value not in get_args(hint):
+            choices = ", ".join(map(str, get_args(hint)))
+            raise UsageError(f"{section}.{name} = {shown(value)} is unknown; use one of {choices}")
+        bounds = _bounds(hint)
+        if not all(_HOLDS[sign](value, bound) for sign, bound in bounds.items()):
+            raise UsageError(
+                f"{section}.{name} = {shown(value)} is out of range; use {_range(bounds)}"
+            )
+
+
+_HOLDS = {"ge": operator.ge, "gt": operator.gt, "le": operator.le, "lt": operator.lt}
+
+
+def _bounds(hint: Any) -> dict[str, float]:
+    """Bounds of a number by pydantic's names ("ge", "lt", ...); empty for other annotations."""
+    if get_origin(hint) is not Annotated or get_args(hint)[0] not in (int, float):
+        return {}
+    metadata = [bound for field in get_args(hint)[1:] for bound in field.metadata]
+    return {
+        sign: getattr(bound, sign) for bound in metadata for sign in _HOLDS if hasattr(bound, sign)
+    }
+
+
+def _range(bounds: Mapping[str, float]) -> str:
+    """Bounds in words: "0 to 1", "1 or more"."""
+    low, high = bounds.get("ge"), bounds.get("le")
+    if low is not None and high is not None:
+        return f"{low:g} to {high:g}"
+    words = {"ge": "{:g} or more", "gt": "more than {:g}", "le": "{:g} or less"}
+    words["lt"] = "less than {:g}"
+    return ", ".join(words[sign].format(bound) for sign, bound in bounds.items())
 
 
 def _check_ranges(cls: type[Any], values: Mapping[str, Any], name: str) -> None:
-    """Raise UsageError where a value is out of the range that its field is annotated with."""
+    """Raise UsageError for a value that the pydantic annotation of its field does not allow."""
     hints = get_type_hints(cls, include_extras=True).values()
     if any(get_origin(hint) is Annotated for hint in hints):
         try:
@@ -49,7 +96,7 @@ def _check_ranges(cls: type[Any], values: Mapping[str, Any], name: str) -> None:
 
 
 def _converted(kind: Any, value: Any, name: str) -> Any:
-    """`value` as the annotation `kind` wants it."""
+    """`value` converted to the annotation `kind`; raises UsageError for another type."""
     origin, arguments = get_origin(kind), get_args(kind)
     if kind is Any:
         return value
@@ -78,7 +125,7 @@ def _converted(kind: Any, value: Any, name: str) -> Any:
 
 
 def _one_of(arguments: tuple[Any, ...], kind: Any, value: Any, name: str) -> Any:
-    """The first member of a union that takes the value; an optional one speaks for itself."""
+    """`value` converted to the first member of a union that accepts it."""
     if value is None and type(None) in arguments:
         return None
     members = [each for each in arguments if each is not type(None)]

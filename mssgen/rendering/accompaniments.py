@@ -1,4 +1,4 @@
-"""New songs without end: chords at random in the styles of the accompaniment generator mma."""
+"""Generated songs: random chord progressions in the styles of the accompaniment generator mma."""
 
 import random
 import re
@@ -35,46 +35,46 @@ class StyleFile:
 
     path: Path
     name: str
-    """Its path below the library, without suffix: what mma knows it by."""
+    """Path below the library without suffix, as mma names it."""
     grooves: tuple[str, ...]
     beats: int = 4
-    """A bar; 0 where that changes."""
+    """Beats per bar; 0 if that changes."""
 
 
 @dataclass(frozen=True)
 class Chord:
-    """A bar's harmony."""
+    """The harmony of one bar."""
 
     root: int
-    """0 to 11 semitones above C."""
+    """Semitones above C, 0 to 11."""
     is_minor: bool = False
     seventh: str = ""
 
     @property
     def name(self) -> str:
-        """As mma writes it: Bb, Am7."""
+        """The chord in mma's notation: Bb, Am7."""
         return _KEYS[self.root] + ("m" if self.is_minor else "") + self.seventh
 
 
 @dataclass(frozen=True)
 class Draft:
-    """A song before mma: a bar a chord, in sections of one groove each."""
+    """The input of mma: one chord per bar, in sections of one groove each."""
 
     key: int
-    """0 to 11 semitones above C."""
+    """Semitones above C, 0 to 11."""
     tempo: int
-    """Quarter notes a minute."""
+    """Quarter notes per minute."""
     sections: tuple[tuple[str, tuple[Chord, ...]], ...]
-    """Groove and bars."""
+    """Groove and chords of each section."""
 
     @property
     def chords(self) -> list[Chord]:
-        """Of every bar."""
+        """The chord of every bar."""
         return [chord for _, chords in self.sections for chord in chords]
 
 
 def find_styles(package: Package) -> list[StyleFile]:
-    """The styles of the package mma that hold grooves, metronomes left out."""
+    """The styles of the package mma that have grooves, without metronomes."""
     styles = []
     library = package.folder / _LIBRARY
     for path in sorted(library.rglob("*.mma")):
@@ -83,14 +83,14 @@ def find_styles(package: Package) -> list[StyleFile]:
         name = path.relative_to(library).with_suffix("").as_posix()
         if grooves and "metronome" not in name.lower():
             beats = re.findall(r"^\s*Time\s+(\d+)", text, re.M | re.I)
-            # A file that changes its time has no bar to count on.
+            # A style that changes its time signature has no fixed bar length.
             n_beats = 4 if not beats else int(beats[0]) if len(set(beats)) == 1 else 0
             styles.append(StyleFile(path, name, grooves, n_beats))
     return styles
 
 
 def draft_song(style: StyleFile, seed: int) -> Draft:
-    """Key, tempo, three to five sections of a looped progression, and an end, at random."""
+    """A random key and tempo, three to five sections of a looped progression, and an ending."""
     rng = random.Random(seed)
     key, tempo = rng.randrange(12), rng.randint(75, 165)
     middle = [each for each in style.grooves if not re.search("intro|end|fill", each, re.I)]
@@ -109,7 +109,7 @@ def draft_song(style: StyleFile, seed: int) -> Draft:
 
 
 def write_song(style: StyleFile, seed: int) -> str:
-    """The draft of this seed in mma's language."""
+    """The draft of `seed` as an mma file."""
     draft = draft_song(style, seed)
     lines = [f"Tempo {draft.tempo}", f"RndSeed {seed % 2**31}"]
     for groove, chords in draft.sections:
@@ -119,14 +119,14 @@ def write_song(style: StyleFile, seed: int) -> str:
 
 @lru_cache(maxsize=8)
 def generate(package: Package, style: StyleFile, seed: int) -> MidiFile:
-    """The accompaniment as a MIDI file, the same for a seed. MssgenError where mma fails.
+    """The accompaniment as a MIDI file, the same for each seed; raises MssgenError if mma fails.
 
-    mma runs out of the unpacked package: it needs not be installed.
+    mma runs from the unpacked package; it does not need to be installed.
     """
     program = package.folder / "usr/bin/mma"
     if not program.is_file():
-        raise MssgenError(f"the package {package.name} holds no program mma; fetch it again")
-    # mma is a script of its own with no need for this environment's packages.
+        raise MssgenError(f"the package {package.name} has no program mma; fetch it again")
+    # mma is a plain Python script without dependencies.
     python = sys.executable or find_tool("python3", "to run mma")
     with scratch_folder() as folder:
         (folder / "song.mma").write_text(write_song(style, seed), encoding="utf-8")
@@ -137,7 +137,7 @@ def generate(package: Package, style: StyleFile, seed: int) -> MidiFile:
 
 
 def _chord(degree: str, key: int, has_seventh: bool) -> Chord:
-    """A degree of a key, such as bVII."""
+    """The chord of a degree such as "bVII" in `key` (semitones above C)."""
     flat, roman = degree.startswith("b"), degree.removeprefix("b")
     root, is_minor = (key + _DEGREES[roman.lower()] - flat) % 12, roman.islower()
     seventh = "7" if is_minor or roman == "V" else "M7"

@@ -1,4 +1,4 @@
-"""What recorded instruments go through before a mix: saturation, a cabinet, a drum bus."""
+"""Effects for recorded instruments: saturation, amplifier cabinets, a drum bus."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -11,7 +11,7 @@ from scipy.signal import butter, oaconvolve, resample_poly, sosfilt
 
 from mssgen.audio.levels import level
 from mssgen.audio.reading import open_source
-from mssgen.audio.resampling import resample
+from mssgen.audio.resampling import at_rate
 
 SAMPLE_RATE = 44100
 Audio = NDArray[np.float32]
@@ -20,14 +20,14 @@ _MAX_RESPONSE_S = 0.2
 
 
 def saturate(sound: Audio, drive_db: float, bias: float = 0.0) -> Audio:
-    """Soft clipping, four times oversampled so that little folds back below 20 kHz.
+    """Soft clipping by tanh, four times oversampled to keep aliasing below 20 kHz low.
 
     Args:
         sound: [C, T].
-        drive_db: of the loudest sample over where the curve bends; at 0 dB little changes.
-        bias: moves the curve: even harmonics, as of a single valve.
+        drive_db: gain of the loudest sample over 1, where tanh bends; 0 dB changes little.
+        bias: offset before tanh, which adds even harmonics like a single-ended valve.
 
-    Returns [C, T] of the same level (RMS).
+    Returns audio [C, T] of the same RMS level.
     """
     peak = float(np.abs(sound).max(initial=0.0))
     if not peak:
@@ -48,11 +48,11 @@ def find_cabinets(folder: Path) -> tuple[Path, ...]:
 def amplify(
     sound: Audio, cabinets: Sequence[Path], rng: np.random.Generator, *, is_bass: bool
 ) -> tuple[Audio, dict[str, Any]]:
-    """[2, T] through an amplifier of random drive and cabinet, which has one channel, at the level
-    of what came in; and what it was.
+    """Audio [2, T] through a mono amplifier of random drive and cabinet, at its RMS level before;
+    and the settings that were drawn.
 
-    A bass keeps its lows direct, as engineers blend the two. Without responses of cabinets a band
-    of frequencies stands for one.
+    A bass is blended with its direct signal, which keeps the lows. Without impulse responses of
+    cabinets a band-pass filter is used.
     """
     if not np.any(sound):
         return sound, {}
@@ -81,7 +81,7 @@ def amplify(
 
 
 def drum_bus(sound: Audio, rng: np.random.Generator) -> Audio:
-    """Saturation of all drums together, beside the dry sound, as on a drum bus."""
+    """Parallel saturation of all drums [2, T] together, as on a drum bus."""
     share = rng.uniform(0.0, 0.6)
     crushed = saturate(sound, rng.uniform(0, 14))
     return (sound * (1 - share) + crushed * share).astype(np.float32)
@@ -93,10 +93,10 @@ def _tight(frequency: float) -> NDArray[np.float64]:
 
 @lru_cache(maxsize=64)
 def _response(path: Path) -> Audio:
-    """An impulse response as [1, T] at 44.1 kHz, of unit energy."""
+    """An impulse response [1, T] at 44.1 kHz, scaled to unit energy."""
     with open_source(path) as source:
         rate = source.info.sample_rate
         sound = source.segment(0, min(source.n_samples, round(_MAX_RESPONSE_S * rate)))
     mono = sound.mean(axis=0, keepdims=True)
-    mono = np.concatenate(list(resample([mono], 1, rate, SAMPLE_RATE)), axis=1)
+    mono = at_rate(mono, rate, SAMPLE_RATE)
     return (mono / max(float(np.sqrt(np.sum(np.square(mono)))), 1e-9)).astype(np.float32)

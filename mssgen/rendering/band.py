@@ -1,7 +1,7 @@
 """A band of recorded instruments: plays the bass, the guitars and the drums of a MIDI file.
 
 Notes are humanised (timing, velocity, strummed chords); bass and guitars go through amplifiers,
-drums over a bus. What a split has no instrument for is left to soundfonts and drum kits.
+drums through a bus. Parts without a recorded instrument are left to soundfonts and drum kits.
 """
 
 import hashlib
@@ -33,27 +33,27 @@ from mssgen.rendering.sfz import Instrument, by_pitch, load_sfz
 Audio = NDArray[np.float32]
 _GUITARS = range(24, 32)
 _TAKEN_OVER = range(24)
-"""Programs whose parts a guitar may take over: pianos, mallets, organs."""
+"""MIDI programs whose parts a guitar may play instead: pianos, mallets, organs."""
 _MAX_GUITARS = 3
-"""Parts; further ones are left to soundfonts."""
+"""Maximum number of guitar parts; further ones are left to soundfonts."""
 _STRUM_S = (0.004, 0.022)
 _SNARE = 38
 _CHORD_S = 0.03
-"""Notes of a guitar closer than this are one chord."""
+"""Guitar notes whose starts are closer than this (seconds) form a chord."""
 
 
 @dataclass(frozen=True)
 class RecordedInstrument:
-    """One of a recipe's recorded instruments, found."""
+    """A recorded instrument of a recipe, with the path of its SFZ file."""
 
     name: str
     path: Path
     source: RecordedSource
     sha256: str
-    """Of the SFZ file."""
+    """Digest of the SFZ file."""
 
     def load(self) -> Instrument:
-        """Read it, see `load_sfz`; samples and programs may lie anywhere below its folder."""
+        """Read the SFZ file, see `load_sfz`; samples may be anywhere in its folder."""
         root = self.path.parents[len(Path(self.source.file).parts) - 1]
         instrument = load_sfz(self.path, root)
         if self.source.nearest:
@@ -61,7 +61,7 @@ class RecordedInstrument:
         return instrument
 
     def as_source(self, role: str) -> dict[str, Any]:
-        """What the manifest says of it."""
+        """The manifest's entry for this instrument."""
         said = {
             "role": role,
             "package": f"github.com/{self.source.repository}",
@@ -73,7 +73,7 @@ class RecordedInstrument:
         return {**said, "author": self.source.author} if self.source.author else said
 
     def terms(self) -> str:
-        """Origin and licence in words, which must travel with the sounds."""
+        """Origin and licence as text, to be distributed with the audio."""
         source = self.source
         by = f" by {source.author}" if source.author else ""
         lines = f"{self.name}{by}: github.com/{source.repository} at commit {source.commit}.\n"
@@ -94,31 +94,31 @@ class Band:
     snare_source: RecordedInstrument | None = None
     cabinets: tuple[Path, ...] = ()
     cabinet_source: dict[str, Any] | None = None
-    """What the manifest says of the cabinets."""
+    """The manifest's entry for the cabinets."""
 
     @property
     def instruments(self) -> tuple[RecordedInstrument, ...]:
-        """Each once."""
+        """All instruments, each once."""
         snares = (self.snare_source,) if self.snare_source and self.snares else ()
         return (*self.basses, *self.guitars, *self.kits, *snares)
 
 
 @dataclass
 class Played:
-    """What a band made of a song."""
+    """A song as far as the band has played it."""
 
     stems: dict[str, Audio] = field(default_factory=dict)
-    """Of "drums", "bass" and "other" those that it played, [2, T] at 44.1 kHz."""
+    """Played stems out of "drums", "bass" and "other", [2, T] at 44.1 kHz."""
     rest: dict[str, MidiFile] = field(default_factory=dict)
-    """What is left for soundfonts: groups, of "drums" without the snares that are in `stems`."""
+    """Notes by group that soundfonts must still play; without a snare that is in `stems`."""
     sources: list[dict[str, Any]] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
 
 
 def find_band(how: Recorded, split: str) -> Band | None:
-    """The instruments of a split; None where it has none.
+    """The instruments of a split, or None if it has none.
 
-    Raises UsageError where the folder or an instrument is missing, AudioError for a damaged one.
+    Raises UsageError if the folder or an instrument is missing, AudioError if one is damaged.
     """
     found = {
         name: _found(how, name)
@@ -145,7 +145,10 @@ def find_band(how: Recorded, split: str) -> Band | None:
 
 
 def play_band(groups: Mapping[str, MidiFile], band: Band, rng: np.random.Generator) -> Played:
-    """Play what a band can of the groups of `split_groups`; same numbers, same sound."""
+    """Play the parts of the groups of `split_groups` that the band has instruments for.
+
+    The same state of `rng` gives the same audio.
+    """
     played = Played(rest=dict(groups))
     own = {name: np.random.default_rng(rng.integers(2**63)) for name in ("bass", "drums", "other")}
     if band.basses:
@@ -163,7 +166,8 @@ def play_band(groups: Mapping[str, MidiFile], band: Band, rng: np.random.Generat
 def _found(how: Recorded, name: str) -> RecordedInstrument:
     if not how.folder:
         raise UsageError(
-            "this recipe plays recorded instruments; say with --instruments which folder holds them"
+            "this recipe plays recorded instruments; name the folder that holds them by "
+            "`instruments`"
         )
     path = Path(how.folder).expanduser() / name / how.sources[name].file
     if not path.is_file():
@@ -171,11 +175,11 @@ def _found(how: Recorded, name: str) -> RecordedInstrument:
         raise UsageError(
             f"{path} does not exist: put the instrument of "
             f"github.com/{source.repository} (commit {source.commit}) there, or name another "
-            "folder with --instruments"
+            "folder by `instruments`"
         )
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     found = RecordedInstrument(name, path, how.sources[name], digest)
-    found.load()  # a damaged one is found before any work
+    found.load()  # so that a damaged file fails before any work
     return found
 
 
@@ -200,7 +204,7 @@ def _drawn(
 def _human(
     notes: list[TimedNote], how: Recorded, transpose: int, rng: np.random.Generator
 ) -> list[Note]:
-    """Notes a little early or late, harder or softer."""
+    """Notes with random deviations of timing and velocity."""
     late_s = rng.normal(0, how.timing_ms / 1000, len(notes))
     harder = rng.normal(0, how.velocity, len(notes))
     return [
@@ -232,7 +236,7 @@ def _play_bass(song: MidiFile, band: Band, rng: np.random.Generator, played: Pla
 
 
 def _one_at_a_time(notes: list[Note]) -> list[Note]:
-    """A line: a note ends where the next begins, double stops (within 30 ms) excepted."""
+    """Notes that end where the next one begins, except double stops (within 30 ms)."""
     ordered = sorted(notes, key=lambda note: note.start_s)
     starts = np.array([note.start_s for note in ordered])
     found = []
@@ -291,7 +295,7 @@ def _play_snare(
     played: Played,
     facts: dict[str, Any],
 ) -> Audio:
-    """Another snare than the kit's, as loud as that (`peak` of its hardest hit; 0: as it is)."""
+    """Play a snare in place of the kit's, [2, T]; its hardest hit is scaled to `peak` unless 0."""
     assert band.snare_source is not None
     name = band.snares[int(rng.integers(len(band.snares)))]
     choices = _snare_articulations(band, name)
@@ -347,7 +351,7 @@ def _play_guitar(song: MidiFile, band: Band, rng: np.random.Generator, played: P
 
 
 def _strummed(notes: list[Note], rng: np.random.Generator) -> list[Note]:
-    """Chords from the lowest string to the highest, or back, each string a little later."""
+    """Chords as strums: from the lowest note up, or down, each note a few milliseconds later."""
     ordered = sorted(notes, key=lambda note: note.start_s)
     chords: list[list[Note]] = []
     for note in ordered:
@@ -366,7 +370,7 @@ def _strummed(notes: list[Note], rng: np.random.Generator) -> list[Note]:
 
 
 def _placed(sound: Audio, place: float) -> Audio:
-    """At -1 (left) to 1, constant power."""
+    """Audio [2, T] panned from -1 (left) to 1 (right) at constant power."""
     angle = (1 + place) * np.pi / 4
     sides = np.array([[np.cos(angle)], [np.sin(angle)]]) * np.sqrt(2)
     return (sound.mean(axis=0, keepdims=True) * sides).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Hits of the General MIDI drum channel as notes of a kit whose recordings have names, not keys."""
+"""From General MIDI drum hits to notes of a kit whose recordings have names instead of keys."""
 
 from bisect import bisect_right
 from collections import defaultdict
@@ -11,8 +11,8 @@ from mssgen.rendering.midi import DrumHit
 from mssgen.rendering.sampler import Note
 from mssgen.rendering.sfz import Instrument
 
-# For each key the names of hits in the order of preference; the first that a kit has plays. They
-# are those of MuldjordKit and of Gogodze Phu Vol II; the latter has no cymbals but its hi-hat.
+# Names of recordings for each key, in order of preference, from MuldjordKit and Gogodze Phu Vol II
+# (whose only cymbal is the hi-hat).
 _HITS: dict[int, tuple[str, ...]] = {
     35: ("KdrumR", "KdrumL", "ks"),
     36: ("KdrumL", "KdrumR", "ks"),
@@ -43,7 +43,7 @@ _HITS: dict[int, tuple[str, ...]] = {
 }
 _SNARES = (38, 39, 40)
 _HATS, _RIDES, _CRASHES = (42, 44, 46, 54, 69, 70, 82), (51, 53, 59), (49, 52, 55, 57)
-# Recordings of every hit are about as loud as each other; in a mix cymbals are softer than drums.
+# All recordings have about the same level; in a mix cymbals are quieter than drums.
 _LEVELS_DB = {
     **dict.fromkeys(_HATS, -9.0),
     **dict.fromkeys(_RIDES, -12.0),
@@ -59,9 +59,9 @@ _CLOSING = ("HihatClosed", "hc", "ht", "hf")
 def kit_notes(
     hits: Sequence[DrumHit], kit: Instrument, rng: np.random.Generator | None = None
 ) -> list[Note]:
-    """Notes that ring out; hits that the kit has no recording for are silent.
+    """Notes that ring out, without hits that the kit has no recording for.
 
-    `rng` draws how loud each drum is in the mix; None: as usual.
+    `rng` draws a gain for each drum; None uses the average gains.
     """
     known = set(kit.articulations)
     spread = rng.normal(0, _SPREAD_DB / 2, 128) if rng is not None else np.zeros(128)
@@ -75,8 +75,8 @@ def kit_notes(
 
 
 def choked(notes: Sequence[Note]) -> list[Note]:
-    """Notes that end where the instrument is struck anew: an open hi-hat by the next stroke on it,
-    all others by the second one, since a cymbal does not ring in many copies."""
+    """Notes that end when the same instrument is hit again: an open hi-hat at the next hit, all
+    others at the second next, since a cymbal does not ring several times at once."""
     strokes: dict[str, list[float]] = defaultdict(list)
     for note in sorted(notes, key=lambda each: each.start_s):
         strokes[_struck(note)].append(note.start_s)
@@ -90,20 +90,20 @@ def choked(notes: Sequence[Note]) -> list[Note]:
 
 
 def _struck(note: Note) -> str:
-    """What is struck: the hi-hat is one, open or closed."""
+    """The name of the instrument that is hit; open and closed hi-hat are one."""
     return "hi-hat" if note.articulation in (*_OPEN, *_CLOSING) else note.articulation
 
 
 def is_snare(key: int) -> bool:
-    """Whether a key of the drum channel is the snare's."""
+    """Whether a key of the drum channel is a snare."""
     return key in _SNARES
 
 
 def without_snares(hits: Sequence[DrumHit]) -> list[DrumHit]:
-    """All hits but those of the snare."""
+    """All hits except snare hits."""
     return [hit for hit in hits if not is_snare(hit.note)]
 
 
 def midi_velocity(hit: DrumHit) -> int:
-    """1 to 127."""
+    """The MIDI velocity of a hit, 1 to 127."""
     return min(127, max(1, round(hit.velocity * 127)))

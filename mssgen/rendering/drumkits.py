@@ -1,4 +1,4 @@
-"""Recorded drum kits of the program Hydrogen: one-shots in velocity layers, played as samples."""
+"""Drum kits of the program Hydrogen: one-shot samples in velocity layers."""
 
 import re
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mssgen.audio.reading import open_source
-from mssgen.audio.resampling import resample
+from mssgen.audio.resampling import at_rate
 from mssgen.errors import AudioError, MssgenError
 from mssgen.library.stems import to_channels
 from mssgen.rendering.midi import DrumHit
@@ -21,7 +21,7 @@ _JITTER_S, _JITTER_DB = 0.003, 1.0
 _CHOKE_S = 0.03
 _MAX_SAMPLE_S = 6.0
 
-# Words in the names of instruments, for the keys of General MIDI; the first that a kit has plays.
+# Words in instrument names for each General MIDI key, in order of preference.
 _KEYS: dict[tuple[int, ...], tuple[str, ...]] = {
     (35, 36): ("kick", "bass drum", "bassdrum", "bd"),
     (37,): ("stick", "rim", "snare"),
@@ -49,27 +49,28 @@ class Layer:
 
     path: Path
     lowest: float
-    """Velocity from which it is used, 0 to 1 ..."""
+    """Lowest velocity, 0 to 1."""
     highest: float
+    """Highest velocity, 0 to 1."""
     gain: float
 
 
 @dataclass(frozen=True)
 class DrumKit:
-    """A kit whose instruments are mapped to the keys of General MIDI."""
+    """A drum kit mapped to the keys of General MIDI."""
 
     licence: str
     keys: dict[int, tuple[Layer, ...]]
 
     def play(self, hits: Sequence[DrumHit], rng: np.random.Generator) -> NDArray[np.float32]:
-        """[2, T] at 44.1 kHz. Keys that the kit lacks are silent; a closed hat chokes an open one.
+        """Play hits, [2, T] at 44.1 kHz; keys that the kit lacks are silent.
 
-        Every hit is up to 3 ms early or late and up to 1 dB louder or softer; where its instrument
-        stands from left to right is drawn for the song.
+        Every hit is shifted by up to 3 ms and 1 dB; pan positions are drawn once per song. A closed
+        hi-hat chokes an open one.
         """
         length_s = max((hit.time_s for hit in hits), default=0.0) + _MAX_SAMPLE_S
         mix = np.zeros((2, round(length_s * SAMPLE_RATE)), np.float32)
-        # Most kits are mono: toms and cymbals stand around a kick and snare in the middle.
+        # Most kits are mono: pan toms and cymbals around a centred kick and snare.
         width = rng.uniform(0, 0.6)
         places = {notes: width * rng.uniform(-1, 1) for notes in _KEYS}
         pans = {
@@ -90,7 +91,7 @@ class DrumKit:
                 closing_s = next((time_s for time_s in closings if time_s > hit.time_s), np.inf)
                 sound = _choked(sound, closing_s - hit.time_s)
             start = max(0, round((hit.time_s + late_s) * SAMPLE_RATE))
-            # Layers already differ in level: velocity is heard twice unless it is softened.
+            # Layers already differ in level, so velocity counts less than linearly.
             gain = layer.gain * hit.velocity**0.7 * 10 ** (louder_db / 20)
             angle = (1 + pans[hit.note]) * np.pi / 4  # constant power
             sides = np.array([[np.cos(angle)], [np.sin(angle)]]) * np.sqrt(2) * gain
@@ -105,20 +106,18 @@ def find_kits(folder: Path) -> dict[str, Path]:
 
 @lru_cache(maxsize=4)
 def load_kit(path: Path) -> DrumKit:
-    """A kit by its drumkit.xml; AudioError where that is damaged or lacks kick, snare or hat."""
+    """Read a drumkit.xml; raises AudioError if it is damaged or lacks kick, snare or hi-hat."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
-        # Some files are of an older format without, some of a newer one with a namespace.
+        # The newer format has a namespace, the older one has none.
         root = ElementTree.fromstring(re.sub(r'\sxmlns="[^"]+"', "", text, count=1))
     except (OSError, ElementTree.ParseError) as error:
-        raise AudioError(
-            f"{path} is no drum kit that can be read ({error}); leave it out"
-        ) from None
+        raise AudioError(f"{path} is not a readable drum kit ({error}); leave it out") from None
     instruments = {}
     for element in root.iter("instrument"):
         layers = _layers(element, path.parent)
         if layers:
-            instruments[_plain(element.findtext("name") or "")] = layers
+            instruments[_words(element.findtext("name") or "")] = layers
     keys: dict[int, tuple[Layer, ...]] = {}
     for notes, words in _KEYS.items():
         found = next((name for word in words for name in instruments if _holds(name, word)), None)
@@ -154,30 +153,31 @@ def _number(element: ElementTree.Element, tag: str, default: float) -> float:
         return default
 
 
-def _plain(name: str) -> str:
+def _words(name: str) -> str:
+    """The words and numbers of a name in lower case, separated by spaces."""
     return " ".join(re.findall(r"[a-z]+|\d+", name.lower()))
 
 
 def _holds(name: str, word: str) -> bool:
-    """Short words must stand alone: "bd" is not in "subdued"."""
+    """Whether a name contains a word; short ones as a whole word ("bd" is not in "subdued")."""
     return word in name if len(word) > 3 else word in name.split()
 
 
 @lru_cache(maxsize=256)
 def _one_shot(path: Path) -> NDArray[np.float32]:
-    """A sample as [2, T] at 44.1 kHz; silence where it is damaged."""
+    """A sample [2, T] at 44.1 kHz; silence if the file is damaged."""
     try:
         with open_source(path) as source:
             rate, blocks = source.info.sample_rate, list(source.blocks())
     except MssgenError:
         return np.zeros((2, 1), np.float32)
     sound = to_channels(np.concatenate(blocks, axis=1), 2)
-    sound = np.concatenate(list(resample([sound], 2, rate, SAMPLE_RATE)), axis=1)
+    sound = at_rate(sound, rate, SAMPLE_RATE)
     return sound[:, : round(_MAX_SAMPLE_S * SAMPLE_RATE) - SAMPLE_RATE]
 
 
 def _choked(sound: NDArray[np.float32], after_s: float) -> NDArray[np.float32]:
-    """The sound faded out from `after_s` on."""
+    """Audio [2, T] faded out from `after_s` (seconds) on."""
     n_before, n_fade = after_s * SAMPLE_RATE, round(_CHOKE_S * SAMPLE_RATE)
     if n_before + n_fade >= sound.shape[1]:
         return sound

@@ -25,15 +25,15 @@ class Package:
     name: str
     version: str
     sha256: str
-    """Of the package file."""
+    """Digest of the package file."""
     licences: tuple[str, ...]
-    """The short names in its copyright file; empty where that is not machine-readable."""
+    """Short names from its copyright file; empty if that is not machine-readable."""
     folder: Path
-    """Holds what the package would install below the root."""
+    """Folder with the package's files, as it would install them below /."""
 
     @property
     def copyright(self) -> Path | None:
-        """Its statement of copyright and licence."""
+        """The file with its copyright and licence; None if it has none."""
         path = self.folder / "usr/share/doc" / self.name / "copyright"
         return path if path.is_file() else None
 
@@ -43,17 +43,17 @@ class Package:
 
 
 def default_cache() -> Path:
-    """Where packages are kept unless told otherwise."""
+    """The default folder for downloaded packages."""
     root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(root).expanduser() / "mssgen" / "packages"
 
 
 def fetch(name: str, cache: Path) -> Package:
-    """The package of this name, out of `cache` or downloaded into it.
+    """The package of this name, from `cache` or downloaded into it.
 
-    A package that is in the cache is taken as it is, whatever its version, and needs no network.
-    Raises UsageError where apt or dpkg is not installed or the name is no package's; MssgenError
-    where it cannot be unpacked.
+    A cached package is used in whatever version it has, without network access.
+    Raises UsageError if apt or dpkg is not installed or there is no such package, MssgenError if it
+    cannot be unpacked.
     """
     if not _NAME.fullmatch(name):
         raise UsageError(f"{name!r} cannot be the name of a Debian package; correct the recipe")
@@ -67,13 +67,13 @@ def fetch(name: str, cache: Path) -> Package:
             _unpack(name, part, draft)
     except OSError as error:
         raise UsageError(
-            f"{cache} cannot be written: {error.strerror or error}; choose another --packages"
+            f"{cache} cannot be written: {error.strerror or error}; choose another `packages`"
         ) from error
     return _open(folder)
 
 
 def find_tool(name: str, purpose: str) -> str:
-    """The path of a program; UsageError where it is not installed."""
+    """The path of a program; raises UsageError if it is not installed."""
     path = shutil.which(name)
     if path is None:
         raise UsageError(
@@ -93,7 +93,7 @@ def run_tool(
     folder: Path | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> str:
-    """What a program writes to standard output; MssgenError with its last words where it fails."""
+    """Run a program, return its standard output; a MssgenError quotes its last line on failure."""
     done = subprocess.run(
         command,
         cwd=folder,

@@ -1,7 +1,7 @@
-"""Which stem an instrument of a tracker module belongs to: by its name, else by its sound.
+"""Assigns the instruments of a tracker module to stems: by name, else by sound.
 
-Names are right but rare. The rules for sounds are weak: of instruments whose name says drums or
-bass they find 65 % of the drums and 59 % of the basses, so both leak into other.
+Names are reliable but rare. The rules for sounds are weak: they find 65 % of the drums and 59 % of
+the basses among instruments with telling names, so some of both ends up in other.
 """
 
 import re
@@ -19,7 +19,7 @@ Stem = Literal["drums", "bass", "other"]
 _RATE = 22050
 _MAX_S = 90.0
 _MAX_WORDS = 4
-"""Longer names are lines of a message to the listener, which trackers put there."""
+"""Longer names are text: trackers also use name fields for messages."""
 
 _NAMES: dict[Stem, str] = {
     "drums": "drum drums drumkit drumloop kick kik bd bassdrum basedrum snare snr sd hat hats "
@@ -37,17 +37,17 @@ _WORDS = {word: stem for stem, words in _NAMES.items() for word in words.split()
 
 @dataclass(frozen=True)
 class Label:
-    """What an instrument is taken for."""
+    """The stem of an instrument."""
 
     stem: Stem
     is_named: bool
-    """Whether its name says so; a guess by its sound otherwise."""
+    """True if derived from the name; False if guessed from the sound."""
     energy: float
-    """Of the instrument played alone: sum of squares; what is never heard weighs nothing."""
+    """Energy of the instrument played alone (sum of squares); 0 if it never plays."""
 
 
 def label_of_name(name: str) -> Stem | None:
-    """The stem that a name tells; None where it tells none."""
+    """The stem that a name indicates, or None."""
     parts = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)  # HardySnare is two words
     words = [part.lower() for part in parts]
     if not 0 < len(words) <= _MAX_WORDS:
@@ -59,11 +59,11 @@ def label_of_name(name: str) -> Stem | None:
 
 
 def label_of_sound(sound: NDArray[np.float32], notes: list[int]) -> Stem:
-    """The stem that an instrument sounds like.
+    """The stem of an instrument, guessed from its sound.
 
     Args:
-        sound: [2, T] at 22.05 kHz, the instrument alone, from the start of the song on.
-        notes: the pitches that it is given.
+        sound: [2, T] at 22.05 kHz, the instrument alone from the start of the song.
+        notes: pitches of all its notes, semitones.
     """
     mono = sound.mean(axis=0)
     n_frames = len(mono) // 4096
@@ -91,7 +91,7 @@ def label_of_sound(sound: NDArray[np.float32], notes: list[int]) -> Stem:
 
 @lru_cache(maxsize=4)
 def label_instruments(module: Module) -> tuple[Label, ...]:
-    """A label for every instrument of a module. Kept, since several versions of it are rendered."""
+    """A label for every instrument of a module; cached, as several versions of it are rendered."""
     notes = module.notes()
     labels = []
     for index, name in enumerate(module.instruments):
@@ -107,6 +107,6 @@ def label_instruments(module: Module) -> tuple[Label, ...]:
 
 
 def named_share(labels: tuple[Label, ...]) -> float:
-    """How much of the energy comes from instruments whose names tell, 0 to 1."""
+    """Share of the energy from instruments that were labelled by name, 0 to 1."""
     total = sum(label.energy for label in labels)
     return sum(label.energy for label in labels if label.is_named) / total if total else 0.0

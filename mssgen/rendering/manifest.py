@@ -1,8 +1,8 @@
-"""The manifest of rendered data: of every track its sources with package, version, path, digest and
-licence, its split and seed, and how far its labels can be trusted.
+"""The manifest of rendered data: sources (package, version, path, digest, licence), split, seed and
+confidence of the labels of every track.
 
-OUTPUT/SPLIT/TRACK/source.json is written with the track; OUTPUT/manifest.json holds them all, and
-OUTPUT/licences the copyright file of every package, which must travel with the sounds.
+OUTPUT/SPLIT/TRACK/source.json is written with the track; OUTPUT/manifest.json collects them all,
+and OUTPUT/licences holds the copyright file of every package, to be distributed with the audio.
 """
 
 import json
@@ -22,11 +22,11 @@ FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 TRACK_RECORD = "source.json"
 REJECTED = ".rejected"
-"""A folder of records of songs that cannot be used: they are not tried again."""
+"""Folder of records of songs that cannot be used, so that they are not tried again."""
 
 
 def source_of(role: str, file: SourceFile) -> dict[str, Any]:
-    """What the manifest says of a file."""
+    """The manifest's entry for a file of a package; `role` is such as "drums" or "module"."""
     package = file.package
     return {
         "role": role,
@@ -39,19 +39,19 @@ def source_of(role: str, file: SourceFile) -> dict[str, Any]:
 
 
 def begin(output: Path, recipe: RenderRecipe, plan: Plan) -> None:
-    """Claim a folder for a recipe; UsageError where other things are in it."""
+    """Claim a folder for a recipe; raises UsageError if it holds anything else."""
     identity = json.loads(json.dumps(recipe.identity()))
     found = read(output)
     if found is None and output.exists() and (not output.is_dir() or not holds_nothing(output)):
-        raise UsageError(f"{output} holds other files than rendered data; choose another --output")
+        raise UsageError(f"{output} holds other files than rendered data; choose another `output`")
     known = {} if found is None else found.get("identity", {})
-    # A newer mssgen may know more sections than the one that began: those it adds changed nothing.
+    # Sections that a newer mssgen added did not affect the tracks rendered before.
     if known != {key: identity.get(key) for key in known}:
         raise UsageError(
-            f"{output} was rendered by another recipe; choose another "
-            "--output, or give that recipe (only numbers of songs and versions may grow)"
+            f"{output} was rendered from another recipe; choose another `output`, or use that "
+            "recipe (only its numbers of songs and versions may grow)"
         )
-    update(output, recipe)  # first: it is what says whose folder this is
+    update(output, recipe)  # first: the manifest marks the folder as ours
     with reported(output, UsageError):
         folder = output / "licences"
         folder.mkdir(parents=True, exist_ok=True)
@@ -66,7 +66,7 @@ def begin(output: Path, recipe: RenderRecipe, plan: Plan) -> None:
 
 
 def read(output: Path) -> dict[str, Any] | None:
-    """The manifest; None where there is none. UsageError where it is damaged or a newer one."""
+    """The manifest, or None if there is none; raises UsageError if it is damaged or newer."""
     path = output / MANIFEST
     try:
         found = json.loads(path.read_bytes())
@@ -80,7 +80,7 @@ def read(output: Path) -> dict[str, Any] | None:
 
 
 def update(output: Path, recipe: RenderRecipe) -> dict[str, Any]:
-    """Write the manifest anew from the records of the tracks that are there."""
+    """Rewrite the manifest from the records of all rendered tracks; returns it."""
     record = {
         "format_version": FORMAT_VERSION,
         "mssgen_version": __version__,
@@ -104,6 +104,6 @@ def update(output: Path, recipe: RenderRecipe) -> dict[str, Any]:
 
 
 def write_json(path: Path, record: Any) -> None:
-    """A file, complete or absent."""
+    """Write a JSON file, which appears complete or not at all."""
     with reported(path.parent, UsageError), whole_file(path) as draft:
         draft.write_text(json.dumps(record, indent=1), encoding="utf-8")

@@ -1,34 +1,35 @@
-"""MIDI files as stems: notes sorted into groups, each of which is a file of its own."""
+"""Splits MIDI files into one file per stem: drums, bass and other."""
 
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from io import BytesIO
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import mido
 
 from mssgen.errors import AudioError
 
-MidiFile = mido.MidiFile
+MidiFile: TypeAlias = mido.MidiFile
 
 Group = Literal["drums", "bass", "other"]
 GROUPS: tuple[Group, ...] = ("drums", "bass", "other")
 _DRUM_CHANNEL = 9
 _BASS_PROGRAMS = range(32, 40)
 _DEFAULT_TEMPO = 500_000
-"""Microseconds a quarter note where a file says nothing."""
+"""Microseconds per quarter note if a file does not set a tempo."""
 
 
 @dataclass(frozen=True)
 class Variation:
-    """How a MIDI file is altered; the defaults leave it as it is."""
+    """Alteration of a MIDI file; the defaults change nothing."""
 
     semitones: int = 0
-    """Of all but drums."""
+    """Transposition of everything but drums."""
     tempo: float = 1.0
+    """Factor of the tempo."""
     velocity_jitter: int = 0
-    """Every note is struck harder or softer by up to this, of 127."""
+    """Largest random change of each note's velocity (1 to 127)."""
     seed: int = 0
 
 
@@ -44,31 +45,31 @@ class DrumHit:
 
 
 def read_midi(data: bytes, name: str) -> MidiFile:
-    """The bytes of a MIDI file, parsed; AudioError, with `name`, where they are none."""
+    """Parse a MIDI file; raises AudioError with `name` if it is damaged or unsupported."""
     try:
         song = MidiFile(file=BytesIO(data), clip=True)
     except Exception as error:  # a damaged file makes mido raise whatever its parser meets
         raise AudioError(
-            f"{name} is no MIDI file that can be read ({error!s:.100}); leave it out"
+            f"{name} is not a readable MIDI file ({error!s:.100}); leave it out"
         ) from None
-    # Type 0 is one track, type 1 several that begin together; no other is a song.
+    # Type 0 has one track, type 1 several simultaneous ones; type 2 is not a song.
     if song.type not in (0, 1) or (song.type == 0 and len(song.tracks) != 1):
         raise AudioError(
             f"{name} is a MIDI file of type {song.type} with {len(song.tracks)} tracks, which "
             "cannot be played; leave it out"
         )
     if song.ticks_per_beat < 1:
-        raise AudioError(f"{name} counts time in no ticks per quarter note; leave it out")
+        raise AudioError(f"{name} has no ticks per quarter note; leave it out")
     return song
 
 
 def split_groups(
     song: MidiFile, *, max_duration_s: float = 600.0, variation: Variation = Variation()
 ) -> dict[Group, MidiFile]:
-    """One file per group: the notes of that group, and all that is no note.
+    """One file per group, with the notes of that group and all other messages.
 
-    The tenth channel is drums, General MIDI programs 33 to 40 are bass, all else is other. Notes
-    that begin after `max_duration_s` are left out.
+    The tenth channel is drums, General MIDI programs 33 to 40 are bass, everything else is other.
+    Notes that start after `max_duration_s` are left out.
     """
     programs = _programs(song)
     rng = random.Random(variation.seed)
@@ -114,7 +115,7 @@ def split_groups(
 
 
 def count_notes(song: MidiFile) -> int:
-    """How many notes begin."""
+    """Number of notes of all tracks."""
     return sum(
         message.type == "note_on" and message.velocity > 0
         for track in song.tracks
@@ -124,7 +125,7 @@ def count_notes(song: MidiFile) -> int:
 
 @dataclass(frozen=True)
 class TimedNote:
-    """A note in seconds, and what plays it."""
+    """A note in seconds, with its channel and program."""
 
     start_s: float
     end_s: float
@@ -134,11 +135,11 @@ class TimedNote:
     """1 to 127."""
     channel: int
     program: int
-    """General MIDI, from 0."""
+    """General MIDI program, from 0."""
 
 
 def timed_notes(song: MidiFile) -> list[TimedNote]:
-    """All notes in order of their starts; those that are never ended end with the song."""
+    """All notes in order of their starts; notes without an end last until the end of the song."""
     programs, time_s = [0] * 16, 0.0
     sounding: dict[tuple[int, int], list[TimedNote]] = {}
     found: list[TimedNote] = []
@@ -189,7 +190,7 @@ def drum_hits(song: MidiFile) -> list[DrumHit]:
 
 
 def _programs(song: MidiFile) -> list[list[tuple[int, int]]]:
-    """For every channel its (tick, program), sorted, from all tracks: they share the channels."""
+    """Program changes (tick, program) of every channel over all tracks, in order of time."""
     found: list[list[tuple[int, int]]] = [[(0, 0)] for _ in range(16)]
     for track in song.tracks:
         tick = 0
@@ -211,7 +212,7 @@ def _group(channel: int, program: int) -> Group:
 
 
 def _tick_at(song: MidiFile, time_s: float) -> float:
-    """The tick at which so many seconds have gone by at the song's own tempo."""
+    """The tick at `time_s` seconds at the song's own tempo."""
     changes, tempo, at_tick, at_s = [], _DEFAULT_TEMPO, 0, 0.0
     for track in song.tracks:
         tick = 0

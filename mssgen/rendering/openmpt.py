@@ -1,4 +1,4 @@
-"""Tracker modules played by libopenmpt through ctypes, any of their instruments muted."""
+"""Plays tracker modules by libopenmpt through ctypes, with any of their instruments muted."""
 
 import ctypes
 from collections.abc import Iterable, Iterator
@@ -23,15 +23,15 @@ _MAX_ROWS = 1024
 
 @dataclass(frozen=True)
 class Style:
-    """How a module is played; the defaults play it as it was written."""
+    """Playing style of a module; the defaults play it as it was written."""
 
     tempo: float = 1.0
     pitch: float = 1.0
-    """A factor of frequency; tempo stays."""
+    """Factor of all frequencies; the tempo stays."""
     separation_percent: int = 100
     """Width of the stereo image."""
     interpolation: int = 8
-    """Taps of the resampling filter: 1 (the rough sound of old trackers), 2, 4 or 8."""
+    """Taps of the resampling filter: 1 (none, as in old trackers), 2, 4 or 8."""
 
 
 PLAIN = Style()
@@ -73,7 +73,7 @@ _Interactive = _interactive()
 
 @cache
 def library() -> ctypes.CDLL:
-    """libopenmpt with the types of what is called; UsageError where it is not installed."""
+    """libopenmpt with typed functions; raises UsageError if it is not installed."""
     lib = None
     for name in ("libopenmpt.so.0", find_library("openmpt")):
         try:
@@ -125,22 +125,22 @@ def library() -> ctypes.CDLL:
 
 
 def version() -> str:
-    """Of libopenmpt, such as "0.6.9"."""
+    """Version of libopenmpt, such as "0.6.9"."""
     number = library().openmpt_get_library_version()
     return f"{number >> 24}.{number >> 16 & 255}.{number & 65535}"
 
 
 @dataclass(frozen=True)
 class Module:
-    """A tracker module; raises AudioError where libopenmpt cannot read it."""
+    """A tracker module; its methods raise AudioError if libopenmpt cannot read it."""
 
     name: str
-    """For messages."""
+    """Name for messages."""
     data: bytes
 
     @cached_property
     def instruments(self) -> tuple[str, ...]:
-        """Their names; the samples' where the format has no instruments."""
+        """Names of the instruments; of the samples if the format has no instruments."""
         with self._opened() as (_, module, _):
             lib, kind = library(), self._kind
             get = getattr(lib, f"openmpt_module_get_{kind}_name")
@@ -149,18 +149,18 @@ class Module:
 
     @cached_property
     def duration_s(self) -> float:
-        """Once through, at its own tempo."""
+        """Duration at its own tempo, seconds, without repetition."""
         with self._opened() as (_, module, _):
             return float(library().openmpt_module_get_duration_seconds(module))
 
     @cached_property
     def n_channels(self) -> int:
-        """Voices of the pattern."""
+        """Number of channels of the patterns."""
         with self._opened() as (_, module, _):
             return int(library().openmpt_module_get_num_channels(module))
 
     def notes(self) -> list[list[int]]:
-        """The pitches (1 to 120, in semitones) that each instrument is given, in playing order."""
+        """Pitches of each instrument's notes (1 to 120, semitones) in playing order."""
         found: list[list[int]] = [[] for _ in self.instruments]
         lib = library()
         with self._opened() as (_, module, _):
@@ -188,10 +188,10 @@ class Module:
         max_duration_s: float = 600.0,
         style: Style = PLAIN,
     ) -> NDArray[np.float32]:
-        """Play these instruments (all where None) once through, [2, T]; may exceed full scale.
+        """Play these instruments (None: all) once; returns [2, T], which may exceed full scale.
 
-        Every call begins with a fresh module: what one render leaves behind (random numbers,
-        envelopes) would make the next one differ, and stems would not sum to the mixture.
+        Every call opens the module again: state of an earlier call (random numbers, envelopes)
+        would make stems that do not sum to the mixture.
         """
         audible = range(len(self.instruments)) if instruments is None else set(instruments)
         n_left = round(max_duration_s * sample_rate)
@@ -225,12 +225,12 @@ class Module:
 
     @contextmanager
     def _opened(self) -> Iterator[tuple[int, int, Any]]:
-        """(extended module, module, its interactive functions), fresh."""
+        """(extended module, module, its interactive functions), newly opened."""
         lib, interactive = library(), _Interactive()
         extended = lib.openmpt_module_ext_create_from_memory(self.data, len(self.data), *[None] * 7)
         if not extended:
             raise AudioError(
-                f"{self.name} is no tracker module that libopenmpt reads; leave it out"
+                f"{self.name} is not a tracker module that libopenmpt reads; leave it out"
             )
         try:
             pointer, size = ctypes.byref(interactive), ctypes.sizeof(interactive)
@@ -242,7 +242,7 @@ class Module:
 
 
 def _text(pointer: int) -> str:
-    """A string of the library's, which is freed."""
+    """The text of a string of libopenmpt, which is freed."""
     value = ctypes.cast(pointer, c_char_p).value or b""
     library().openmpt_free_string(pointer)
     return value.decode("utf-8", "replace").strip()

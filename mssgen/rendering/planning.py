@@ -1,4 +1,4 @@
-"""From a recipe to songs: fetches what it names and lists every song, in a fixed order."""
+"""From a recipe to songs: fetches its packages and lists every song in a fixed order."""
 
 import gzip
 import hashlib
@@ -32,16 +32,16 @@ class SourceFile:
     package: Package
     path: Path
     sha256: str
-    """Of the bytes, unpacked where they are compressed."""
+    """Digest of the content, decompressed."""
 
     def read(self) -> bytes:
-        """The bytes, unpacked."""
+        """The content, decompressed."""
         return unpacked(self.path)
 
 
 @dataclass(frozen=True)
 class Song:
-    """One track to render: all that it will be follows from this and from the recipe."""
+    """One track to render; together with the recipe it determines every sample."""
 
     key: str
     """SPLIT/NAME."""
@@ -53,37 +53,37 @@ class Song:
     style: StyleFile | None = None
 
     def rng(self, purpose: str) -> np.random.Generator:
-        """Random numbers for one purpose: what one step draws does not change the next step's."""
+        """A random generator for one purpose, independent of those for other purposes."""
         return np.random.default_rng(_seed(self.seed, purpose))
 
 
 @dataclass(frozen=True)
 class Sounds:
-    """What plays the MIDI files of one split."""
+    """Instruments for the MIDI files of one split."""
 
     fonts: tuple[SourceFile, ...]
     kits: tuple[SourceFile, ...]
-    """Each by its drumkit.xml."""
+    """The drumkit.xml of each drum kit."""
     band: Band | None = None
-    """Recorded instruments, which play in their place what they can."""
+    """Recorded instruments, preferred to fonts and kits."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything to render, and what it is rendered from."""
+    """All songs to render, and their sources."""
 
     songs: tuple[Song, ...]
     sounds: dict[str, Sounds]
-    """Of each split."""
+    """Instruments by split."""
     packages: tuple[Package, ...]
 
 
 def plan_songs(recipe: RenderRecipe, cache: Path, hook: Hook) -> Plan:
     """Fetch the packages of a recipe and list its songs: modules, MIDI files, accompaniments.
 
-    A package that cannot be had is told to `hook` as `Failed`, and what needs it is left out; so
-    are MIDI files and new songs of a split without soundfonts.
-    Raises UsageError where a tool is missing or a kit is unknown.
+    Packages that cannot be fetched are reported to `hook` as `Failed`, and the songs that need them
+    are left out, as are MIDI files and generated songs of a split without soundfonts.
+    Raises UsageError if a tool is missing or a kit is unknown.
     """
     bands = {split: find_band(recipe.recorded, split) for split in SPLITS}  # before any download
     shelf = _Shelf(cache, hook)
@@ -105,13 +105,13 @@ def plan_songs(recipe: RenderRecipe, cache: Path, hook: Hook) -> Plan:
 
 
 def unpacked(path: Path) -> bytes:
-    """The bytes of a file, of a .gz file what is in it."""
+    """The content of a file, decompressed if it is a .gz file."""
     data = path.read_bytes()
     return gzip.decompress(data) if path.suffix == ".gz" else data
 
 
 class _Shelf:
-    """The packages, each fetched when it is first asked for."""
+    """The packages, each fetched on first use."""
 
     def __init__(self, cache: Path, hook: Hook) -> None:
         self._cache, self._hook = cache, hook
@@ -129,27 +129,27 @@ class _Shelf:
         return self.packages[name]
 
     def optional(self, name: str) -> Package | None:
-        """A package that can be done without: it is no failure where it cannot be had."""
+        """A package that is not required: only a warning if it cannot be fetched."""
         try:
             self.packages[name] = fetch(name, self._cache)
         except UsageError:
             raise
         except MssgenError as error:
             self.packages[name] = None
-            self._hook(Warned(name, f"done without: {error}"))
+            self._hook(Warned(name, f"left out: {error}"))
         return self.packages[name]
 
     def files(
         self, name: str, suffixes: tuple[str, ...], avoid: tuple[str, ...] = ()
     ) -> list[SourceFile]:
-        """The files of a package with these suffixes, each content once."""
+        """The files of a package with these suffixes, without duplicates."""
         package = self.package(name)
         if package is None:
             return []
         found: dict[str, SourceFile] = {}
         for path in sorted(package.folder.rglob("*")):
             plain = path.name.lower().removesuffix(".gz")
-            # A link may point to a file of another package, which this machine may or may not have.
+            # A link may point to a file of another package, which may not be installed.
             is_own = path.is_file() and path.resolve().is_relative_to(package.folder.resolve())
             if plain.endswith(suffixes) and is_own and path.name not in avoid:
                 digest = hashlib.sha256(unpacked(path)).hexdigest()
@@ -163,7 +163,7 @@ def _files_of(
     avoid: tuple[str, ...],
     shelf: _Shelf,
 ) -> dict[str, list[SourceFile]]:
-    """The files of each split; what is in two goes to the one that tests."""
+    """The files of each split; a file that is in two splits goes to the later one (test last)."""
     seen: set[str] = set()
     found: dict[str, list[SourceFile]] = {}
     for split in reversed(SPLITS):
@@ -186,7 +186,7 @@ def _midi_songs(recipe: RenderRecipe, shelf: _Shelf) -> Iterator[Song]:
 
 
 def _wanted(names: Names, versions: Counts) -> Names:
-    """No packages for splits of which nothing is rendered."""
+    """The packages of splits that get at least one version."""
     kept = {split: names.of(split) for split in SPLITS if versions.of(split)}
     return Names(**kept)
 
@@ -194,7 +194,7 @@ def _wanted(names: Names, versions: Counts) -> Names:
 def _versions(
     recipe: RenderRecipe, kind: Kind, files: dict[str, list[SourceFile]], versions: Counts
 ) -> Iterator[Song]:
-    """Every file once before any file twice: a set that is cut short is as broad as can be."""
+    """Every file once before any file twice, so that an interrupted set is as broad as possible."""
     counts = {split: versions.of(split) for split in SPLITS}
     for version in range(max(counts.values())):
         for split in SPLITS:
@@ -243,7 +243,7 @@ def _sounds(
         unknown = [kit for split in SPLITS for kit in how.kits.of(split) if kit not in kits]
         if unknown:
             raise UsageError(
-                f"recipe: instruments.kits names {unknown[0]!r}, which is no kit of "
+                f"recipe: instruments.kits names {unknown[0]!r}, which is not a kit of "
                 f"{', '.join(how.kit_packages)}; they hold {', '.join(kits)}"
             )
     cabinets, source = _cabinets(recipe, shelf)
@@ -267,8 +267,8 @@ def _sounds(
 def _cabinets(
     recipe: RenderRecipe, shelf: _Shelf
 ) -> tuple[dict[str, tuple[Path, ...]], dict[str, Any] | None]:
-    """The amplifiers of each split and what the manifest says of them; none where the package is
-    not named or cannot be had: they are not needed."""
+    """The cabinets of each split, and the manifest's entry for them; both empty if the package is
+    not named or cannot be fetched, since cabinets are optional."""
     found: dict[str, list[Path]] = {split: [] for split in SPLITS}
     package = shelf.optional(recipe.recorded.cabinets) if recipe.recorded.cabinets else None
     if package is None:
@@ -285,13 +285,13 @@ def _cabinets(
 
 
 def _kept_split(name: str) -> str:
-    """Two of ten names are kept from training, whatever the seed and how many there are."""
+    """The split of a name by its hash: 10 % valid, 10 % test, the rest train."""
     place = int(hashlib.sha256(name.encode()).hexdigest(), 16) % 10
     return {0: "valid", 1: "test"}.get(place, "train")
 
 
 def _name(file: SourceFile, taken: set[str]) -> str:
-    """PACKAGE-FILE, made unique where two folders of a package hold a file of that name."""
+    """PACKAGE-FILE, with a digest if two folders of a package have a file of that name."""
     stem = file.path.name.lower().removesuffix(".gz").rpartition(".")[0]
     plain = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in stem)
     name = f"{file.package.name}-{plain}"

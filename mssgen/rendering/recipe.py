@@ -1,29 +1,27 @@
-"""Recipes of data: what is rendered from what, in one small TOML file that says why it exists.
+"""Recipes of data: the sources and settings of rendered songs in one small TOML file.
 
-    why = "what this data is for, in a line"
-    inherits = "base"           # beside this file, else among the recipes that ship
+    why = "one line: the purpose of this data"
+    inherits = "base"           # a file beside this one, else a shipped recipe
     [render] [treatment] [instruments] [modules] [midi] [accompaniments] [singing] [recorded]
 
-A recipe is merged over what it inherits, key by key. Sources are named for each split, and nothing
-may be in two: the same composer, soundfont or kit in training and in test would flatter the test.
+Sources are listed per split and may be in one split only: the same composer, soundfont or kit in
+training and test would make the test too optimistic.
 """
 
-import tomllib
-from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mssgen.errors import UsageError, closest
+from mssgen.errors import UsageError
 from mssgen.library.stems import SPLITS
-from mssgen.recipes.sections import from_section
+from mssgen.recipes.inheritance import Family, load_merged, shipped_names
+from mssgen.recipes.schema import Count, Share
+from mssgen.recipes.sections import check_fields, from_section
 from mssgen.rendering.treatment import Treatment
 
-SHIPPED = Path(__file__).parents[1] / "recipes" / "data"
-
-# Packages that share recordings: what is heard in one is heard in all. MuseScore's font grew out of
-# FluidR3 (the same bass line on both correlates by 0.99, drums by 0.88), and Csound's bank has the
-# drums and basses of TimGM6mb (0.95, 0.87); between the two families it is 0.25 to 0.42.
+# Packages that share recordings. MuseScore's font is derived from FluidR3 (correlation of the same
+# bass line 0.99, of drums 0.88), and Csound's bank has the drums and basses of TimGM6mb (0.95,
+# 0.87); between the two families it is 0.25 to 0.42.
 _TWINS = (
     {
         "fluid-soundfont-gm",
@@ -47,7 +45,7 @@ class Names:
     test: tuple[str, ...] = ()
 
     def of(self, split: str) -> tuple[str, ...]:
-        """Those of one split."""
+        """The names of one split."""
         return getattr(self, split)
 
 
@@ -55,49 +53,50 @@ class Names:
 class Counts:
     """A number for each split."""
 
-    train: int = 0
-    valid: int = 0
-    test: int = 0
+    train: Count = 0
+    valid: Count = 0
+    test: Count = 0
 
     def __post_init__(self) -> None:
-        if min(asdict(self).values()) < 0:
-            raise UsageError("a recipe of data counts below zero; use 0 or more")
+        check_fields(self, "counts")
 
     def of(self, split: str) -> int:
-        """That of one split."""
+        """The number of one split."""
         return getattr(self, split)
 
 
 @dataclass(frozen=True)
 class RenderOptions:
-    """Section [render]: what holds for every song."""
+    """Section [render]: settings for every song."""
 
     seed: int = 0
     min_duration_s: float = 20.0
     max_duration_s: float = 300.0
-    """Longer songs end here."""
+    """Longer songs are cut here."""
     min_stems: int = 2
-    """Songs of which fewer of drums, bass and other are ever heard are left out."""
+    """Minimum number of audible stems out of drums, bass and other."""
 
 
 @dataclass(frozen=True)
 class Instruments:
-    """Section [instruments]: what plays MIDI files and accompaniments."""
+    """Section [instruments]: soundfonts and drum kits for MIDI files and accompaniments."""
 
     fonts: Names = Names()
-    """Packages of soundfonts; one that is named twice is drawn twice as often."""
+    """Packages with soundfonts; one that is listed twice is drawn twice as often."""
     kits: Names = Names()
-    """Drum kits of Hydrogen, by their folders' names."""
+    """Hydrogen drum kits, by the names of their folders."""
     kit_packages: tuple[str, ...] = ("hydrogen-drumkits", "hydrogen-data")
+    """Packages with drum kits."""
     p_kit: float = 0.5
-    """How often a kit plays the drums where the split has any."""
+    """Probability that a drum kit plays the drums, if the split has kits."""
     p_reverb: float = 0.3
-    """How often the synthesiser adds its own reverb."""
+    """Probability of the synthesiser's reverb and chorus."""
     semitones: int = 4
-    """Songs are transposed by up to this ..."""
+    """Largest transposition, up or down."""
     tempo: float = 0.1
-    """... and faster or slower by up to this share."""
+    """Largest relative change of the tempo, up or down."""
     velocity_jitter: int = 8
+    """Largest random change of each note's velocity (1 to 127)."""
 
 
 @dataclass(frozen=True)
@@ -106,16 +105,19 @@ class Modules:
 
     packages: Names = Names()
     versions: Counts = Counts()
-    """How often each file is rendered, every time played and treated otherwise."""
+    """Number of renderings of each file, each with another style and treatment."""
     avoid: tuple[str, ...] = ()
-    """Files left out, by name: covers of songs that are not free."""
+    """Names of files to leave out: covers of songs that are not free."""
     min_named: float = 0.0
-    """The least share of the energy that must come from instruments whose names say what they are,
-    0 to 1; where names are silent the labels are guesses by sound."""
+    """Minimum share of the energy from instruments that are labelled by name, 0 to 1; the others
+    are guessed from their sound."""
     max_error_db: float = -40.0
-    """Of the sum of the stems against the mixture: effects that share state spoil it."""
+    """Largest error of the sum of the stems relative to the mixture, caused by effects with shared
+    state."""
     semitones: float = 2.0
+    """Largest change of pitch, up or down."""
     tempo: float = 0.08
+    """Largest relative change of the tempo, up or down."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ class Midi:
 
 @dataclass(frozen=True)
 class Accompaniments:
-    """Section [accompaniments]: songs of the generator mma; each style is in one split only."""
+    """Section [accompaniments]: songs by the generator mma; each style is in one split only."""
 
     songs: Counts = Counts()
     package: str = "mma"
@@ -139,7 +141,7 @@ class Accompaniments:
 class Singing:
     """Section [singing]: accompaniments with a voice that sings a melody on their chords.
 
-    There is one voice only: it says nothing about how a model does on voices it has not heard.
+    There is only one voice, so results do not generalise to other voices.
     """
 
     songs: Counts = Counts()
@@ -147,63 +149,62 @@ class Singing:
 
 @dataclass(frozen=True)
 class RecordedSource:
-    """Where a recorded instrument comes from."""
+    """Origin, licence and quirks of a recorded instrument."""
 
     repository: str
-    """OWNER/NAME on GitHub."""
+    """GitHub repository, OWNER/NAME."""
     commit: str
     licence: str
     author: str = ""
-    """To be named where the licence asks for it."""
+    """Author to credit, if the licence requires it."""
     file: str = "instrument.sfz"
-    """The SFZ file below the folder of this instrument."""
+    """SFZ file in the folder of this instrument."""
     transpose: int = 0
-    """What its keys are above what sounds, semitones: 12 where a bass is written an octave up."""
+    """Keys above sounding pitch, semitones: 12 if a bass is written an octave up."""
     nearest: bool = False
-    """Every key is played by the recording nearest in pitch, whatever ranges of keys say."""
+    """Map every key to the recording nearest in pitch, ignoring the file's key ranges."""
     without_keycenters: tuple[int, ...] = ()
-    """With `nearest`: recordings to leave out, whose pitch_keycenter is wrong."""
+    """With `nearest`: values of pitch_keycenter that are wrong; their recordings are left out."""
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """Section [recorded]: instruments that are recordings (SFZ), instead of soundfonts, for bass,
-    guitars and drums of MIDI files and accompaniments; what a split has none of is played as usual.
+    """Section [recorded]: recorded instruments (SFZ) instead of soundfonts for bass, guitars and
+    drums of MIDI files and accompaniments; soundfonts play what a split has no instrument for.
     """
 
     folder: str = ""
-    """Holds a folder for each of `sources`, of the same name."""
+    """Folder with a subfolder for each of `sources`, of the same name."""
     sources: dict[str, RecordedSource] = field(default_factory=dict)
     basses: Names = Names()
     guitars: Names = Names()
     kits: Names = Names()
     snares: Names = Names()
-    """Drums of `snare_source`: the articulations of these names, or of names that go on with _."""
+    """Articulations of `snare_source` with these names, or with these names before a "_"."""
     snare_source: str = ""
+    """The source that holds the snares."""
     cabinets: str = ""
-    """A package with impulse responses of amplifiers (guitarix-common); empty: none."""
+    """Package with impulse responses of amplifiers (guitarix-common); empty: none."""
     alternates: bool = True
-    """Of several regions for the same keys and velocities one is played; false: all of them."""
-    p_snare: float = 0.5
-    """How often another snare takes the place of the kit's."""
-    p_amplifier: float = 0.75
-    """How often bass and guitars are amplified; else they are heard direct."""
-    p_double: float = 0.4
-    """How often a guitar is played twice, left and right."""
-    p_guitar: float = 0.6
-    """How often a guitar takes over a part of a song that has none for guitar."""
+    """Play one of several regions for the same keys and velocities; false: all of them."""
+    p_snare: Share = 0.5
+    """Probability that another snare replaces that of the kit."""
+    p_amplifier: Share = 0.75
+    """Probability of an amplifier for bass and guitars; otherwise the signal is direct."""
+    p_double: Share = 0.4
+    """Probability that a guitar is double-tracked, left and right."""
+    p_guitar: Share = 0.6
+    """Probability that a guitar plays another part of a song without guitar parts."""
     timing_ms: float = 7.0
-    """Standard deviation of a player's time."""
+    """Standard deviation of the timing of notes."""
     velocity: float = 8.0
-    """Standard deviation of how hard a note is struck, of 127."""
+    """Standard deviation of the velocity of notes (1 to 127)."""
     veltrack: float = 30.0
-    """How much velocity changes the level of a recording, percent, where the SFZ file is silent:
-    layers are as loud as they were played."""
+    """Effect of velocity on the level, percent, if the SFZ file does not specify it; layers already
+    have the level at which they were played."""
 
     def __post_init__(self) -> None:
-        for name in ("p_snare", "p_amplifier", "p_double", "p_guitar"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UsageError(f"recorded.{name} is {getattr(self, name):g}; use 0 to 1")
+        check_fields(self, "recorded")
         groups = (self.basses, self.guitars, self.kits)
         named = [name for names in groups for split in SPLITS for name in names.of(split)]
         named += [self.snare_source] if self.snare_source else []
@@ -217,7 +218,7 @@ class Recorded:
 
 @dataclass(frozen=True)
 class RenderRecipe:
-    """A set of data, with all that its recipe inherits."""
+    """A recipe of data, merged with everything it inherits."""
 
     name: str
     why: str
@@ -245,9 +246,9 @@ class RenderRecipe:
             _check_apart(name, names)
 
     def identity(self) -> dict[str, Any]:
-        """All that decides what a song sounds like; a set may be continued while it is the same.
+        """All settings that affect the audio; a set can be continued as long as they are the same.
 
-        Left out is how many songs there are, which may grow.
+        The numbers of songs and versions are left out, as they may grow.
         """
         record = asdict(self)
         for key in ("name", "why"):
@@ -258,30 +259,7 @@ class RenderRecipe:
         return record
 
 
-def recipe_names() -> list[str]:
-    """The recipes of data that ship with mssgen."""
-    return sorted(path.stem for path in SHIPPED.glob("*.toml"))
-
-
-def load_recipe(path_or_name: str | Path) -> RenderRecipe:
-    """Read a recipe and merge it over what it inherits.
-
-    Raises UsageError for what is missing, unknown, damaged, goes in circles, or is in two splits.
-    """
-    tables = list(_chain(_find(str(path_or_name))))
-    merged: dict[str, Any] = {}
-    for _, table in reversed(tables):
-        merged = _merge(merged, {key: table[key] for key in table if key in _KINDS})
-    sections = {
-        name: from_section(kind, merged[name], name)
-        for name, kind in _KINDS.items()
-        if name in merged
-    }
-    path, first = tables[0]
-    return RenderRecipe(path.stem, first["why"], **sections)
-
-
-_KINDS: dict[str, type[Any]] = {
+_SECTIONS: dict[str, type[Any]] = {
     "render": RenderOptions,
     "treatment": Treatment,
     "instruments": Instruments,
@@ -291,67 +269,28 @@ _KINDS: dict[str, type[Any]] = {
     "singing": Singing,
     "recorded": Recorded,
 }
+_FAMILY = Family(("data",), tuple(_SECTIONS))
 
 
-def _chain(path: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """A recipe and all that it inherits, from itself on."""
-    seen: list[Path] = []
-    while True:
-        if path in seen:
-            raise UsageError(f"recipe {seen[0]} inherits in a circle; break it")
-        seen.append(path)
-        table = _read(path)
-        yield path, table
-        if "inherits" not in table:
-            return
-        beside = (path.parent / f"{table['inherits']}.toml").resolve()
-        # A file may bear the name of the shipped recipe that it inherits.
-        path = beside if beside.is_file() and beside != path else _find(table["inherits"])
+def recipe_names() -> list[str]:
+    """Names of the shipped recipes of data."""
+    return shipped_names("data")
 
 
-def _find(path_or_name: str) -> Path:
-    path = Path(path_or_name).expanduser()
-    if path.suffix == ".toml" or path.is_file():
-        if not path.is_file():
-            raise UsageError(f"recipe {path} does not exist; check its spelling")
-        return path.resolve()
-    shipped = SHIPPED / f"{path_or_name}.toml"
-    if path_or_name not in recipe_names():
-        raise UsageError(
-            f"recipe {path_or_name} is neither a file nor the name of one"
-            f"{closest(path_or_name, recipe_names())}"
-        )
-    return shipped.resolve()
+def load_recipe(path_or_name: str | Path, *, instruments: Path | None = None) -> RenderRecipe:
+    """Read a recipe of data and merge it over what it inherits; see `load_merged`.
 
-
-def _read(path: Path) -> dict[str, Any]:
-    """One file, its outermost keys checked."""
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"recipe {path} cannot be read: {error.strerror or error}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"recipe {path} is not valid TOML: {error}") from None
-    known = [*_KINDS, "why", "inherits"]
-    for key, value in table.items():
-        if key not in known:
-            raise UsageError(f"recipe {path} has an unknown section '{key}'{closest(key, known)}")
-        if not isinstance(value, dict if key in _KINDS else str):
-            wanted = "[section]" if key in _KINDS else "string"
-            raise UsageError(f"recipe {path}: {key} must be a {wanted}")
-    if not table.get("why", "").strip():
-        raise UsageError(f'recipe {path} does not say why it exists; add one line: why = "..."')
-    return table
-
-
-def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with the values of `over`; tables are merged, everything else is replaced."""
-    merged = dict(base)
-    for key, value in over.items():
-        old = merged.get(key)
-        both = isinstance(old, dict) and isinstance(value, dict)
-        merged[key] = _merge(old, value) if both else value  # type: ignore[arg-type]
-    return merged
+    `instruments` replaces `recorded.folder`, the folder of recorded instruments. Raises UsageError
+    also for a source that is in two splits.
+    """
+    merged = load_merged(path_or_name, _FAMILY, kind="data")
+    if instruments is not None:
+        merged.sections["recorded"]["folder"] = str(instruments)
+    sections = {
+        name: from_section(_SECTIONS[name], section, name)
+        for name, section in merged.sections.items()
+    }
+    return RenderRecipe(merged.name, merged.why, **sections)
 
 
 def _check_apart(name: str, names: Names) -> None:

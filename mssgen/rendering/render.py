@@ -1,4 +1,4 @@
-"""Training data rendered from a recipe: every track complete in its folder, or absent."""
+"""Renders the training data of a recipe; each track appears complete or not at all."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -36,22 +36,22 @@ def render_library(
     n_jobs: int = 1,
     hook: Hook = ignore,
 ) -> Done:
-    """Render the tracks of a recipe that `output` lacks: OUTPUT/SPLIT/TRACK/STEM.flac.
+    """Render the tracks of a recipe that are missing in `output`: OUTPUT/SPLIT/TRACK/STEM.flac.
 
-    A run that was stopped goes on where it was. What a track is depends on the recipe, its seed and
-    the versions of packages and tools only, not on `n_jobs` or on the order.
+    An interrupted run resumes where it stopped. A track depends only on the recipe, its seed and
+    the versions of packages and tools, not on `n_jobs` or on the order.
 
     Args:
         recipe: see `load_recipe`.
-        output: a folder that is empty or that holds tracks of the same recipe.
+        output: an empty folder, or one with tracks of the same recipe.
         packages: the cache of packages, see `fetch`.
-        n_jobs: processes.
-        hook: is told of tracks that are `Written`, left out (`Warned`), or `Failed`.
+        n_jobs: number of processes.
+        hook: receives tracks that are `Written`, left out (`Warned`), or `Failed`.
 
-    Raises UsageError for missing tools, another recipe's output, and what cannot be written.
+    Raises UsageError if a tool is missing, `output` is of another recipe or cannot be written.
     """
     if not 1 <= n_jobs <= _MAX_JOBS:
-        raise UsageError(f"--jobs {n_jobs} is out of range; use 1 to {_MAX_JOBS}")
+        raise UsageError(f"`n_jobs={n_jobs}` is out of range; use 1 to {_MAX_JOBS}")
     started = time.monotonic()
     n_unfetched = 0
 
@@ -88,13 +88,13 @@ def render_library(
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What became of a song."""
+    """The result of rendering one song."""
 
     key: str
     message: str = ""
-    """Why there is no track; empty where there is one."""
+    """The reason why there is no track; empty if there is one."""
     rejected: bool = False
-    """Whether trying again would be in vain."""
+    """Whether the song can never be used, so that it is not tried again."""
 
 
 def _is_done(song: Song, output: Path) -> bool:
@@ -105,12 +105,12 @@ def _is_done(song: Song, output: Path) -> bool:
 def _outcomes(
     songs: Sequence[Song], plan: Plan, recipe: RenderRecipe, output: Path, n_jobs: int
 ) -> Iterator[_Outcome]:
-    """Render songs in order, or as they are done by several processes."""
+    """Render songs: one by one in order, or by several processes as they finish."""
     if n_jobs == 1:
         for song in songs:
             yield _make(song, recipe, plan.sounds.get(song.split), output)
         return
-    # Not forked: what runs in threads of this process would be cut in two.
+    # Not forked: a fork copies locks that threads of this process may hold.
     pool = ProcessPoolExecutor(n_jobs, mp_context=get_context("spawn"), initializer=end_with_parent)
     futures: dict[Future[_Outcome], Song] = {
         pool.submit(_make, song, recipe, plan.sounds.get(song.split), output): song
@@ -121,8 +121,8 @@ def _outcomes(
             yield future.result()
     except BrokenProcessPool as error:
         raise MssgenError(
-            "a process that rendered was killed, perhaps for want of memory; run again with fewer "
-            "--jobs, and it goes on where it was"
+            "a rendering process was killed, perhaps for lack of memory; run again with a lower "
+            "`n_jobs` to continue"
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
@@ -137,7 +137,7 @@ def _make(song: Song, recipe: RenderRecipe, sounds: Sounds | None, output: Path)
         manifest.write_json(output / manifest.REJECTED / f"{song.key}.json", record)
         return _Outcome(song.key, str(error), rejected=True)
     except UsageError:
-        raise  # a tool is missing: no other song will fare better
+        raise  # a tool is missing: every other song would fail too
     except MssgenError as error:
         return _Outcome(song.key, str(error))
     _write(song, rendered, output)

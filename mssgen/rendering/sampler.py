@@ -1,4 +1,4 @@
-"""Plays the notes of an instrument from its recordings (SFZ)."""
+"""Plays notes with the recordings of an instrument (SFZ)."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mssgen.audio.reading import open_source
-from mssgen.audio.resampling import resample
+from mssgen.audio.resampling import at_rate
 from mssgen.library.stems import to_channels
 from mssgen.rendering.sfz import Instrument, Region
 
@@ -18,9 +18,9 @@ SAMPLE_RATE = 44100
 Audio = NDArray[np.float32]
 _MAX_SAMPLE_S = 30.0
 _EDGE_S = 0.0015
-"""Where a recording is cut at its start or its end it fades, or the cut is a click."""
+"""Length of the fade where a recording is cut, to avoid clicks."""
 _TAIL_FADE_S = 0.3
-"""Recordings that end while the note goes on fade out over this."""
+"""Length of the fade of recordings that end before their note."""
 
 
 @dataclass(frozen=True)
@@ -29,25 +29,26 @@ class Note:
 
     start_s: float
     end_s: float
-    """Infinite for what rings out."""
+    """Infinite for notes that ring out."""
     key: int
+    """MIDI key."""
     velocity: int
     """1 to 127."""
     articulation: str = ""
-    """Of a drum; its key does not count."""
+    """The name of a drum hit, for which `key` is ignored."""
     gain_db: float = 0.0
 
 
 class Sampler:
-    """An instrument that plays notes; round robins go on from call to call.
+    """An instrument that plays notes; round robins continue from call to call.
 
     Args:
         instrument: see `load_sfz`.
-        rng: decides between recordings where the instrument leaves it open.
-        alternates: of several regions for the same keys and velocities one is played, never the
-            same twice in a row; else all of them, as the format says.
-        veltrack: how much velocity changes the level, percent, where the instrument does not say.
-        least_release_s: notes fade out over at least this: a string is damped, not cut.
+        rng: draws one of several equivalent recordings.
+        alternates: play one of several regions for the same keys and velocities, never the same
+            twice in a row; False plays all of them, as the format specifies.
+        veltrack: effect of velocity on the level, percent, if the instrument does not specify it.
+        least_release_s: minimum length of the fade-out of notes, seconds.
     """
 
     def __init__(
@@ -66,9 +67,9 @@ class Sampler:
         self._last: dict[tuple[object, ...], Region] = {}
 
     def play(self, notes: Sequence[Note]) -> Audio:
-        """[2, T] at 44.1 kHz, from time 0 until the last note has died away.
+        """Audio [2, T] at 44.1 kHz from time 0 until the last note has decayed.
 
-        Keys beyond the instrument's range sound in the nearest octave that it has.
+        Keys beyond the instrument's range are transposed by octaves into it.
         """
         placed: list[tuple[int, Audio]] = []
         for note in sorted(notes, key=lambda each: each.start_s):
@@ -99,7 +100,7 @@ class Sampler:
         return key
 
     def _chosen(self, note: Note, key: int, trigger: str, draw: float) -> list[Region]:
-        """The regions that sound."""
+        """The regions to play for a note."""
         triggers = ("release", "release_key") if trigger == "release" else ("attack", "first")
         fitting = [
             region
@@ -111,7 +112,7 @@ class Sampler:
         ]
         inside = [each for each in fitting if each.lovel <= note.velocity <= each.hivel]
         if not inside and fitting and trigger == "attack":
-            # A gap between the layers: the nearest one plays.
+            # A gap between velocity layers: use the nearest one.
             def distance(each: Region) -> int:
                 return max(each.lovel - note.velocity, note.velocity - each.hivel)
 
@@ -127,7 +128,7 @@ class Sampler:
         return self._one_of_each(in_turn) if self._alternates else in_turn
 
     def _one_of_each(self, regions: list[Region]) -> list[Region]:
-        """One of the regions that only differ in their recording, not the one before."""
+        """One of several equivalent regions, never the same twice in a row."""
         groups: dict[tuple[object, ...], list[Region]] = defaultdict(list)
         for each in regions:
             groups[each.lokey, each.hikey, each.lovel, each.hivel, each.articulation].append(each)
@@ -140,7 +141,7 @@ class Sampler:
         return chosen
 
     def _sound(self, region: Region, note: Note, key: int) -> Audio:
-        """A note as long as it sounds: pitch, loop, envelope, level, place."""
+        """The audio [2, T] of a note: pitch, loop, envelope, level, pan."""
         semitones = 0.0 if note.articulation else (key - region.pitch_keycenter)
         semitones *= region.pitch_keytrack / 100
         semitones += region.transpose + region.tune / 100
@@ -148,7 +149,7 @@ class Sampler:
         sound = _pitched(region, round(semitones, 4), round(looped_s + 1) if _loops(region) else 0)
         sound = _shaped(sound, region, note, self._least_release_s)
         track = self._veltrack if region.amp_veltrack is None else region.amp_veltrack
-        # https://sfzformat.com/opcodes/amp_veltrack/: velocity counts squared.
+        # https://sfzformat.com/opcodes/amp_veltrack/: gain is the square of velocity.
         share = abs(track) / 100
         loudness = (note.velocity / 127) ** 2 if track >= 0 else 1 - (note.velocity / 127) ** 2
         gain = (1 - share + share * loudness) * 10 ** ((region.volume + note.gain_db) / 20)
@@ -163,7 +164,7 @@ def _loops(region: Region) -> bool:
 
 
 def _shaped(sound: Audio, region: Region, note: Note, least_release_s: float) -> Audio:
-    """The envelope: attack, release at the end of the note, and faded cuts."""
+    """Apply the envelope: attack, release at the end of the note, and fades at cuts."""
     held_s = note.end_s - note.start_s
     if region.loop_mode == "one_shot" or not np.isfinite(held_s):
         n_held = sound.shape[1]
@@ -185,7 +186,7 @@ def _shaped(sound: Audio, region: Region, note: Note, least_release_s: float) ->
 
 
 def _fall(n_samples: int) -> NDArray[np.float32]:
-    """From 1 to 0 as half a cosine, which has no corner at either end."""
+    """A fade [T] from 1 to 0 in the shape of half a cosine."""
     return (0.5 + 0.5 * np.cos(np.pi * (np.arange(n_samples) + 1) / max(1, n_samples))).astype(
         np.float32
     )
@@ -193,7 +194,7 @@ def _fall(n_samples: int) -> NDArray[np.float32]:
 
 @lru_cache(maxsize=128)
 def _pitched(region: Region, semitones: float, looped_s: int) -> Audio:
-    """The recording of a region as [2, T] at 44.1 kHz, so many semitones higher."""
+    """The recording of a region, [2, T] at 44.1 kHz, transposed up by `semitones`."""
     sound, rate = _recording(region.sample)
     sound = sound[:, region.offset :]
     if looped_s:
@@ -203,19 +204,17 @@ def _pitched(region: Region, semitones: float, looped_s: int) -> Audio:
             n_times = max(1, -(-(n_wanted - start) // (end - start)))
             loop = np.tile(sound[:, start:end], (1, n_times))
             sound = np.concatenate([sound[:, :start], loop, sound[:, end:]], axis=1)
-    # Played faster, a recording is higher: as if it had been made at a higher rate. The fine scale
-    # keeps the pitch right to a hundredth of a cent.
+    # Transpose by resampling from a higher rate, with a resolution of a hundredth of a cent.
     scale = 1000
     from_rate = round(rate * 2 ** (semitones / 12) * scale)
     if from_rate != SAMPLE_RATE * scale:
-        blocks = resample([sound], len(sound), from_rate, SAMPLE_RATE * scale)
-        sound = np.concatenate(list(blocks), axis=1)
+        sound = at_rate(sound, from_rate, SAMPLE_RATE * scale)
     return np.broadcast_to(sound, (2, sound.shape[1]))
 
 
 @lru_cache(maxsize=256)
 def _recording(path: Path) -> tuple[Audio, int]:
-    """[1 or 2, T], and its rate in Hz. AudioError where it is missing or damaged."""
+    """A recording [1 or 2, T] and its rate in Hz; raises AudioError if missing or damaged."""
     with open_source(path) as source:
         rate = source.info.sample_rate
         sound = source.segment(0, min(source.n_samples, round(_MAX_SAMPLE_S * rate)))

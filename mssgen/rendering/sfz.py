@@ -1,13 +1,13 @@
-"""Instruments in the format SFZ: text that says which recording plays for which key and velocity.
+"""Instruments in the text format SFZ, which maps keys and velocities to recordings.
 
     #define $KEYS c4
     <control> default_path=samples/
     <group> lovel=0 hivel=63 ampeg_release=0.2
     <region> sample=soft.wav key=$KEYS
 
-Read are the headers control, global, master, group and region, #include, #define, and the opcodes
-that `Region` lists (https://sfzformat.com/opcodes/); what else a file says is noted and ignored.
-One opcode is our own: `articulation` names a hit of a drum, which has no key.
+Supported are the headers control, global, master, group and region, #include, #define, and the
+opcodes that `Region` lists (https://sfzformat.com/opcodes/); others are recorded and ignored.
+One opcode is our own: `articulation` names a drum hit, which has no key.
 """
 
 import re
@@ -34,63 +34,66 @@ LoopMode = Literal["no_loop", "one_shot", "loop_continuous", "loop_sustain"]
 
 @dataclass(frozen=True)
 class Region:
-    """One recording and when it is played; the defaults are those of the format."""
+    """One recording and the notes it is for; the defaults are those of the format."""
 
     sample: Path
     lokey: int = 0
-    """MIDI keys from here ..."""
+    """Lowest MIDI key."""
     hikey: int = 127
+    """Highest MIDI key."""
     pitch_keycenter: int = 60
-    """The key at which the recording has its own pitch."""
+    """MIDI key at which the recording is not transposed."""
     pitch_keytrack: float = 100.0
-    """Cents a key."""
+    """Cents per key."""
     lovel: int = 0
-    """Velocities from here ..."""
+    """Lowest velocity."""
     hivel: int = 127
+    """Highest velocity."""
     lorand: float = 0.0
-    """Played where a number drawn from 0 to 1 for every note lies from here ..."""
+    """Lower bound of the random number (0 to 1, drawn per note) for which it plays."""
     hirand: float = 1.0
-    """... to less than this."""
+    """Upper bound of that number, exclusive."""
     seq_length: int = 1
-    """Round robin: played once in so many times ..."""
+    """Length of the round robin."""
     seq_position: int = 1
-    """... and which time, from 1."""
+    """Position in the round robin, from 1."""
     trigger: Trigger = "attack"
     articulation: str = ""
     transpose: int = 0
-    """Semitones."""
+    """Transposition, semitones."""
     tune: float = 0.0
-    """Cents."""
+    """Fine tuning, cents."""
     volume: float = 0.0
-    """dB."""
+    """Gain, dB."""
     pan: float = 0.0
-    """-100 (left) to 100."""
+    """Pan position, -100 (left) to 100 (right)."""
     amp_veltrack: float | None = None
-    """How much velocity changes the level, percent; None where the file does not say."""
+    """Effect of velocity on the level, percent; None if not specified."""
     offset: int = 0
-    """Samples of the recording that are left out at its start."""
+    """Number of samples skipped at the start of the recording."""
     loop_mode: LoopMode | None = None
     loop_start: int = 0
-    """Samples."""
+    """First sample of the loop."""
     loop_end: int = 0
-    """Samples, the last of the loop; 0 where there is none."""
+    """Last sample of the loop; 0 if there is none."""
     ampeg_attack: float = 0.0
-    """Seconds."""
+    """Attack time, seconds."""
     ampeg_release: float = 0.001
+    """Release time, seconds."""
 
 
 @dataclass(frozen=True)
 class Instrument:
-    """What an SFZ file describes."""
+    """The content of an SFZ file."""
 
     path: Path
     regions: tuple[Region, ...]
     ignored: tuple[str, ...]
-    """Opcodes and headers that are not played, each once."""
+    """Unsupported opcodes and headers, each once."""
 
     @property
     def keys(self) -> tuple[int, int]:
-        """The lowest and the highest key that has a recording."""
+        """The lowest and the highest MIDI key with a recording."""
         pitched = [region for region in self.regions if not region.articulation]
         return (
             min((region.lokey for region in pitched), default=0),
@@ -99,7 +102,7 @@ class Instrument:
 
     @property
     def articulations(self) -> tuple[str, ...]:
-        """The names of hits, each once."""
+        """The names of drum hits, each once."""
         return tuple(dict.fromkeys(each.articulation for each in self.regions if each.articulation))
 
 
@@ -109,11 +112,11 @@ def load_sfz(path: Path, root: Path | None = None) -> Instrument:
 
     Args:
         path: the file.
-        root: the folder that samples and included files must lie in; None: that of the file. Some
-            instruments keep programs and samples side by side below a common folder.
+        root: the folder that must contain samples and included files; None: the folder of `path`.
+            Some instruments keep programs and samples in separate folders below a common one.
 
-    Raises AudioError for a file that cannot be read, includes itself, leads out of `root`, has a
-    value that is no number, or has no regions. Samples are not opened.
+    Raises AudioError for a file that cannot be read, includes itself, refers to a file outside of
+    `root`, has a malformed number, or has no regions. Samples are not opened.
     """
     root = (root or path.parent).resolve()
     levels: dict[str, dict[str, str]] = {header: {} for header in _HEADERS}
@@ -123,7 +126,7 @@ def load_sfz(path: Path, root: Path | None = None) -> Instrument:
         if header not in _HEADERS:
             ignored[f"<{header}>"] = None
             continue
-        if header != "control":  # which adds to what it said before
+        if header != "control":  # which adds to earlier control headers
             for lower in _HEADERS[_HEADERS.index(header) :]:
                 levels[lower] = {}
         levels[header] = {**levels[header], **opcodes}
@@ -137,10 +140,10 @@ def load_sfz(path: Path, root: Path | None = None) -> Instrument:
 
 
 def by_pitch(instrument: Instrument, without: Collection[int] = ()) -> Instrument:
-    """The instrument with every key given to the recording that is nearest in pitch.
+    """The instrument with every key mapped to the recording nearest in pitch.
 
-    For files whose ranges of keys are of no use. Left out are regions whose pitch_keycenter is in
-    `without`: where that is wrong.
+    For files with unusable key ranges. Regions whose pitch_keycenter is in `without`, because it
+    is wrong, are left out.
     """
     pitched = [each for each in instrument.regions if not each.articulation]
     centres = sorted({each.pitch_keycenter for each in pitched} - set(without))
@@ -178,19 +181,19 @@ def _sections(path: Path, root: Path) -> Iterator[tuple[str, dict[str, str]]]:
 
 
 def _opcodes(text: str) -> dict[str, str]:
-    """What a part of a line sets: a value, which may hold spaces, ends where the next name is."""
+    """Opcodes in a part of a line; a value may contain spaces and ends at the next name."""
     found: dict[str, str] = {}
     names = list(_NAME.finditer(text))
     for place, each in enumerate(names):
         end = names[place + 1].start() if place + 1 < len(names) else len(text)
         name, value = each[1].lower(), text[each.end() : end].strip()
-        # One word for three, of which the last word counts.
+        # `key` sets all three; later opcodes override them.
         found.update(dict.fromkeys(_KEYS if name == "key" else (name,), value))
     return found
 
 
 class _Reader:
-    """The text of an SFZ file and of those it includes, with what is defined put in its place."""
+    """Reads an SFZ file and the files it includes, with #define variables replaced."""
 
     def __init__(self, start: Path, root: Path) -> None:
         self._start, self._root = start, root
@@ -207,7 +210,7 @@ class _Reader:
         for line in _COMMENT.sub(" ", text).splitlines():
             self._n_lines += 1
             if self._n_lines > _MAX_LINES:
-                raise AudioError(f"{path} has more lines than any instrument needs; leave it out")
+                raise AudioError(f"{path} is too long for an instrument; leave it out")
             at = 0
             for found in _DIRECTIVE.finditer(line):
                 yield self._filled(line[at : found.start()])
@@ -221,7 +224,7 @@ class _Reader:
             yield self._filled(line[at:])
 
     def _filled(self, text: str) -> str:
-        """`text` with the values of $NAMES; of two that fit the longer one is meant."""
+        """`text` with $NAMES replaced by their values, longest name first."""
         if "$" in text:
             for name in sorted(self._defined, key=len, reverse=True):
                 text = text.replace(name, self._defined[name])
@@ -229,17 +232,17 @@ class _Reader:
 
 
 def _inside(name: str, start: Path, root: Path, path: Path) -> Path:
-    """A file that an SFZ file names, which may use backslashes; AudioError outside of `root`."""
+    """The path of a file named in an SFZ file; raises AudioError if it is outside of `root`."""
     target = (start / PurePosixPath(name.replace("\\", "/"))).resolve()
     if not target.is_relative_to(root):
-        raise AudioError(f"{path} names {name}, which lies outside of {root}; do not use this file")
+        raise AudioError(f"{path} names {name}, which is outside of {root}; do not use this file")
     return target
 
 
 def _region(
     opcodes: dict[str, str], path: Path, root: Path, ignored: dict[str, None]
 ) -> Region | None:
-    """A region of all that its levels say; None where it has no recording but a generator."""
+    """A region from its merged opcodes; None if it has a generator instead of a recording."""
     values: dict[str, Any] = {}
     shift = _number("note_offset", opcodes, path) + 12 * _number("octave_offset", opcodes, path)
     for key, text in opcodes.items():
@@ -273,7 +276,7 @@ def _refusal(path: Path, key: str, text: str, wanted: str) -> AudioError:
 
 
 def _key(text: str) -> int:
-    """A MIDI key as a number or a name: c4 is 60; -1 is none."""
+    """A MIDI key from a number or a name (c4 is 60); -1 means none."""
     if re.fullmatch(r"-?\d+", text):
         return int(text)
     found = re.fullmatch(r"([a-g])([#b♯♭]?)(-?\d)", text.lower())
@@ -285,7 +288,7 @@ def _key(text: str) -> int:
 
 
 def _whole(text: str) -> int:
-    """Some files write whole numbers with a point."""
+    """A whole number, which some files write with a decimal point."""
     return int(_finite(text))
 
 

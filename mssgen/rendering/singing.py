@@ -1,4 +1,4 @@
-"""A singing voice: a melody at random that fits the chords, sung by the synthesiser pysinsy."""
+"""A singing voice: a random melody on the chords, sung by the synthesiser pysinsy."""
 
 import random
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from xml.sax.saxutils import escape
 import numpy as np
 from numpy.typing import NDArray
 
-from mssgen.audio.resampling import resample
+from mssgen.audio.resampling import at_rate
 from mssgen.errors import MssgenError, UsageError
 from mssgen.leftovers import scratch_folder
 from mssgen.rendering.accompaniments import Chord, Draft
@@ -21,9 +21,9 @@ SINGER = {
     "path": "htsvoice/nitech_jp_song070_f001.htsvoice",
     "licences": ["MIT", "CC-BY-3.0"],
 }
-"""For the manifest: the program and its voice, NIT SONG070 F001."""
+"""The manifest's entry for the synthesiser and its voice, NIT SONG070 F001."""
 _EIGHTHS = 8
-"""A bar of four quarter notes."""
+"""Eighths per bar of four quarter notes."""
 _LOWEST, _HIGHEST = 60, 79
 """MIDI pitches that the voice sings well."""
 _MAJOR, _MINOR = (0, 2, 4, 5, 7, 9, 11), (0, 2, 3, 5, 7, 8, 10)
@@ -34,10 +34,10 @@ _STEPS = tuple(zip("CCDDEFFGGAAB", (0, 1, 0, 1, 0, 0, 1, 0, 1, 0, 1, 0), strict=
 
 @dataclass(frozen=True)
 class Voice:
-    """How the one voice that there is is changed, so that it does not always sound the same."""
+    """Variation of the only available voice."""
 
     semitones: int = 0
-    """Pitch and formants together: below zero a longer vocal tract."""
+    """Shift of the formants; negative values stand for a longer vocal tract."""
     alpha: float = 0.55
     """Frequency warping of the synthesiser; 0.55 is the recorded singer."""
 
@@ -47,21 +47,21 @@ class SungNote:
     """A note, or a rest."""
 
     pitch: int | None
-    """MIDI; None is a rest."""
+    """MIDI pitch; None is a rest."""
     n_eighths: int
     kana: str = ""
 
 
 def draw_voice(rng: np.random.Generator) -> Voice:
-    """A voice from a child's to a low woman's or high man's."""
+    """A random voice between that of a child and that of a low woman or high man."""
     return Voice(int(rng.integers(-5, 3)), float(rng.uniform(0.51, 0.59)))
 
 
 def write_melody(draft: Draft, seed: int, *, n_rest: int = 4) -> list[list[SungNote]]:
-    """Bars of eight eighths: a walk over the scale that lands on the chord at each beat.
+    """A random walk over the scale with chord tones on each beat, in bars of eight eighths.
 
-    A silent bar ends it. Phrases of four bars begin with a rest; of ten of them `n_rest` are
-    rests alone.
+    The last bar is silent. Phrases of four bars begin with a rest; on average `n_rest` of ten
+    phrases are silent.
     """
     rng = random.Random(seed)
     is_minor = draft.chords[0].is_minor and draft.chords[0].root == draft.key
@@ -82,12 +82,12 @@ def write_melody(draft: Draft, seed: int, *, n_rest: int = 4) -> list[list[SungN
             n_eighths = min(n_left, rng.choice((1, 1, 2, 2, 2, 3, 4)))
             bar.append(SungNote(pitch, n_eighths, rng.choice(_KANA)))
         bars.append(bar)
-    # A score that ends in a note makes the synthesiser complain.
+    # The synthesiser rejects scores that end in a note.
     return [*bars, [SungNote(None, _EIGHTHS)]]
 
 
 def music_xml(bars: Sequence[Sequence[SungNote]], tempo: float, semitones: int = 0) -> str:
-    """Bars in four quarter notes as MusicXML (score-partwise), transposed."""
+    """Bars of four quarter notes as MusicXML (score-partwise), transposed by `semitones`."""
     measures = []
     for number, bar in enumerate(bars, start=1):
         head = ""
@@ -108,13 +108,13 @@ def music_xml(bars: Sequence[Sequence[SungNote]], tempo: float, semitones: int =
 
 
 def sing(draft: Draft, seed: int, voice: Voice) -> NDArray[np.float32]:
-    """The melody of a draft, [2, T] at 44.1 kHz, in time with its accompaniment from sample 0.
+    """The sung melody of a draft, [2, T] at 44.1 kHz, aligned with its accompaniment.
 
-    Raises UsageError where pysinsy is not installed, MssgenError where it fails.
+    Raises UsageError if pysinsy is not installed, MssgenError if it fails.
     """
     pysinsy = _import_pysinsy()
-    # Played slower by this factor the voice falls by `semitones`, formants and all: so it has to
-    # sing faster and higher first.
+    # Resampling by this factor shifts pitch, formants and tempo; the score compensates pitch and
+    # tempo, so that only the formants move.
     factor = 2 ** (voice.semitones / 12)
     score = music_xml(write_melody(draft, seed), draft.tempo / factor, -voice.semitones)
     with scratch_folder() as folder:
@@ -131,8 +131,7 @@ def sing(draft: Draft, seed: int, voice: Voice) -> NDArray[np.float32]:
             raise MssgenError(f"pysinsy failed to sing: {error}") from error
     # The synthesiser's full scale is that of 16-bit integers.
     mono = np.asarray(wave, dtype=np.float32)[None] / np.float32(2**15)
-    blocks = list(resample([mono], 1, round(rate * factor), SAMPLE_RATE))
-    return np.repeat(np.concatenate(blocks, axis=1), 2, axis=0)
+    return np.repeat(at_rate(mono, round(rate * factor), SAMPLE_RATE), 2, axis=0)
 
 
 def _import_pysinsy() -> Any:
@@ -152,7 +151,7 @@ def _tones(chord: Chord) -> set[int]:
 
 
 def _next_pitch(pitch: int, classes: set[int], rng: random.Random) -> int:
-    """A pitch of these classes near the last one."""
+    """A random pitch near `pitch` whose pitch class is in `classes`."""
     wanted = pitch + rng.randint(-4, 4)
     near = [each for each in range(_LOWEST, _HIGHEST + 1) if each % 12 in classes]
     return min(near, key=lambda each: abs(each - wanted))

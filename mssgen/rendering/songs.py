@@ -1,4 +1,4 @@
-"""One song from its source to its stems and to what the manifest says of it."""
+"""Renders one song from its source to its stems and its entry in the manifest."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -26,30 +26,30 @@ from mssgen.rendering.treatment import SAMPLE_RATE, treat
 
 Audio = NDArray[np.float32]
 _HEARD_DB = -60.0
-"""A stem below this (RMS, against the loudest) is never heard."""
+"""Stems below this RMS level relative to the loudest stem count as silent."""
 _TAIL_DB = -70.0
 _MIX_DB = {"drums": (-4.0, 3.0), "bass": (-4.0, 3.0)}
-"""How loud recorded stems are against other (RMS)."""
+"""Range of the RMS level of recorded stems relative to other, dB."""
 
 
 class Unsuitable(MssgenError):
-    """A song that cannot be used; it is left out, and the manifest says why."""
+    """A song that cannot be used; it is left out, and the manifest states the reason."""
 
 
 @dataclass(frozen=True)
 class Rendered:
-    """A song."""
+    """A rendered song."""
 
     stems: dict[str, Audio]
     """drums, bass, other and vocals, [2, T] at 44.1 kHz."""
     facts: dict[str, Any]
-    """For the manifest: sources, labels, how it was played."""
+    """Entries of the manifest: sources, labels, playing style."""
 
 
 def render_song(song: Song, recipe: RenderRecipe, sounds: Sounds | None) -> Rendered:
     """Render and treat a song; the same song, recipe and tools give the same samples.
 
-    Raises Unsuitable where the source is no good, MssgenError where a tool fails.
+    Raises Unsuitable if the source cannot be used, MssgenError if a tool fails.
     """
     stems, facts = _PLAYERS[song.kind](song, recipe, sounds)
     _check_stems(stems, recipe.render)
@@ -61,7 +61,8 @@ def render_song(song: Song, recipe: RenderRecipe, sounds: Sounds | None) -> Rend
 def _play_module(
     song: Song, recipe: RenderRecipe, _: Sounds | None
 ) -> tuple[dict[str, Audio], dict[str, Any]]:
-    """Stems by muting; Unsuitable where they do not sum to the mixture or labels are too weak."""
+    """Stems by muting instruments; raises Unsuitable if they do not sum to the mixture or too few
+    instruments are named."""
     how = recipe.modules
     module = Module(song.file.path.name, song.file.read())
     try:
@@ -72,7 +73,9 @@ def _play_module(
         raise Unsuitable(str(error)) from error
     share = named_share(labels)
     if share < how.min_named:
-        raise Unsuitable(f"{share:.0%} of it have names that tell, {how.min_named:.0%} are wanted")
+        raise Unsuitable(
+            f"{share:.0%} of its energy is from named instruments, less than {how.min_named:.0%}"
+        )
     style = _draw_style(module, how, song.rng("style"))
     longest_s = recipe.render.max_duration_s
     mixture = module.play(max_duration_s=longest_s, style=style)
@@ -101,7 +104,7 @@ def _play_module(
 
 
 def _draw_style(module: Module, how: Modules, rng: np.random.Generator) -> Style:
-    # Four channels are an Amiga's, hard left and right: narrower is how people hear them today.
+    # Four channels are an Amiga's, panned hard left and right: players narrow them nowadays.
     is_amiga = module.n_channels <= 4
     return Style(
         tempo=float(1 + rng.uniform(-how.tempo, how.tempo)),
@@ -135,7 +138,7 @@ def _play_accompaniment(
 def _play_sung(
     song: Song, recipe: RenderRecipe, sounds: Sounds | None
 ) -> tuple[dict[str, Audio], dict[str, Any]]:
-    """An accompaniment at its own key and tempo, which the voice follows."""
+    """An accompaniment in its original key and tempo, with a voice that sings along."""
     assert song.style is not None
     how = replace(recipe.instruments, semitones=0, tempo=0.0)
     stems, facts = _play_accompaniment(song, replace(recipe, instruments=how), sounds)
@@ -153,7 +156,7 @@ def _play_sung(
 def _play_notes(
     source: MidiFile, role: str, song: Song, recipe: RenderRecipe, sounds: Sounds | None
 ) -> tuple[dict[str, Audio], dict[str, Any]]:
-    """Stems of a MIDI file by recorded instruments, soundfonts and perhaps a drum kit."""
+    """Stems of a MIDI file, by recorded instruments, soundfonts and sometimes a drum kit."""
     assert sounds is not None
     how, rng = recipe.instruments, song.rng("instruments")
     variation = Variation(
@@ -195,7 +198,7 @@ def _play_notes(
 
 
 def _joined(rest: dict[str, Audio], played: Played, rng: np.random.Generator) -> dict[str, Audio]:
-    """What soundfonts and the band played, in one balance; a stem may be by both."""
+    """The stems of soundfonts and of the band, balanced; a stem may contain both."""
     if not played.stems:
         return rest
     joined = dict(rest)
@@ -209,7 +212,7 @@ def _joined(rest: dict[str, Audio], played: Played, rng: np.random.Generator) ->
     reference = level(joined["other"]) if "other" in joined else 0.0
     for name, (least_db, most_db) in _MIX_DB.items():
         own = level(joined[name]) if name in played.stems else 0.0
-        if own and reference:  # an instrument's own level says nothing of how loud it is in a mix
+        if own and reference:  # the level of a recording does not determine its level in a mix
             gain = reference / own * 10 ** (rng.uniform(least_db, most_db) / 20)
             joined[name] = joined[name] * np.float32(gain)
     n_samples = max(sound.shape[1] for sound in joined.values())
@@ -222,7 +225,7 @@ def _draw_kit(sounds: Sounds, how: Instruments, rng: np.random.Generator) -> Sou
 
 
 def _end(stems: dict[str, Audio], options: RenderOptions) -> int:
-    """Where the last sound has died away: synthesisers go on for seconds in silence."""
+    """Number of samples until the audio has decayed: synthesisers append seconds of silence."""
     mixture = np.abs(sum(stems.values(), np.zeros((2, 1), np.float32))).max(axis=0)
     loud = np.flatnonzero(mixture > mixture.max(initial=0.0) * 10 ** (_TAIL_DB / 20))
     last = int(loud[-1]) + 1 if len(loud) else 0
@@ -230,20 +233,20 @@ def _end(stems: dict[str, Audio], options: RenderOptions) -> int:
 
 
 def _fitted(sound: Audio, n_samples: int) -> Audio:
-    """Cut or padded with silence."""
+    """Audio [2, T] cut or zero-padded to `n_samples`."""
     sound = sound[:, :n_samples]
     return np.pad(sound, ((0, 0), (0, n_samples - sound.shape[1])))
 
 
 def _check_stems(stems: dict[str, Audio], options: RenderOptions) -> None:
-    """Raise Unsuitable for a song that is too short, or of which too little is heard."""
+    """Raise Unsuitable for a song that is too short or has too few audible stems."""
     duration_s = stems["drums"].shape[1] / SAMPLE_RATE
     if duration_s < options.min_duration_s:
         raise Unsuitable(f"{duration_s:.0f} s is too short")
     levels = {name: level_db(stem) for name, stem in stems.items()}
     heard = [name for name in levels if levels[name] > max(levels.values()) + _HEARD_DB]
     if len(heard) < options.min_stems:
-        raise Unsuitable(f"only {', '.join(heard) or 'silence'} is heard in it")
+        raise Unsuitable(f"its only audible stem is {', '.join(heard) or 'none'}")
 
 
 _Player = Callable[[Song, RenderRecipe, Sounds | None], tuple[dict[str, Audio], dict[str, Any]]]

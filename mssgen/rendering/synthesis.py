@@ -1,4 +1,4 @@
-"""Stems from the groups of a MIDI file, by fluidsynth with a soundfont or a drum kit's samples."""
+"""Stems from the groups of a MIDI file, by fluidsynth with a soundfont or by a drum kit."""
 
 import re
 from collections.abc import Mapping
@@ -17,33 +17,33 @@ from mssgen.rendering.midi import MidiFile, count_notes, drum_hits
 
 SAMPLE_RATE = 44100
 _GAIN = "0.4"
-"""Leaves room for many voices; the stems are scaled together later."""
+"""Low, as headroom for many voices; the stems are scaled together later."""
 
 
 @cache
 def fluidsynth_version() -> str:
-    """Such as "2.3.1"; UsageError where fluidsynth is not installed."""
+    """Version of fluidsynth, such as "2.3.1"; raises UsageError if it is not installed."""
     program = find_tool("fluidsynth", "to play MIDI files")
-    found = re.search(r"\d+\.\d+\.\d+", run_tool([program, "--version"], "to tell its version"))
+    found = re.search(r"\d+\.\d+\.\d+", run_tool([program, "--version"], "to get its version"))
     return found[0] if found else "unknown"
 
 
 def synthesise(song: MidiFile, font: Path, *, reverb: bool = False) -> NDArray[np.float32]:
-    """Play a MIDI file with a soundfont, [2, T] at 44.1 kHz.
+    """Play a MIDI file with a soundfont; returns audio [2, T] at 44.1 kHz.
 
     Args:
         song: see `mssgen.rendering.midi.read_midi`.
         font: an .sf2 or .sf3 file.
-        reverb: fluidsynth's own reverb and chorus.
+        reverb: enables fluidsynth's reverb and chorus.
 
-    Raises UsageError where fluidsynth is not installed, MssgenError where it fails.
+    Raises UsageError if fluidsynth is not installed, MssgenError if it fails.
     """
     program = find_tool("fluidsynth", "to play MIDI files")
     switch = "1" if reverb else "0"
     with scratch_folder() as folder:
         source, target = folder / "song.mid", folder / "song.wav"
         song.save(source)
-        # No settings but these: a file in the home directory would change the sound.
+        # Ignore the user's configuration file, which would change the sound.
         settings = [
             "-f",
             "/dev/null",
@@ -77,12 +77,12 @@ def render_groups(
     Args:
         groups: see `split_groups`.
         fonts: the soundfont of each group.
-        kit: plays the drums in place of their font.
+        kit: plays the drums instead of their soundfont.
         reverb: see `synthesise`.
-        rng: for what differs from hit to hit of a kit.
+        rng: for the variation between hits of a kit.
 
-    The mixture is the sum of the stems by definition: synthesised in one go it would differ a
-    little, since voices share state.
+    The mixture is defined as the sum of the stems: synthesised at once it would differ a little,
+    since voices share state.
     """
     stems = {}
     for name, song in groups.items():
@@ -100,10 +100,10 @@ def render_groups(
 
 
 def balanced(stems: dict[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
-    """Stems no more than 8 dB below the loudest: the level of a font's or a kit's drums is its own
-    matter, and a mix in which they are not heard teaches nothing."""
+    """Stems [2, T] raised to at most 8 dB below the loudest one, and drums lowered to its level:
+    soundfonts and kits differ in level, and inaudible stems are useless for training."""
     levels = {name: level(stem) for name, stem in stems.items()}
-    # A kit may also be far too loud: what is loudest is told by the pitched stems where they are.
+    # A kit may be far too loud, so the pitched stems are the reference if there are any.
     pitched = max((each for name, each in levels.items() if name != "drums"), default=0.0)
     loudest = pitched or max(levels.values(), default=0.0)
     least = loudest * 10 ** (-8 / 20)

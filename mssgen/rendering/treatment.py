@@ -1,60 +1,60 @@
-"""What a studio does to stems, at random: level, equaliser, compression, room, and a bus limiter.
+"""Random studio effects on stems: level, equaliser, compression, room, width, and a bus limiter.
 
 The stems still sum to the mixture: the limiter's gain is computed on the mixture and applied to
-every stem alike, as a bus limiter acts on all that passes it.
+every stem alike.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 from scipy.ndimage import gaussian_filter1d, minimum_filter1d
 from scipy.signal import lfilter, oaconvolve, sosfilt
 
 from mssgen.audio.levels import level
-from mssgen.errors import UsageError
+from mssgen.recipes.schema import Share
+from mssgen.recipes.sections import check_fields
 
 SAMPLE_RATE = 44100
 Audio = NDArray[np.float32]
+Decibels = Annotated[float, Field(ge=0, le=24)]
 _CEILING = 0.98
-"""Peak of the song: 16 bit and the decoders of lossy formats need a little room."""
+"""Peak of the mixture: headroom for 16 bits and for decoders of lossy formats."""
 _LOOKAHEAD_S = 0.003
 
 
 @dataclass(frozen=True)
 class Treatment:
-    """Section [treatment]: how often each step happens, 0 to 1, and how strong it may get."""
+    """Section [treatment]: the probability of each effect per stem, and its largest strength."""
 
-    p_equalise: float = 0.7
-    p_compress: float = 0.4
-    p_room: float = 0.4
-    """Synthetic rooms; other and vocals get them as they are, bass and drums weaker."""
-    p_width: float = 0.4
-    p_limit: float = 0.7
-    level_db: float = 4.0
-    """Stems are louder or softer by up to this ..."""
-    equaliser_db: float = 6.0
-    """... bands by up to this ..."""
-    drive_db: float = 8.0
-    """... and the mixture is pushed into the limiter by up to this."""
+    p_equalise: Share = 0.7
+    p_compress: Share = 0.4
+    p_room: Share = 0.4
+    """Probability of a synthetic room, which is 6 dB weaker on bass and drums."""
+    p_width: Share = 0.4
+    """Probability of another stereo width."""
+    p_limit: Share = 0.7
+    """Probability of a limiter on the bus."""
+    level_db: Decibels = 4.0
+    """Largest change of a stem's level, up or down."""
+    equaliser_db: Decibels = 6.0
+    """Largest gain of an equaliser band, up or down."""
+    drive_db: Decibels = 8.0
+    """Largest gain of the mixture into the limiter."""
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            highest = 1.0 if field.name.startswith("p_") else 24.0
-            if not 0 <= value <= highest:
-                raise UsageError(
-                    f"treatment.{field.name} = {value:g} is out of range; use 0 to {highest:g}"
-                )
+        check_fields(self, "treatment")
 
 
 def treat(
     stems: Mapping[str, Audio], treatment: Treatment, rng: np.random.Generator
 ) -> dict[str, Audio]:
-    """Stems [2, T] at 44.1 kHz of one song -> the same stems treated; nothing clips.
+    """Apply random effects to the stems [2, T] of one song at 44.1 kHz; nothing clips.
 
-    Silent stems stay silent. What comes out is the definition of the song: its mixture is the sum.
+    Silent stems stay silent. The mixture of the song is the sum of the returned stems.
     """
     treated = {name: _treat_stem(name, sound, treatment, rng) for name, sound in stems.items()}
     drive_db = rng.uniform(0, treatment.drive_db) if rng.random() < treatment.p_limit else None
@@ -67,9 +67,9 @@ def limit(stems: Mapping[str, Audio], drive_db: float, release_s: float = 0.06) 
     """A look-ahead limiter on the sum of stems [2, T], whose gain every stem shares.
 
     Args:
-        stems: any scale; the loudest sample of the sum counts as the limiter's threshold.
-        drive_db: by how much that sum is pushed over the threshold.
-        release_s: how fast the gain comes back.
+        stems: at any scale; the threshold is the loudest sample of their sum.
+        drive_db: gain of the sum before the limiter, dB.
+        release_s: release time constant, seconds.
     """
     magnitude = np.abs(_sum(stems)).max(axis=0)
     peak = float(magnitude.max(initial=0.0))
@@ -78,8 +78,8 @@ def limit(stems: Mapping[str, Audio], drive_db: float, release_s: float = 0.06) 
     level = magnitude * np.float32(10 ** (drive_db / 20) / peak)
     wanted = 1 / np.maximum(level, 1)
     ahead = round(_LOOKAHEAD_S * SAMPLE_RATE)
-    # The minimum over the look-ahead on both sides, smoothed over less than it, never exceeds what
-    # is wanted at any sample: the peak is caught without a step in the gain.
+    # The minimum over the look-ahead on both sides, smoothed over a shorter window, never exceeds
+    # the needed gain at any sample: peaks are caught without a step in the gain.
     held = minimum_filter1d(wanted, 2 * ahead + 1, mode="nearest")
     held = _released(held, release_s)
     gain = gaussian_filter1d(held, ahead / 4, truncate=4.0, mode="nearest").astype(np.float32)
@@ -88,7 +88,7 @@ def limit(stems: Mapping[str, Audio], drive_db: float, release_s: float = 0.06) 
 
 
 def fit_to_scale(stems: Mapping[str, Audio]) -> dict[str, Audio]:
-    """One gain for all stems [2, T], such that neither they nor their sum exceed full scale."""
+    """Stems [2, T] with one common gain, such that neither they nor their sum exceed full scale."""
     peaks = [float(np.abs(sound).max(initial=0.0)) for sound in (*stems.values(), _sum(stems))]
     gain = np.float32(_CEILING / max(peaks)) if max(peaks) else np.float32(1)
     return {name: sound * gain for name, sound in stems.items()}
@@ -99,7 +99,7 @@ def _sum(stems: Mapping[str, Audio]) -> Audio:
 
 
 def _released(gain: NDArray[np.floating], release_s: float) -> NDArray[np.floating]:
-    """A gain that falls at once and rises back exponentially, in steps of a millisecond."""
+    """A gain [T] that falls immediately and recovers exponentially, in steps of 1 ms."""
     hop = SAMPLE_RATE // 1000
     n_frames = -(-len(gain) // hop)
     frames = np.pad(gain, (0, n_frames * hop - len(gain)), mode="edge").reshape(n_frames, hop)
@@ -108,14 +108,14 @@ def _released(gain: NDArray[np.floating], release_s: float) -> NDArray[np.floati
     for index, lowest in enumerate(frames.min(axis=1)):
         state = min(float(lowest), 1 - (1 - state) * keep)
         slow[index] = state
-    # Between the points the gain may be no higher than at either of them.
+    # Between two points the gain must not exceed that of either.
     slow = minimum_filter1d(slow, 3, mode="nearest")
     points = (np.arange(n_frames) + 0.5) * hop
     return np.minimum(gain, np.interp(np.arange(len(gain)), points, slow))
 
 
 def _treat_stem(name: str, sound: Audio, how: Treatment, rng: np.random.Generator) -> Audio:
-    # Numbers are drawn also for a silent stem: what the others get must not depend on it.
+    # Draw also for a silent stem, so that the effects on the others do not depend on it.
     own = np.random.default_rng(rng.integers(2**63))
     before = level(sound)
     if not before:
@@ -129,13 +129,13 @@ def _treat_stem(name: str, sound: Audio, how: Treatment, rng: np.random.Generato
     if own.random() < how.p_room:
         wet_db = own.uniform(-22, -8) - (6 if name in ("bass", "drums") else 0)
         sound = _add_room(sound, own.uniform(0.2, 1.8), wet_db, own)
-    # What a compressor takes away is given back: the song keeps its balance but for `level_db`.
+    # Make-up gain: the balance of the song changes by `level_db` only.
     gain = before / max(level(sound), 1e-9) * 10 ** (own.uniform(-how.level_db, how.level_db) / 20)
     return sound * np.float32(gain)
 
 
 def _equalise(sound: Audio, most_db: float, rng: np.random.Generator) -> Audio:
-    """Two shelves and two bells at random; R. Bristow-Johnson, "Cookbook formulae for audio
+    """Two random shelves and two random bells; R. Bristow-Johnson, "Cookbook formulae for audio
     equalizer biquad filter coefficients"."""
     sections = [
         _shelf(rng.uniform(60, 300), rng.uniform(-most_db, most_db), is_high=False),
@@ -176,7 +176,7 @@ def _shelf(frequency: float, gain_db: float, *, is_high: bool) -> list[float]:
 
 
 def _compress(sound: Audio, rng: np.random.Generator) -> Audio:
-    """A compressor on the level of both channels, by 2:1 to 6:1 above a random threshold."""
+    """A stereo-linked compressor with ratio 2:1 to 6:1 and a random threshold."""
     ratio, time_s = rng.uniform(2, 6), float(np.exp(rng.uniform(np.log(0.005), np.log(0.08))))
     power = np.mean(np.square(sound), axis=0)
     keep = float(np.exp(-1 / (time_s * SAMPLE_RATE)))
@@ -188,17 +188,17 @@ def _compress(sound: Audio, rng: np.random.Generator) -> Audio:
 
 
 def _set_width(sound: Audio, width: float) -> Audio:
-    """The side of stereo times `width`; 0 is mono."""
+    """Stereo audio [2, T] with its side channel scaled by `width`; 0 is mono."""
     middle, side = sound.mean(axis=0), (sound[0] - sound[1]) / 2 * np.float32(width)
     return np.stack([middle + side, middle - side]).astype(np.float32)
 
 
 def _add_room(sound: Audio, decay_s: float, wet_db: float, rng: np.random.Generator) -> Audio:
-    """Add a room made of decaying noise, darker as it decays, other noise in either channel.
+    """Add a synthetic room: decaying noise, independent per channel, that gets darker with time.
 
     Args:
-        decay_s: time to -60 dB.
-        wet_db: the room's energy against the sound's own.
+        decay_s: decay time to -60 dB, seconds.
+        wet_db: energy of the room relative to the dry sound, dB.
     """
     n_room = round(min(decay_s, 1.5) * SAMPLE_RATE)
     time_s = np.arange(n_room) / SAMPLE_RATE

@@ -1,4 +1,4 @@
-"""Which segment goes where: the samples of a run are numbered, so a step is all the state."""
+"""Batches of a run: its samples are numbered, so the step is the only state."""
 
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +16,7 @@ Collate = Callable[[list[Any]], Batch]
 
 @dataclass(frozen=True)
 class Place:
-    """Of one process among those of a run."""
+    """Rank and device of one process of a run."""
 
     rank: int
     world_size: int
@@ -24,10 +24,10 @@ class Place:
 
 
 class StepSampler(Sampler[list[int]]):
-    """Numbers of the samples of each micro-batch, for one of `world_size` processes.
+    """Indices of the samples of each micro-batch, for one of `world_size` processes.
 
-    The samples of a step are numbered in a row, first by micro-batch, then by process: the same
-    segments make a step whether they come as 8, as 4 + 4, or as 4 on each of two devices.
+    Samples are numbered consecutively by step, micro-batch and process: a step has the same
+    segments whether it is one batch of 8, 4 + 4, or 4 on each of two devices.
     """
 
     def __init__(self, steps: range, options: TrainOptions, place: Place) -> None:
@@ -52,7 +52,7 @@ def train_batches(
     *,
     first_step: int,
 ) -> DataLoader[Batch]:
-    """All micro-batches from step `first_step` on, in order."""
+    """All micro-batches from step `first_step` on, in order, for this process."""
     sampler = StepSampler(range(first_step, options.steps), options, place)
     return _loader(data, options, collate, place, sampler)
 
@@ -60,10 +60,10 @@ def train_batches(
 def valid_batches(
     data: Dataset[Any], options: TrainOptions, collate: Collate, place: Place
 ) -> DataLoader[Batch]:
-    """This process' share of the validation batches: the same ones every time.
+    """The validation batches of this process, always the same.
 
-    At most `n_valid_batches` in all and each segment once, except that all processes get as many
-    batches, from the first on again if need be: some tasks make them meet.
+    At most `n_valid_batches` over all processes. Every process gets the same number of batches,
+    with repetitions if needed, since some tasks synchronise in each batch.
     """
     n_segments, size = len(data), options.batch_size  # type: ignore[arg-type]
     starts = range(0, min(n_segments, options.n_valid_batches * size), size)
@@ -75,7 +75,7 @@ def valid_batches(
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch on `device`."""
+    """The batch with its tensors on `device`."""
     target = batch.target.to(device, non_blocking=True)
     is_one = batch.input is batch.target
     heard = target if is_one else batch.input.to(device, non_blocking=True)
@@ -100,7 +100,7 @@ def _loader(
 
 
 def _leave_interrupts_to_the_loop(_: int) -> None:
-    """Ctrl-C and a cluster's SIGTERM reach all processes; the step under way needs its batch."""
+    """Ignore Ctrl-C and SIGTERM in workers: the current step still needs its batch."""
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)

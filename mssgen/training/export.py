@@ -1,7 +1,7 @@
-"""From a run's folder to a checkpoint that can be used, with what a model card tells of its making.
+"""From a run's folder to a usable checkpoint, with the facts for its model card.
 
-DIR/config.json, model.safetensors, perhaps codec/     what the task exports
-DIR/training.json                                      recipe, data, metrics of this very step
+DIR/config.json, model.safetensors, perhaps codec/     the exported model
+DIR/training.json                                      recipe, data, metrics of this step
 """
 
 import json
@@ -21,6 +21,7 @@ from mssgen.training.recipes import Recipe
 from mssgen.training.run import (
     RUN,
     RunFolder,
+    as_json,
     best_checkpoint,
     latest_checkpoint,
     load_modules,
@@ -41,20 +42,19 @@ def export_run(
     overwrite: bool = False,
     offline: bool = False,
 ) -> Path:
-    """Write a checkpoint of the run to the folder `target`; return which one it was.
+    """Write a checkpoint of the run to the folder `target`; return the folder of that checkpoint.
 
     Args:
-        run: the --output of `mssgen train`.
-        target: appears whole or not at all.
+        run: the folder of a run.
+        target: appears complete or not at all.
         checkpoint: "best" by validation, "last", or "step-N".
-        storage: of the weights; None: fp32.
+        storage: format of the weights; None: fp32.
         overwrite: replace an older checkpoint in `target`; nothing else is ever replaced.
-        offline: never ask the hub for the codec.
+        offline: never download the codec.
 
     Raises:
-        UsageError: `run` is no run, or has no such checkpoint.
-        CheckpointError: the checkpoint, or the codec it was trained for, is damaged or out of
-            reach; or `target` is taken.
+        UsageError: `run` is not a run, or has no such checkpoint.
+        CheckpointError: the checkpoint or its codec is damaged or unavailable, or `target` exists.
     """
     chosen = find_checkpoint(run, checkpoint)
     record = RunFolder(run).record
@@ -69,7 +69,7 @@ def export_run(
         task = build_task(recipe, offline=offline)
         _check_codec(run, task, record)
         load_modules(task.modules, chosen)
-        if storage:  # before: a codec's id is that of the weights as they will be read
+        if storage:  # first: a codec's id is derived from its weights as they are stored
             for module in task.modules.values():
                 round_to(module, storage)
         task.export(draft)
@@ -83,7 +83,7 @@ def export_run(
 def find_checkpoint(run: Path, which: str) -> Path:
     """The folder of a run's checkpoint: "best", "last" or "step-N"; raises UsageError."""
     if not (run / RUN).is_file():
-        raise UsageError(f"{run} is no run of mssgen: give the --output of `mssgen train`")
+        raise UsageError(f"{run} is not a run of mssgen: give the `output` of a training")
     if which == "best":
         return best_checkpoint(run)
     if which == "last":
@@ -95,24 +95,24 @@ def find_checkpoint(run: Path, which: str) -> Path:
             return path
     steps = [f"step-{step_of(path)}" for path in found]
     raise UsageError(
-        f"--checkpoint {which} is not in {run}: use one of {', '.join(['best', 'last', *steps])}"
+        f'`checkpoint="{which}"` is not in {run}: use one of {", ".join(["best", "last", *steps])}'
     )
 
 
 def _check_codec(run: Path, task: Task, record: Mapping[str, Any]) -> None:
-    """The codec is loaded anew, and may have become another one since."""
+    """Raise CheckpointError if the recipe now loads another codec than the run was trained for."""
     expected, found = (each.get("codec_id") for each in (record["task"], task.describe()))
     if expected != found:
         raise CheckpointError(
-            f"{run} was trained for the codec {expected}, and its recipe now finds {found}: put "
-            "the old one back in its place"
+            f"{run} was trained for the codec {expected}, but its recipe now loads {found}: "
+            "restore the original codec"
         )
 
 
 def _about(
     run: Path, checkpoint: Path, record: Mapping[str, Any], recipe: Recipe
 ) -> dict[str, Any]:
-    """What training.json says; no path of this machine, only the names of folders."""
+    """The content of training.json, without paths of this machine."""
     task, step = record["task"], step_of(checkpoint)
     identity = {key: task[key] for key in ("stem", "input", "codec", "codec_id") if key in task}
     sections = recipe.as_dict()
@@ -128,12 +128,12 @@ def _about(
         **{key: sections[key] for key in ("model", "loss", "train")},
         "segments": sections["data"],
     }
-    plain: dict[str, Any] = _without_paths(json.loads(json.dumps(about, default=str)))
-    return plain
+    without_paths: dict[str, Any] = _without_paths(as_json(about))
+    return without_paths
 
 
 def _data(used: Mapping[str, Any]) -> dict[str, Any]:
-    """The library's name, how many tracks, and what separated them."""
+    """Name of the library, numbers of tracks, and the model that separated them."""
     about: dict[str, Any] = {"name": _last_part(str(used.get("folder") or ""))}
     for key in ("train_tracks", "valid_tracks"):
         if isinstance(used.get(key), list):
@@ -143,12 +143,12 @@ def _data(used: Mapping[str, Any]) -> dict[str, Any]:
             manifest = json.loads((Path(pairs) / PAIRS_MANIFEST).read_bytes())
             about["separated_by"] = str(manifest["model"])
         except (OSError, ValueError, KeyError, TypeError):
-            about["separated_by"] = "a separator that is not known any more"
+            about["separated_by"] = "an unknown separator"
     return about
 
 
 def _metrics(path: Path, step: int) -> dict[str, float]:
-    """The means over the validation tracks at `step`; none where it was not validated."""
+    """Means over the validation batches at `step`; empty if it was not validated."""
     try:
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         found = [line for line in lines if (line["step"], line["kind"]) == (step, "valid")]
@@ -159,7 +159,7 @@ def _metrics(path: Path, step: int) -> dict[str, float]:
 
 
 def _without_paths(value: Any) -> Any:
-    """`value` with every path in it cut down to its last part."""
+    """`value` with every path in it reduced to its last part."""
     if isinstance(value, dict):
         return {key: _without_paths(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -12,20 +12,20 @@ _NUMBERS = tuple(
 
 
 class StopRequest:
-    """The signal that asked this process to stop, if one did."""
+    """The signal that asked this process to stop; `number` is None if there was none."""
 
     number: int | None = None
 
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Let the first signal to end wait for the end of a step; the second acts at once."""
+    """Record the first SIGINT, SIGTERM or SIGHUP instead of stopping; a second acts at once."""
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
     handlers = {number: signal.getsignal(number) for number in _NUMBERS}
-    # What the starter of the program ignores (`nohup`) stays ignored.
+    # Signals that were ignored from the start (`nohup`) stay ignored.
     before = {n: handler for n, handler in handlers.items() if handler is not signal.SIG_IGN}
 
     def restore() -> None:

@@ -1,4 +1,4 @@
-"""The log of a run: metrics.jsonl, TensorBoard, and what to hear and see of it."""
+"""The log of a run: metrics.jsonl, TensorBoard, audio files and spectrograms."""
 
 import json
 import math
@@ -26,9 +26,9 @@ class RunLog:
     """Writes the log of one run folder; only the first process has one."""
 
     def __init__(self, folder: Path, *, step: int, warn: Callable[[str], None]) -> None:
-        """Start, or go on after `step`: later lines, of steps that are lost, are removed.
+        """Start a log, or continue it after `step`: lines of later steps are removed.
 
-        `warn` is told, once, which parts of the log are left out for want of a package.
+        `warn` is called once for each part of the log that needs a missing package.
         """
         self._folder, self._warn = folder, warn
         _truncate(folder / METRICS, step)
@@ -43,7 +43,7 @@ class RunLog:
         self._draws = True
 
     def scalars(self, step: int, kind: str, values: Mapping[str, float]) -> None:
-        """One line of metrics.jsonl; `kind` is "train" or "valid". What is no number is null."""
+        """Add a line to metrics.jsonl; `kind` is "train" or "valid"; NaN and infinity are null."""
         plain = {name: value if math.isfinite(value) else None for name, value in values.items()}
         with reported(self._folder / METRICS):
             self._metrics.write(json.dumps({"step": step, "kind": kind, **plain}) + "\n")
@@ -55,13 +55,13 @@ class RunLog:
             self._board.flush()
 
     def sounds(self, step: int, sounds: Mapping[str, Tensor], sample_rate: int) -> None:
-        """Keep sounds [C, T] by name as wav files, and one picture of their spectrograms."""
+        """Write audio [C, T] by name as wav files, and one picture of their spectrograms."""
         folder = self._folder / "audio" / f"step-{step:08d}"
         sounds = {name: sound.detach().float().cpu() for name, sound in sounds.items()}
         try:
             for name, sound in sounds.items():
                 _write_wav(folder / f"{name}.wav", sound, sample_rate)
-        except MssgenError as error:  # a sound that is none yet must not end the training
+        except MssgenError as error:  # invalid audio early on must not end the training
             return self._warn(f"no sounds of step {step}: {error}")
         if self._board is not None:
             for name, sound in sounds.items():
@@ -104,7 +104,7 @@ class RunLog:
 
 
 def spectrogram_db(sound: Tensor) -> Tensor:
-    """Power of the mean channel of [C, T] as [F, N] in dB below a full-scale sine, -80 to 0."""
+    """Power [F, N] of the mean channel of audio [C, T], dB of a full-scale sine, -80 to 0."""
     window = torch.hann_window(_N_FFT)
     bins = torch.stft(
         sound.mean(0),
@@ -132,7 +132,7 @@ def _write_wav(target: Path, sound: Tensor, sample_rate: int) -> None:
 
 
 def _truncate(path: Path, step: int) -> None:
-    """Keep the whole lines of steps up to `step`."""
+    """Keep only complete lines of steps up to `step`."""
     if not path.is_file():
         return
     kept = []

@@ -1,8 +1,8 @@
 """The training loop: the same for every task, on one device or many.
 
-What makes a run resumable bit for bit: the samples of a step are fixed (`batches`), its random
-numbers too (`parallel.seed_step`), and whatever else a step changes lives in the task's `modules`
-(as weights or buffers) or `optimizers`, which checkpoints hold.
+Runs can be resumed bit for bit: the samples and the random numbers of a step depend on its number
+only (`batches`, `parallel.seed_step`), and all other state is in the task's `modules` (weights and
+buffers) and `optimizers`, which checkpoints hold.
 """
 
 import math
@@ -20,18 +20,18 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from mssgen.errors import MssgenError, OutOfMemoryError
-from mssgen.events import Warned
-from mssgen.memory import is_out_of_memory
-from mssgen.training.batches import Collate, Place, to_device, train_batches, valid_batches
-from mssgen.training.events import (
+from mssgen.events import (
     Began,
     Finished,
     Logged,
     Saved,
     Stepped,
     TrainingHook,
+    Warned,
     ignore,
 )
+from mssgen.memory import is_out_of_memory
+from mssgen.training.batches import Collate, Place, to_device, train_batches, valid_batches
 from mssgen.training.interrupts import StopRequest, stop_requests
 from mssgen.training.logs import RunLog
 from mssgen.training.parallel import (
@@ -52,11 +52,11 @@ from mssgen.training.run import (
 )
 from mssgen.training.task import Task
 
-_TRAIN, _VALID = 0, 1  # kinds of random numbers
+_TRAIN, _VALID = 0, 1  # separate random numbers
 
 
 class DivergedError(MssgenError):
-    """A loss or a gradient is no number any more."""
+    """A loss or a gradient became NaN or infinite."""
 
 
 def train(
@@ -75,23 +75,23 @@ def train(
 ) -> Path:
     """Train until `options.steps` steps are done; return the last checkpoint.
 
-    On SIGINT, SIGTERM or SIGHUP the step under way is finished and saved, then KeyboardInterrupt
-    or SystemExit(143 or 129) is raised; a second signal does not wait. `task.modules` and
-    `task.optimizers` hold the trained weights afterwards.
+    On SIGINT, SIGTERM or SIGHUP the current step is finished and saved, then KeyboardInterrupt or
+    SystemExit(143 or 129) is raised; a second signal acts at once. Afterwards `task.modules` and
+    `task.optimizers` hold the trained weights.
 
     Args:
-        task: what learns; its random numbers must come from the global generators of torch, NumPy
-            or Python, and its state must lie in `modules` and `optimizers`.
-        train_data: map-style and endless; item i depends on nothing but i.
-        valid_data: the same, but with a length. None: no validation and no sounds.
+        task: the modules, losses and optimizers; must draw its random numbers from the global
+            generators of torch, NumPy or Python, and keep its state in `modules` and `optimizers`.
+        train_data: map-style and endless; item i depends on i only.
+        valid_data: map-style with a length. None: no validation and no sounds.
         options: section [train].
         output: the run's folder, see `run`.
-        collate: a list of items to a `Batch`.
-        record: what else goes into run.json, such as the recipe; a resumed run must have the same.
-        resume: go on from the last checkpoint, if there is one.
+        collate: from a list of items to a `Batch`.
+        record: further content of run.json, such as the recipe; must be the same when resuming.
+        resume: continue from the last checkpoint, if there is one.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
-        n_devices: processes on this machine; under torchrun that many are there already.
-        hook: told what happens, in the first process only.
+        n_devices: number of processes on this machine; ignored under torchrun, which sets it.
+        hook: receives events, in the first process only.
 
     Raises:
         UsageError: a wrong device or folder, or another recipe than the one to resume.
@@ -108,7 +108,7 @@ def train(
     try:
         if fabric.is_global_zero:
             if resume and run.latest() is None:
-                tell(Warned(str(output), f"{output} holds no checkpoint yet: this run begins anew"))
+                tell(Warned(str(output), f"{output} has no checkpoint yet: starting at step 0"))
             run.open(record)
         fabric.barrier()
         with closing(_Loop(task, options, run, fabric, tell)) as loop, stop_requests() as stop:
@@ -118,7 +118,7 @@ def train(
             raise
         raise OutOfMemoryError(
             f"memory ran out with train.batch_size = {options.batch_size}; halve it, and double "
-            "train.accumulate to keep the size of a step"
+            "train.accumulate to keep the number of segments per step"
         ) from error
     finally:
         run.close()
@@ -139,7 +139,7 @@ class _Loop:
             module.to(fabric.device)
             if options.precision != "32-true":
                 autocast_forward(fabric, module)
-        # Of the recipe: a checkpoint's optimizers come with the rates of their last step.
+        # From the recipe: optimizers of a checkpoint have the learning rates of their last step.
         self._rates = {
             name: [group["lr"] for group in optimizer.param_groups]
             for name, optimizer in task.optimizers.items()
@@ -207,7 +207,7 @@ class _Loop:
             self._log.close()
 
     def _advance(self, batches: Iterator[Any], stop: StopRequest) -> bool:
-        """Take one optimizer step; whether a process was asked to stop after it."""
+        """Do one optimizer step; returns whether a process was asked to stop."""
         task, options, fabric, step = self._task, self._options, self._fabric, self._step
         self._set_rates(step)
         seed_step(options.seed, _TRAIN, step, fabric.global_rank)
@@ -248,7 +248,7 @@ class _Loop:
     def _gather(
         self, totals: Mapping[str, Tensor], stop: StopRequest
     ) -> tuple[dict[str, float], bool]:
-        """Means over processes, in one message, with the question whether to stop."""
+        """Means over processes, and whether any was asked to stop, in one message."""
         device = self._fabric.device
         asked = torch.tensor(float(stop.number is not None), device=device)
         flat = torch.stack([each.to(device, torch.float32) for each in [*totals.values(), asked]])
@@ -256,7 +256,7 @@ class _Loop:
         return dict(zip(totals, values, strict=True)), asks > 0
 
     def _check(self, values: Mapping[str, float]) -> None:
-        """Raise DivergedError where a loss or a gradient's norm is no number."""
+        """Raise DivergedError if a loss or the norm of a gradient is NaN or infinite."""
         for name, value in values.items():
             is_checked = name == "loss" or name.startswith(("loss/", "grad_norm/"))
             if is_checked and not math.isfinite(value):
@@ -264,9 +264,9 @@ class _Loop:
                 kept = f"{latest} holds the last good weights" if latest else "nothing was saved"
                 cure = "train again with a lower learning rate"
                 if self._options.precision != "32-true":
-                    cure += ", or go on with --resume --precision 32-true"
+                    cure += ', or continue with `resume=True` and `precision="32-true"`'
                 raise DivergedError(
-                    f"{name} became {value} at step {self._step + 1}, which was not taken: {kept}; "
+                    f"{name} became {value} at step {self._step + 1}, which was discarded: {kept}; "
                     f"{cure}"
                 )
 
@@ -283,7 +283,7 @@ class _Loop:
 
     @torch.no_grad()
     def _validate(self, batches: Any) -> float | None:
-        """Log the means over all validation batches; the mean "loss"."""
+        """Log the means over all validation batches; returns the mean "loss", or None if NaN."""
         totals: dict[str, list[Tensor]] = defaultdict(list)
         with self._evaluating():
             for index, batch in enumerate(batches):
@@ -310,7 +310,7 @@ class _Loop:
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
-        """All modules in eval mode; afterwards each of their parts is in its own again."""
+        """All modules in eval mode; restores the mode of each submodule afterwards."""
         parts = [part for module in self._task.modules.values() for part in module.modules()]
         modes = [part.training for part in parts]
         for part in parts:
@@ -329,7 +329,7 @@ class _Loop:
         self._fabric.barrier()
 
     def _stop(self, stop: StopRequest) -> None:
-        self._warn(f"stopped after step {self._step}, which is saved; go on with --resume")
+        self._warn(f"stopped after step {self._step}, which is saved; continue with `resume=True`")
         if stop.number is not None and stop.number != signal.SIGINT:
             sys.exit(128 + stop.number)
         raise KeyboardInterrupt
@@ -344,7 +344,7 @@ class _Loop:
 
 
 def rate_factor(step: int, options: TrainOptions) -> float:
-    """What every learning rate is multiplied by in the step after `step` steps, 0 to 1."""
+    """Factor of every learning rate in the step after `step` steps, 0 to 1."""
     warmup = options.warmup_steps
     if step < warmup:
         return (step + 1) / warmup

@@ -1,12 +1,13 @@
 """The optimizers of a recipe."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
+from pydantic import Field
 from torch import nn
 from torch.optim import Adam, AdamW, Optimizer
 
-from mssgen.errors import UsageError
+from mssgen.recipes.sections import check_fields
 
 
 @dataclass(frozen=True)
@@ -14,16 +15,16 @@ class OptimizerOptions:
     """A section such as [loss.optimizer]."""
 
     name: Literal["adam", "adamw"] = "adam"
-    lr: float = 1e-3
+    lr: Annotated[float, Field(gt=0)] = 1e-3
+    """Learning rate."""
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.lr <= 0:
-            raise UsageError(f"the lr of an optimizer must be more than 0, not {self.lr:g}")
+        check_fields(self, "optimizer")
 
     def build(self, module: nn.Module) -> Optimizer:
-        """Over what learns of a module."""
+        """An optimizer of the parameters of `module` that require gradients."""
         kind = {"adam": Adam, "adamw": AdamW}[self.name]
         learning = [weight for weight in module.parameters() if weight.requires_grad]
         return kind(learning, lr=self.lr, betas=self.betas, weight_decay=self.weight_decay)

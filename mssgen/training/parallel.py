@@ -29,16 +29,16 @@ def open_fabric(device: str, n_devices: int, precision: str) -> "Fabric":
 
     Args:
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
-        n_devices: processes on this machine; under torchrun it says how many there are.
+        n_devices: number of processes on this machine; ignored under torchrun, which sets it.
         precision: "32-true" or "bf16-mixed".
 
-    Raises UsageError where the device or the extra `train` is missing.
+    Raises UsageError if the device or the extra `train` is missing.
     """
     try:
         from lightning_fabric import Fabric
     except ImportError:
         raise missing("lightning-fabric", "train", "training") from None
-    # It tells of every process that joins; the hook tells how many there are.
+    # It logs every process that joins; the hook receives their number.
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     chosen = choose_device(device)
     n_nodes = 1
@@ -47,7 +47,7 @@ def open_fabric(device: str, n_devices: int, precision: str) -> "Fabric":
         n_nodes = int(os.environ["WORLD_SIZE"]) // n_devices
     n_present = torch.cuda.device_count() if chosen.type == "cuda" else n_devices
     if not 1 <= n_devices <= n_present:
-        raise UsageError(f"--devices {n_devices} is out of range; there are {n_present} of them")
+        raise UsageError(f"`n_devices={n_devices}` is out of range; this machine has {n_present}")
     is_one = n_devices * n_nodes == 1
     devices: Any = [chosen.index] if is_one and chosen.index is not None else n_devices
     fabric = Fabric(
@@ -62,10 +62,10 @@ def open_fabric(device: str, n_devices: int, precision: str) -> "Fabric":
 
 
 def seed_step(*numbers: int) -> None:
-    """Seed torch, NumPy and Python by what is done next, so that it never depends on the past.
+    """Seed torch, NumPy and Python with `numbers`, such as (seed, step, rank).
 
-    A step's randomness is a function of (seed, step, rank): a resumed run needs no saved state of
-    any generator, and looking at validation sounds changes nothing.
+    The randomness of a step thus depends on these numbers only: a resumed run needs no saved
+    generator state, and validation does not affect training.
     """
     import random
 
@@ -76,21 +76,21 @@ def seed_step(*numbers: int) -> None:
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """The mean over processes; each must have used the same parameters."""
+    """Average gradients over processes in place; all must have used the same parameters."""
     if are_several():
         _together([each.grad for each in parameters if each.grad is not None], average)
 
 
 def share_state(tensors: Iterable[Tensor]) -> None:
-    """Give every process the first one's weights, or buffers: codebooks learn by themselves."""
+    """Copy weights or buffers of the first process to all others, in place."""
     if are_several():
         _together([each.data for each in tensors], broadcast)
 
 
 def autocast_forward(fabric: "Fabric", module: nn.Module) -> None:
-    """Let `module.forward` compute in the run's precision; inputs and outputs stay float32.
+    """Make `module.forward` compute in the run's precision; inputs and outputs stay float32.
 
-    Unlike Fabric's own wrapper this keeps the input whole: audio has more than the 8 bits of bf16.
+    Unlike Fabric's wrapper this does not round the input: audio needs more than bf16's 8 bits.
     """
     forward = module.forward
 
@@ -102,10 +102,10 @@ def autocast_forward(fabric: "Fabric", module: nn.Module) -> None:
 
 
 def _together(tensors: Sequence[Tensor], exchange: Callable[[Tensor], Tensor]) -> None:
-    """Exchange many small tensors in one message for each data type, in place."""
+    """Exchange many small tensors in place, in one message per data type."""
     for dtype in sorted({each.dtype for each in tensors}, key=str):
         alike = [each for each in tensors if each.dtype == dtype]
-        # Collectives know no bool.
+        # Collectives do not support bool.
         flat = torch.cat([each.flatten() for each in alike])
         is_bool = dtype == torch.bool
         received = exchange(flat.to(torch.uint8) if is_bool else flat)
@@ -130,7 +130,7 @@ def _to_float32(value: Any) -> Any:
 
 
 def average(tensor: Tensor) -> Tensor:
-    """The mean over all processes, in place; as it is where there is one process only."""
+    """The mean over all processes, in place; unchanged if there is only one."""
     if are_several():
         dist.all_reduce(tensor)
         tensor /= dist.get_world_size()
@@ -138,12 +138,12 @@ def average(tensor: Tensor) -> Tensor:
 
 
 def broadcast(tensor: Tensor) -> Tensor:
-    """The first process' values everywhere, in place."""
+    """The values of the first process, in place."""
     if are_several():
         dist.broadcast(tensor, src=0)
     return tensor
 
 
 def are_several() -> bool:
-    """Whether this run has other processes."""
+    """Whether this run has several processes."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1

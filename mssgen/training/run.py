@@ -1,12 +1,12 @@
-"""A run's folder: what it is, its log, and its checkpoints, each complete or absent.
+"""A run's folder: its record, its log, and its checkpoints, each complete or absent.
 
-    run.json                    task, recipe with all that it inherits, versions, resumptions
+    run.json                    task, merged recipe, versions, resumptions
     metrics.jsonl  tensorboard/  audio/
     checkpoints/step-00001000/  config.json, NAME.safetensors of each module, optimizer.pt,
                                 state.json
 
-`latest_checkpoint` and `best_checkpoint` find a checkpoint of a run, `load_modules` puts it into a
-task, whose `export` then writes what can be used.
+`latest_checkpoint` and `best_checkpoint` find a checkpoint of a run, `load_modules` loads it into a
+task, whose `export` writes a usable model.
 """
 
 import json
@@ -33,7 +33,7 @@ from mssgen.training.task import Task
 RUN = "run.json"
 CONFIG, STATE, OPTIMIZERS = "config.json", "state.json", "optimizer.pt"
 FORMAT_VERSION = 1
-# What may differ when a run goes on: none of it changes what earlier steps have computed.
+# Keys that may differ when a run is resumed: none of them affects the steps already done.
 _MAY_CHANGE = {
     f"recipe.train.{key}"
     for key in (
@@ -52,14 +52,14 @@ _NAMES = ("recipe.name", "recipe.why", "task.recipe", "data.folder", "data.pairs
 
 @dataclass(frozen=True)
 class LoopState:
-    """What a step hands to the next besides weights and optimizers."""
+    """State of the loop between two steps besides weights and optimizers."""
 
     step: int
-    """Steps done."""
+    """Number of steps done."""
     sums: Mapping[str, tuple[float, int]]
-    """Of each scalar since the last line of the log: total and count."""
+    """Total and count of each scalar since the last line of the log."""
     valid_loss: float | None = None
-    """Validation "loss" of these very weights, where it was taken."""
+    """Validation "loss" of exactly these weights; None if they were not validated."""
 
 
 class RunFolder:
@@ -71,25 +71,25 @@ class RunFolder:
         self._lock: Lock | None = None
 
     def check_place(self, *, resume: bool) -> None:
-        """Raise UsageError unless a run may start, or go on, in this folder."""
+        """Raise UsageError unless a run may start, or be resumed, in this folder."""
         has_run = (self.path / RUN).is_file()
         if self.path.exists() and not self.path.is_dir():
-            raise UsageError(f"{self.path} is a file; choose another --output")
+            raise UsageError(f"{self.path} is a file; choose another `output`")
         if not has_run:
             if self.path.is_dir() and not self._is_new():
                 raise UsageError(
-                    f"{self.path} is not empty and no run of mssgen; choose another --output"
+                    f"{self.path} is not empty and not a run of mssgen; choose another `output`"
                 )
         elif not resume:
             raise UsageError(
-                f"{self.path} holds a run already; add --resume to go on with it, or choose "
-                "another --output"
+                f"{self.path} already holds a run; add `resume=True` to continue it, or choose "
+                "another `output`"
             )
 
     def check(self, record: Mapping[str, Any], *, resume: bool) -> None:
-        """Raise UsageError unless a run with this record may start, or go on, here.
+        """Raise UsageError unless a run with this record may start, or be resumed, here.
 
-        Nothing is written, so that all processes can ask.
+        Writes nothing, so that all processes can call it.
         """
         self.check_place(resume=resume)
         if not (self.path / RUN).is_file():
@@ -98,13 +98,13 @@ class RunFolder:
             what = _shown(changed, self.record, record)
             raise UsageError(
                 f"{self.path} was trained with another recipe ({what}); use the recipe that it "
-                "began with, or choose another --output"
+                "started with, or choose another `output`"
             )
 
     def open(self, record: Mapping[str, Any]) -> None:
-        """Write run.json, or add to it that the run goes on; remove what a kill left behind.
+        """Write run.json, or add the resumption to it; remove remains of a killed process.
 
-        Until `close` no other process can open it. Raises UsageError where another one has.
+        Locks the folder until `close`. Raises UsageError if another process has locked it.
         """
         now = datetime.now(UTC).isoformat(timespec="seconds")
         with reported(self.path, CheckpointError):
@@ -112,8 +112,8 @@ class RunFolder:
             self._lock = Lock(self.path)
             if not self._lock.take(where_unknown=True):
                 raise UsageError(
-                    f"{self.path} is in use by another training; wait until that ends, or choose "
-                    "another --output"
+                    f"{self.path} is in use by another training; wait for its end, or choose "
+                    "another `output`"
                 )
             for path in self._checkpoints.glob(".*"):
                 shutil.rmtree(path)
@@ -128,21 +128,21 @@ class RunFolder:
                     "changed": changed,
                 }
                 old = self.record
-                whole = {**old, **_plain(record), "resumed": [*old["resumed"], resumed]}
+                whole = {**old, **as_json(record), "resumed": [*old["resumed"], resumed]}
             else:
                 head = {"format_version": FORMAT_VERSION, "began": now, "versions": _versions()}
-                whole = {**head, **_plain(record), "resumed": []}
-            _write_json(self.path / RUN, whole)  # first: it is what says whose folder this is
+                whole = {**head, **as_json(record), "resumed": []}
+            _write_json(self.path / RUN, whole)  # first: it marks the folder as ours
             self._checkpoints.mkdir(exist_ok=True)
 
     def close(self) -> None:
-        """Let other processes train here; may be called again."""
+        """Unlock the folder; may be called more than once."""
         if self._lock is not None:
             self._lock.release()
 
     @property
     def record(self) -> dict[str, Any]:
-        """run.json; raises CheckpointError where it is missing or damaged."""
+        """The content of run.json; raises CheckpointError if it is missing or damaged."""
         return _read_json(self.path / RUN)
 
     def checkpoints(self) -> list[Path]:
@@ -150,19 +150,20 @@ class RunFolder:
         return sorted(self._checkpoints.glob("step-*"))
 
     def latest(self) -> Path | None:
-        """The last checkpoint, or None before the first."""
+        """The last checkpoint; None if there is none yet."""
         return found[-1] if (found := self.checkpoints()) else None
 
     def best(self) -> Path | None:
-        """The checkpoint with the least validation "loss"; the last where none was validated."""
+        """The checkpoint with the lowest validation "loss"; the last one if none was validated."""
         losses = {path: read_state(path).valid_loss for path in self.checkpoints()}
         validated = {path: loss for path, loss in losses.items() if loss is not None}
         return min(validated, key=validated.__getitem__) if validated else self.latest()
 
     def save(self, task: Task, state: LoopState, *, keep: int) -> Path:
-        """Write a checkpoint, whole or not at all; then drop all but the last `keep` and the best.
+        """Write a checkpoint, complete or not at all; then remove all but the last `keep` and the
+        best one.
 
-        Raises CheckpointError where it cannot be written.
+        Raises CheckpointError if it cannot be written.
         """
         target = self._checkpoints / f"step-{state.step:08d}"
         if target.exists():
@@ -181,7 +182,7 @@ class RunFolder:
         return target
 
     def _is_new(self) -> bool:
-        """Whether nothing is here but what a run leaves that is killed before run.json."""
+        """Whether the folder is empty but for remains of a run killed before it wrote run.json."""
         others = [entry for entry in self.path.iterdir() if not is_leftover(entry.name)]
         if others == [self._checkpoints] and self._checkpoints.is_dir():
             return holds_nothing(self._checkpoints)
@@ -194,32 +195,32 @@ class RunFolder:
                 remove_folder(path)
 
     def _changed(self, record: Mapping[str, Any]) -> list[str]:
-        """Dotted names of what differs from run.json."""
+        """Dotted keys of `record` that differ from run.json."""
         old = self.record
         return sorted(
             name
-            for key in _plain(record)
-            for name in _differences(old.get(key), _plain(record)[key], key)
+            for key in as_json(record)
+            for name in _differences(old.get(key), as_json(record)[key], key)
         )
 
 
 def latest_checkpoint(run: Path) -> Path:
-    """The last checkpoint of a run's folder; raises UsageError where there is none."""
+    """The last checkpoint of a run's folder; raises UsageError if there is none."""
     return _found(RunFolder(run).latest(), run)
 
 
 def best_checkpoint(run: Path) -> Path:
-    """The checkpoint of a run with the least validation loss; UsageError where there is none."""
+    """The checkpoint with the lowest validation loss; raises UsageError if there is none."""
     return _found(RunFolder(run).best(), run)
 
 
 def step_of(checkpoint: Path) -> int:
-    """How many steps its weights have seen, by its name."""
+    """Number of training steps of a checkpoint, from its name."""
     return int(checkpoint.name.removeprefix("step-"))
 
 
 def read_state(checkpoint: Path) -> LoopState:
-    """What the loop goes on with; raises CheckpointError where that is damaged."""
+    """The loop's state in a checkpoint; raises CheckpointError if it is damaged."""
     try:
         return LoopState(**_read_json(checkpoint / STATE))
     except TypeError:
@@ -227,7 +228,7 @@ def read_state(checkpoint: Path) -> LoopState:
 
 
 def load_modules(modules: Mapping[str, nn.Module], checkpoint: Path) -> None:
-    """Load every module's weights and buffers; raises CheckpointError where they do not fit."""
+    """Load every module's weights and buffers; raises CheckpointError if they do not fit."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -241,7 +242,7 @@ def load_modules(modules: Mapping[str, nn.Module], checkpoint: Path) -> None:
 
 
 def load_optimizers(optimizers: Mapping[str, Optimizer], checkpoint: Path) -> None:
-    """Load every optimizer's state; raises CheckpointError where it does not fit."""
+    """Load every optimizer's state; raises CheckpointError if it does not fit."""
     path = checkpoint / OPTIMIZERS
     states = read_pickle(path, "the optimizers of a run")
     try:
@@ -253,12 +254,12 @@ def load_optimizers(optimizers: Mapping[str, Optimizer], checkpoint: Path) -> No
 
 def _found(checkpoint: Path | None, run: Path) -> Path:
     if checkpoint is None:
-        raise UsageError(f"{run} holds no checkpoint of a run; give the --output of `mssgen train`")
+        raise UsageError(f"{run} holds no checkpoint of a run; give the `output` of a training")
     return checkpoint
 
 
 def _may_change(name: str, record: Mapping[str, Any]) -> bool:
-    # A run may be made longer or shorter, unless its learning rate counts on the end.
+    # A run may be made longer or shorter, unless its learning rate depends on the last step.
     schedule = record.get("recipe", {}).get("train", {}).get("schedule")
     is_length = name == "recipe.train.steps" and schedule in ("constant", "noam")
     return name in _MAY_CHANGE or name in _NAMES or is_length
@@ -273,7 +274,7 @@ def _differences(old: Any, new: Any, name: str) -> Iterator[str]:
 
 
 def _shown(names: list[str], old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """Up to three of the differences with both values."""
+    """Up to three differences with both values."""
 
     def value(record: Any, name: str) -> str:
         for key in name.split("."):
@@ -288,8 +289,8 @@ def _versions() -> dict[str, str]:
     return {"mssgen": __version__, "torch": torch.__version__, "python": platform.python_version()}
 
 
-def _plain(record: Mapping[str, Any]) -> dict[str, Any]:
-    """As JSON gives it back: tuples are lists, paths are strings."""
+def as_json(record: Mapping[str, Any]) -> dict[str, Any]:
+    """`record` as JSON returns it: tuples become lists, paths strings."""
     plain: dict[str, Any] = json.loads(json.dumps(record, default=str))
     return plain
 
@@ -307,12 +308,12 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise CheckpointError(_damage(path, f"{error!s:.100}")) from None
     if not isinstance(value, dict):
-        raise CheckpointError(_damage(path, "it is no table"))
+        raise CheckpointError(_damage(path, "it is not a table"))
     return value
 
 
 def _damage(path: Path, reason: str) -> str:
     return (
-        f"{path} is damaged or of another run ({reason}); remove its folder to go on from the "
+        f"{path} is damaged or of another run ({reason}); remove its folder to continue from the "
         "checkpoint before it"
     )

@@ -1,4 +1,4 @@
-"""What the training loop asks of a task, and nothing else."""
+"""The interface between the training loop and a task."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -11,64 +11,64 @@ from torch.optim import Optimizer
 
 @dataclass(frozen=True)
 class Batch:
-    """A batch of pairs at the rate and with the channels that the task asks for."""
+    """A batch of inputs and targets, at the task's sample rate and number of channels."""
 
     input: Tensor
-    """[B, C, T], what the model hears; the target itself where there is no other input. With a song
-    beside it [B, 2 C, T]."""
+    """Input of the model, [B, C, T], or [B, 2 C, T] with the mixture as further channels; the same
+    tensor as `target` if there is no other input."""
     target: Tensor
-    """[B, C, T], the clean stem, as long as the input."""
+    """The clean stem, [B, C, T]."""
     keys: tuple[str, ...]
-    """[B], what each segment is: stable over epochs, so that work on it can be kept. A segment
-    that was augmented has a key that says so."""
+    """A key for each of the B segments, the same in all epochs, so that results can be cached; keys
+    of augmented segments contain `AUGMENTED`."""
 
 
 class Task(Protocol):
-    """One kind of training: which modules learn, from what, and what comes out."""
+    """One kind of training: its modules, losses, optimizers and exported model."""
 
     sample_rate: int
     n_channels: int
     modules: dict[str, nn.Module]
-    """What learns, by name: saved in checkpoints, moved to the device. The loop may put wrapped
-    modules (for several devices) in their places, and the task calls what it finds here."""
+    """Trained modules by name, saved in checkpoints and moved to the device. The loop may replace
+    them by wrapped modules (for several devices), so the task must call the ones in here."""
     optimizers: dict[str, Optimizer]
-    """By the name of the module that each steps; a module without one learns by itself (EMA)."""
+    """Optimizers by the name of their module; a module without one updates itself (EMA)."""
 
     def accumulate(
         self, batch: Batch, backward: Callable[[Tensor], None], step: int
     ) -> dict[str, Tensor]:
-        """Add the gradients of one batch by calling `backward`; return scalars to log by name.
+        """Accumulate the gradients of one batch by `backward`; return scalars to log by name.
 
-        The scalars named "loss" and "loss/..." are checked for NaN and infinity before the step.
+        Scalars named "loss" and "loss/..." are checked for NaN and infinity before the step.
         """
         ...
 
     def validate(self, batch: Batch) -> dict[str, Tensor]:
-        """Scalars of a batch, without gradients; the loop averages them by batch."""
+        """Scalars of a validation batch, without gradients; the loop averages them over batches."""
         ...
 
     def listen(self, batch: Batch) -> dict[str, Tensor]:
-        """Sounds [C, T] of the first item by name ("input", "target", "output", ...)."""
+        """Audio [C, T] of the first item by name ("input", "target", "output", ...)."""
         ...
 
     def export(self, folder: Path) -> None:
-        """Write a checkpoint that can be used, config.json and model.safetensors, to `folder`."""
+        """Write a usable checkpoint, config.json and model.safetensors, to `folder`."""
         ...
 
     def describe(self) -> dict[str, Any]:
-        """What it is, plain enough for JSON: goes into the run's record and the model card."""
+        """Description of the task in JSON types, for the run's record and the model card."""
         ...
 
 
 @runtime_checkable
 class Starts(Protocol):
-    """A task whose weights can start from data instead of chance."""
+    """A task whose weights can be initialised from data instead of randomly."""
 
     @property
     def n_start_segments(self) -> int:
-        """How many segments `start` wants; 0 where the weights are as they shall be."""
+        """Number of segments for `start`; 0 to keep the current weights."""
         ...
 
     def start(self, segments: Iterable[Tensor]) -> None:
-        """Set the weights by the first segments [C, T] of the training data, before any step."""
+        """Initialise the weights from segments [C, T] of the training data, before step 0."""
         ...

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from mssgen.events import TrainingHook, ignore
 from mssgen.recipes.sections import from_section
 from mssgen.training.data.datasets import DataOptions, collate, open_datasets
-from mssgen.training.events import TrainingHook, ignore
 from mssgen.training.loop import train
 from mssgen.training.parallel import seed_step
 from mssgen.training.recipes import Recipe
@@ -25,9 +25,9 @@ def train_recipe(
     offline: bool = False,
     hook: TrainingHook = ignore,
 ) -> Path:
-    """Train what a recipe says on a folder of tracks; return the last checkpoint.
+    """Train a recipe on a folder of tracks; return the last checkpoint.
 
-    See `build_task`, `open_datasets` and `loop.train` for the arguments and for what is raised.
+    See `build_task`, `open_datasets` and `loop.train` for the arguments and exceptions.
     """
     folder = RunFolder(output)
     folder.check_place(resume=resume)
@@ -65,11 +65,11 @@ def train_recipe(
 
 
 def build_task(recipe: Recipe, *, target_cache: Path | None = None, offline: bool = False) -> Task:
-    """The task of a recipe, its random weights drawn from `train.seed`.
+    """The task of a recipe, with random weights drawn from `train.seed`.
 
-    `target_cache` is a folder where a stem encoder's frozen targets, or a refiner's pairs of codes,
-    are kept; with `offline` nothing leaves the machine. Raises UsageError for what does not fit,
-    CheckpointError for files.
+    `target_cache` is a folder to cache a stem encoder's targets, or a refiner's pairs of codes;
+    `offline` prevents downloads. Raises UsageError for sections that do not fit together,
+    CheckpointError for missing or damaged files.
     """
     seed_step(recipe.train.seed)
     if recipe.kind == "encoder":

@@ -15,8 +15,8 @@ import soundfile as sf
 import torch
 
 from mssgen.codecs.loading import load_codec, save_codec
+from mssgen.library.stems import open_library
 from mssgen.training.export import export_run
-from mssgen.training.library import open_library
 from mssgen.training.run import latest_checkpoint, read_state
 
 from support.program import Program
@@ -157,7 +157,7 @@ def test_a_codec_learns_from_every_input_that_it_can_hear(here: Path, program: P
         assert program(*words("codec", f"run-{kind}"), *given).code == 0
     wrong = program(*words("codec", "no"), "--set", "data.input=separated+mixture")
     assert wrong.code == 2
-    assert "hears one sound" in wrong.err
+    assert "has one input" in wrong.err
     lacking = program(*words("codec", "no"), "--set", "data.input=separated")
     assert lacking.code == 2
     assert "--pairs" in lacking.err
@@ -260,5 +260,5 @@ def test_an_interrupted_run_is_saved(
     _, errors = process.communicate(timeout=60)
     assert process.returncode == code
     step = read_state(latest_checkpoint(here / "run")).step
-    assert f"stopped after step {step}, which is saved; go on with --resume" in errors
+    assert f"stopped after step {step}, which is saved; continue with --resume" in errors
     assert "Traceback" not in errors

@@ -2,13 +2,15 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
+from pydantic import Field
 
 from mssgen.checkpoints.registry import lookup
 from mssgen.errors import UsageError
-from mssgen.recipes.sections import from_section
+from mssgen.recipes.schema import Count, Share
+from mssgen.recipes.sections import check_fields, from_section
 from mssgen.training.recipes import KINDS, Recipe, TrainOptions, load_recipe, recipe_names
 
 
@@ -118,7 +120,7 @@ def test_an_unknown_name_is_refused() -> None:
         ("train.steps", "use section.key=value"),
         ("steps=3", "use section.key=value"),
         ("trian.steps=3", "no section 'trian'; did you mean train"),
-        ("train.steps=three fine steps", "no TOML value"),
+        ("train.steps=three fine steps", "not a TOML value"),
         ("train.steps=three", "must be a whole number"),
     ],
 )
@@ -188,6 +190,41 @@ def test_a_section_becomes_a_dataclass() -> None:
 def test_a_wrong_section_is_refused(section: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError, match=said):
         from_section(Options, section, "model")
+
+
+@dataclass(frozen=True)
+class Bounded:
+    n: Count = 0
+    share: Share = 0.5
+    scale: Annotated[float, Field(gt=0, lt=2)] = 1.0
+    form: Literal["a", "b"] = "a"
+
+    def __post_init__(self) -> None:
+        check_fields(self, "loss")
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"n": -1}, "loss.n = -1 is out of range; use 0 or more"),
+        ({"share": 2.0}, "loss.share = 2.0 is out of range; use 0 to 1"),
+        ({"share": float("nan")}, "loss.share = nan is out of range"),
+        ({"scale": 0.0}, "loss.scale = 0.0 is out of range; use more than 0, less than 2"),
+        ({"n": 10**400}, ""),
+    ],
+)
+def test_bounds_hold_with_and_without_a_recipe(values: dict[str, Any], said: str) -> None:
+    for build in (lambda: Bounded(**values), lambda: from_section(Bounded, values, "loss")):
+        if said:
+            with pytest.raises(UsageError, match=said):
+                build()
+        else:
+            build()
+
+
+def test_choices_hold_without_a_recipe() -> None:
+    with pytest.raises(UsageError, match=r"loss\.form = 'c' is unknown; use one of a, b"):
+        Bounded(form="c")  # type: ignore[arg-type]
 
 
 def test_the_defaults_are_in_range() -> None:

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import soundfile as sf
 from numpy.typing import NDArray
-from test_rendering import midi_bytes, package, soundfont
 
 from mssgen.audio.levels import level
 from mssgen.errors import UsageError
@@ -32,6 +31,7 @@ from mssgen.rendering.sfz import load_sfz
 
 from support.models import shared
 from support.program import Program
+from support.sources import midi_bytes, package, soundfont
 
 RATE = 44100
 Audio = NDArray[np.float32]
@@ -224,7 +224,7 @@ def test_silence_is_no_part_of_a_band(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("how", "told"),
     [
-        ({"folder": ""}, "--instruments which folder"),
+        ({"folder": ""}, "folder that holds them by `instruments`"),
         ({"folder": "/nowhere"}, r"github\.com/owner/name \(commit abc\)"),
         ({"snares": Names(train=("11",))}, "recorded.snares has 11"),
     ],
@@ -262,7 +262,7 @@ def test_no_instrument_of_the_shipped_recipe_is_in_two_splits() -> None:
         ('[recorded.basses]\ntrain = ["bass-tuba"]', "bass-tuba, whose origin is unknown"),
         ('[recorded.basses]\nvalid = ["bass-growly"]', "bass-growly in valid"),
         ('[recorded.snares]\ntest = ["10"]', "has 10 in test"),
-        ("[recorded]\np_guitar = 2", "p_guitar is 2; use 0 to 1"),
+        ("[recorded]\np_guitar = 2", "p_guitar = 2.0 is out of range; use 0 to 1"),
         ("[recorded]\nfolders = 'x'", "has no 'folders'; did you mean folder"),
     ],
 )

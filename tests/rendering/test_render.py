@@ -42,21 +42,10 @@ from mssgen.rendering.singing import SungNote, Voice, music_xml, sing, write_mel
 from mssgen.rendering.treatment import SAMPLE_RATE, Treatment, fit_to_scale, limit, treat
 
 from support.program import Program
+from support.sources import midi_bytes, package, soundfont
 
 Audio = NDArray[np.float32]
 STEMS = ("drums", "bass", "other", "vocals")
-
-
-def package(cache: Path, name: str, files: dict[str, bytes]) -> Path:
-    """A package as if it had been fetched."""
-    folder = cache / name
-    for path, data in files.items():
-        target = folder / "files" / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(data)
-    record = {"name": name, "version": "1.0-1", "sha256": "00", "licences": ["CC0-1.0"]}
-    (folder / "package.json").write_text(json.dumps(record))
-    return folder
 
 
 def module(names: tuple[str, ...] = ("kick", "bass", "lead"), n_patterns: int = 1) -> bytes:
@@ -98,11 +87,6 @@ def midi_song(n_bars: int = 4) -> MidiFile:
             track.append(mido.Message("note_off", channel=channel, note=pitch, time=480))
         song.tracks.append(track)
     return song
-
-
-def midi_bytes(song: MidiFile, folder: Path) -> bytes:
-    song.save(folder / "song.mid")
-    return (folder / "song.mid").read_bytes()
 
 
 def write_recipe(folder: Path, text: str) -> Path:
@@ -229,7 +213,7 @@ def test_midi_notes_go_to_their_groups(tmp_path: Path) -> None:
 
 
 def test_a_damaged_midi_file_is_told() -> None:
-    with pytest.raises(AudioError, match=r"x\.mid is no MIDI file"):
+    with pytest.raises(AudioError, match=r"x\.mid is not a readable MIDI file"):
         read_midi(b"nonsense", "x.mid")
 
 
@@ -305,7 +289,7 @@ def test_shipped_recipes_load() -> None:
         ),
         ('[instruments.kits]\ntrain = ["A"]\nvalid = ["A"]', "keep it in one split"),
         ("[treatment]\np_room = 2", "out of range"),
-        ("[modules.versions]\ntrain = -1", "below zero"),
+        ("[modules.versions]\ntrain = -1", "train = -1 is out of range; use 0 or more"),
         ("x = [", "not valid TOML"),
     ],
 )
@@ -338,43 +322,6 @@ def test_a_package_comes_out_of_the_cache_or_says_what_is_missing(
     (tmp_path / "songs-data" / "package.json").write_text("{")
     with pytest.raises(MssgenError, match="damaged package"):
         fetch("songs-data", tmp_path)
-
-
-def soundfont() -> bytes:
-    """A soundfont of one looped square wave, for all melodies and drums."""
-    wave = (np.sign(np.sin(np.arange(1000) * 2 * np.pi / 100)) * 8000).astype("<i2")
-    data = wave.tobytes() + bytes(92)
-
-    def chunk(name: bytes, body: bytes) -> bytes:
-        return name + struct.pack("<I", len(body)) + body + bytes(len(body) % 2)
-
-    def name20(text: str) -> bytes:
-        return text.encode().ljust(20, b"\0")
-
-    presets = [("tone", 0, 0), ("kit", 0, 128)]
-    phdr = (
-        b"".join(
-            name20(name) + struct.pack("<HHHIII", program, bank, index, 0, 0, 0)
-            for index, (name, program, bank) in enumerate(presets)
-        )
-        + name20("EOP")
-        + struct.pack("<HHHIII", 0, 0, len(presets), 0, 0, 0)
-    )
-    pbag = b"".join(struct.pack("<HH", index, 0) for index in range(len(presets) + 1))
-    pgen = struct.pack("<HH", 41, 0) * len(presets) + bytes(4)
-    inst = name20("tone") + struct.pack("<H", 0) + name20("EOI") + struct.pack("<H", 1)
-    ibag = struct.pack("<HHHH", 0, 0, 2, 0)
-    igen = struct.pack("<HHHH", 54, 1, 53, 0) + bytes(4)  # looped; sample 0
-    shdr = name20("wave") + struct.pack("<IIIIIBbHH", 0, 1000, 100, 900, 44100, 60, 0, 0, 1)
-    shdr += name20("EOS") + bytes(26)
-    tables = [(b"phdr", phdr), (b"pbag", pbag), (b"pmod", bytes(10)), (b"pgen", pgen)]
-    tables += [(b"inst", inst), (b"ibag", ibag), (b"imod", bytes(10)), (b"igen", igen)]
-    tables += [(b"shdr", shdr)]
-    info = chunk(b"ifil", struct.pack("<HH", 2, 1)) + chunk(b"INAM", b"test\0\0")
-    lists = chunk(b"LIST", b"INFO" + info)
-    lists += chunk(b"LIST", b"sdta" + chunk(b"smpl", data))
-    lists += chunk(b"LIST", b"pdta" + b"".join(chunk(*table) for table in tables))
-    return chunk(b"RIFF", b"sfbk" + lists)
 
 
 MIDI_RECIPE = """

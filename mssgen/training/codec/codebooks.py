@@ -1,8 +1,8 @@
-"""Codebooks that learn by moving averages: how they start, and what happens to codes nobody uses.
+"""Initialisation of codebooks with moving averages, and replacement of unused codes.
 
-The moving average itself is that of the `encodec` package. Its k-means holds every difference of a
-frame and a code (gigabytes for a usual batch), and what it puts in place of a dead code is undone
-by the average in the same step, so both are done here, after SoundStream (arXiv 2107.03312).
+The moving average is that of the `encodec` package. Its k-means stores the difference of every
+frame and code (gigabytes for a usual batch), and its replacements of dead codes are undone by the
+average in the same step, so both are done here, after SoundStream (arXiv 2107.03312).
 """
 
 from typing import Any
@@ -16,14 +16,14 @@ from mssgen.training.parallel import average, broadcast
 
 
 class CodebookKeeper:
-    """Watches what the codebooks of a codec see in training; nothing for codebooks with gradients.
+    """Maintains the codebooks of a codec in training; codebooks with gradients are left alone.
 
-    Starts each by k-means on the first frames that it sees, and on `refresh` makes its statistics
-    the same in all processes and puts frames of the last batch in the places of dead codes.
+    Initialises each codebook by k-means on its first input. `refresh` averages its statistics over
+    processes and replaces dead codes by frames of the last batch.
     """
 
     def __init__(self, codec: Codec, dead_share: float) -> None:
-        """A code is dead when it is used less than `dead_share` times as often as the mean code."""
+        """A code is dead if it is used less than `dead_share` times as often as the mean code."""
         self._dead_share = dead_share
         self._frames: dict[nn.Module, Tensor] = {}
         for layer in getattr(getattr(codec.quantizer, "vq", None), "layers", ()):
@@ -31,14 +31,14 @@ class CodebookKeeper:
             layer._codebook.register_forward_pre_hook(self._see)
 
     def _see(self, codebook: Any, inputs: tuple[Tensor]) -> None:
-        """Remember the frames [B, N, D] of this step, and start the codebook from the first."""
+        """Store the frames [B, N, D] of this step; initialise the codebook from the first ones."""
         if not codebook.training:
             return
         frames = inputs[0].detach().float().flatten(0, 1)
         self._frames[codebook] = frames
         if not codebook.inited:
             n_codes = codebook.codebook_size
-            # As many centres as frames would leave nothing to the levels that follow.
+            # As many centres as frames would leave no residual for later codebooks.
             n_clusters = max(1, min(n_codes, len(frames) // 2))
             centres, counts = k_means(frames, n_clusters, codebook.kmeans_iters)
             for own, value in (
@@ -47,7 +47,7 @@ class CodebookKeeper:
                 (codebook.embed_avg, centres * counts[:, None]),
             ):
                 own[:n_clusters] = broadcast(value)
-            # Never the nearest, so dead until `refresh`.
+            # Far from every frame, so dead until `refresh`.
             codebook.embed[n_clusters:] = centres[0] + 1e6
             codebook.inited.fill_(1)
 
@@ -63,7 +63,7 @@ class CodebookKeeper:
         mean_count = counts.mean()
         is_dead = counts < self._dead_share * mean_count
         chosen = broadcast(frames[torch.randint(len(frames), (len(counts),)).to(frames.device)])
-        # The count of a mean code gives a new one time to find its frames.
+        # A new code starts with the mean count, so that it is not replaced at once.
         counts.copy_(torch.where(is_dead, mean_count, counts))
         sums.copy_(torch.where(is_dead[:, None], chosen * mean_count, sums))
         smoothed = (counts + codebook.epsilon) / (1 + len(counts) * codebook.epsilon / counts.sum())
@@ -73,10 +73,10 @@ class CodebookKeeper:
 
 @torch.no_grad()
 def k_means(frames: Tensor, n_clusters: int, n_iterations: int) -> tuple[Tensor, Tensor]:
-    """Lloyd's algorithm on frames [N, D]: centres [n_clusters, D], and frames in each.
+    """Lloyd's algorithm on frames [N, D]: centres [n_clusters, D], and frames per centre.
 
-    Starts from frames drawn without repetition while there are enough; a centre without frames
-    stays where it is.
+    Starts from randomly drawn frames, without repetition if there are enough; a centre without
+    frames is not moved.
     """
     order = torch.randperm(len(frames)).to(frames.device)
     centres = frames[order.repeat(-(-n_clusters // len(frames)))[:n_clusters]]

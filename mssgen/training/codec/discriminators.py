@@ -1,31 +1,32 @@
-"""Discriminators: what tells a codec's output from the real sound, so that it learns to sound real.
+"""Discriminators, which learn to distinguish a codec's output from real audio.
 
-Each kind is one function of its options; all take sounds [B, C, T] and give `Judgement`s. The
-networks are those of the `encodec` and `descript-audio-codec` packages, and small ones of ours.
+Each kind is a function of its options; all map audio [B, C, T] to a `Judgement`. The networks are
+those of the `encodec` and `descript-audio-codec` packages, and small ones of our own.
 """
 
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor, nn
 
 from mssgen.codecs.networks.compat import import_codec_package
-from mssgen.errors import UsageError
+from mssgen.recipes.sections import check_fields
 from mssgen.training.codec.small_discriminators import SmallDiscriminators
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a batch looks like to each of several discriminators."""
+    """Outputs of several discriminators for a batch."""
 
     logits: list[Tensor]
-    """One tensor for each, batch first, higher for real; their shapes differ."""
+    """One tensor per discriminator, batch first, shapes differ; higher for real audio."""
     features: list[list[Tensor]]
-    """The inner layers of each, batch first."""
+    """Outputs of the inner layers of each discriminator, batch first."""
 
     def halves(self) -> tuple["Judgement", "Judgement"]:
-        """Of the first and of the second half of the batch."""
+        """The outputs for the first and for the second half of the batch."""
         first, second = (
             Judgement(
                 [each.chunk(2)[half] for each in self.logits],
@@ -38,28 +39,28 @@ class Judgement:
 
 @dataclass(frozen=True)
 class DiscriminatorOptions:
-    """Which discriminator; each kind uses the options that it has."""
+    """Section [loss.discriminator]; each kind uses only some of the options."""
 
-    kind: str = "stft"
-    """A word of `DISCRIMINATORS`."""
+    kind: Literal["stft", "wave", "dac", "soundstream", "small"] = "stft"
+    """A key of `DISCRIMINATORS`."""
     n_filters: int = 32
-    """Width of "stft", and of "small", whose layers on periods get up to eight times as wide."""
+    """Channels of "stft" and "small"; the period layers of "small" get up to eight times as wide.
+    """
     windows: tuple[int, ...] = (2048, 1024, 512, 256, 128)
-    """Of the STFTs, samples."""
+    """Window lengths of the STFTs, samples."""
     rates: tuple[int, ...] = (1, 2, 4)
-    """The waveform is seen at the rate divided by each of these."""
+    """Factors by which the waveform's sample rate is divided."""
     periods: tuple[int, ...] = (2, 3, 5, 7, 11)
-    """The waveform is folded at each of these, samples ("wave", "dac" and "small")."""
+    """Periods at which the waveform is folded, samples ("wave", "dac" and "small")."""
+
+    def __post_init__(self) -> None:
+        check_fields(self, "loss.discriminator")
 
 
 def build_discriminator(
     options: DiscriminatorOptions, sample_rate: int, n_channels: int
 ) -> nn.Module:
-    """A module that maps [B, C, T] to a `Judgement`; UsageError for an unknown kind."""
-    if options.kind not in DISCRIMINATORS:
-        raise UsageError(
-            f"there is no discriminator '{options.kind}': use one of {', '.join(DISCRIMINATORS)}"
-        )
+    """A module that maps audio [B, C, T] to a `Judgement`."""
     # Both packages use the old form of weight norm.
     with warnings.catch_warnings(action="ignore", category=FutureWarning):
         return DISCRIMINATORS[options.kind](options, sample_rate, n_channels)
@@ -71,7 +72,7 @@ def _stft(options: DiscriminatorOptions, sample_rate: int, n_channels: int) -> n
 
 
 def _wave(options: DiscriminatorOptions, sample_rate: int, n_channels: int) -> nn.Module:
-    """RAVE's: MelGAN's multi-scale (arXiv 1910.06711) and HiFi-GAN's multi-period (2010.05646)."""
+    """RAVE's: MelGAN's multi-scale (arXiv 1910.06711) plus HiFi-GAN's multi-period (2010.05646)."""
     return _Descript(sample_rate, rates=options.rates, periods=options.periods)
 
 
@@ -118,7 +119,7 @@ class _Stft(nn.Module):
 
 
 class _Descript(nn.Module):
-    """The `descript-audio-codec` package's discriminators; each channel is judged by itself."""
+    """The `descript-audio-codec` package's discriminators, on each channel separately."""
 
     def __init__(
         self,
@@ -137,7 +138,7 @@ class _Descript(nn.Module):
         )
 
     def forward(self, audio: Tensor) -> Judgement:
-        # Channels stay with their item, so that a batch can be cut in two afterwards.
+        # Channels of an item stay together, so that the batch can be halved afterwards.
         layers = self.network(audio.flatten(0, 1)[:, None])
         return Judgement([each[-1] for each in layers], [each[:-1] for each in layers])
 

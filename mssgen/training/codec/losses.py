@@ -1,7 +1,6 @@
-"""What a codec is trained with: each loss is one function of sounds, logits or features.
+"""Losses of codecs: each is one function of audio, logits or features.
 
-Sounds are [B, C, T] at full scale 1 and losses are means, so that they do not grow with the batch
-or the length.
+Audio is [B, C, T] at full scale 1. Losses are means, independent of batch size and length.
 """
 
 import math
@@ -25,7 +24,7 @@ except ModuleNotFoundError as error:
 
 _FLOOR = 1e-5
 
-# Between two sounds.
+# Between two audio signals.
 
 
 def time_distance(estimate: Tensor, reference: Tensor) -> Tensor:
@@ -42,16 +41,16 @@ def mel_distance(
     n_mels: int | Sequence[int] = 64,
     form: str = "encodec",
 ) -> Tensor:
-    """Between mel spectra at several resolutions, the mean over them.
+    """Distance of mel spectra, the mean over several resolutions.
 
     Args:
         estimate: [B, C, T].
         reference: [B, C, T].
         sample_rate: Hz.
-        windows: lengths in samples; the hop is a quarter.
-        n_mels: bands from 0 Hz to half the rate, one number or one for each window; bands too
-            narrow for a window are left out.
-        form: which distance at each resolution, a word of `MEL_FORMS`.
+        windows: window lengths, samples; the hop is a quarter.
+        n_mels: number of bands from 0 Hz to half the sample rate, one number or one per window;
+            bands too narrow for a window are left out.
+        form: the distance at each resolution, a key of `MEL_FORMS`.
     """
     distance = MEL_FORMS[form]
     losses = []
@@ -78,9 +77,9 @@ def mel_spectrum(audio: Tensor, sample_rate: int, window: int, n_mels: int) -> T
 
 @lru_cache(maxsize=64)
 def _mel_filters(sample_rate: int, window: int, n_mels: int, device: torch.device) -> Tensor:
-    """[M, F] triangles of height 1 on the HTK scale, as EnCodec's authors have them."""
+    """Triangular filters [M, F] of height 1 on the HTK scale, as in EnCodec."""
     with warnings.catch_warnings():
-        # Short windows have fewer bins than bands; the empty bands go.
+        # Short windows have fewer bins than bands; empty bands are removed.
         warnings.filterwarnings("ignore", "Empty filters")
         filters = librosa.filters.mel(
             sr=sample_rate, n_fft=window, n_mels=n_mels, htk=True, norm=None
@@ -115,28 +114,28 @@ MEL_FORMS = {"encodec": _encodec, "soundstream": _soundstream, "dac": _dac}
 def stft_distance(estimate: Tensor, reference: Tensor, *, windows: Sequence[int]) -> Tensor:
     """RAVE's spectral distance, the mean over resolutions (arXiv 2111.05011).
 
-    At each: the relative error of the linear magnitudes (Frobenius norm) + L1 of their logarithms;
-    the hop is a quarter of the window.
+    At each resolution: the relative error of the linear magnitudes (Frobenius norm) + L1 of their
+    logarithms; the hop is a quarter of the window.
     """
     distance = _stft_distance(tuple(windows))
     return distance(estimate.contiguous(), reference.contiguous())
 
 
 def spectrum_distance(estimate: Tensor, reference: Tensor, *, window: int = 2048) -> Tensor:
-    """L1 between complex spectra whose magnitudes are taken to the power 0.5: phase counts.
+    """L1 between complex spectra with magnitudes to the power 0.5; sensitive to phase.
 
-    What is soft weighs more than in the waveform, as it does for the ear. The transform is that of
-    the stem codec, so a quarter of the window is the hop; middle and side of stereo [B, 2, T].
+    Quiet components weigh more than in the waveform, as in hearing. The transform is that of the
+    stem codec, on middle and side of stereo [B, 2, T], with a hop of a quarter of the window.
     """
     transform = _spectrum(window, window // 4, 0.5, 0, estimate.device)
     return F.l1_loss(_frames(transform, estimate), _frames(transform, reference))
 
 
 def level_distance(estimate: Tensor, reference: Tensor) -> Tensor:
-    """L1 between logarithmic levels of 32 bands in middle and side, in frames of 512 samples.
+    """L1 between logarithmic energies of 32 bands in middle and side, in frames of 512 samples.
 
-    They are those of the stem codec (`mssgen.codecs.networks.stem_spectrum.to_log`): a dB is 0.07,
-    and whatever is softer than -84 dB is silence.
+    Scaled as in the stem codec (`mssgen.codecs.networks.stem_spectrum.to_log`): 1 dB is 0.07, and
+    everything below -84 dB counts as silence.
     """
     transform = _spectrum(1024, 512, 0.6, 32, estimate.device)
     given, wanted = (_frames(transform, audio) for audio in (estimate, reference))
@@ -145,7 +144,7 @@ def level_distance(estimate: Tensor, reference: Tensor) -> Tensor:
 
 
 def _frames(transform: Spectrum, audio: Tensor) -> Tensor:
-    """Frames of a sound [B, 1 or 2, T]."""
+    """Spectral frames of audio [B, 1 or 2, T]."""
     n_missing = -audio.shape[-1] % transform.stride[0]
     frames: Tensor = transform(F.pad(audio.expand(-1, 2, -1), (0, n_missing)))
     return frames
@@ -171,16 +170,16 @@ def _stft_distance(windows: tuple[int, ...]) -> nn.Module:
 
 
 class GanLoss(NamedTuple):
-    """What each side wants of the logits; means over all discriminators."""
+    """The losses of discriminators and generator; means over all discriminators."""
 
     discriminator: Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]
-    """Of the logits of real sounds and of fake ones."""
+    """Loss of the discriminators, from the logits of real and of fake audio."""
     generator: Callable[[Sequence[Tensor]], Tensor]
-    """Of the logits of fake sounds."""
+    """Loss of the generator, from the logits of fake audio."""
 
 
 def _hinge_discriminator(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
-    """Of arXiv 2210.13438, section 3.4: real above 1, fake below -1."""
+    """Hinge loss (arXiv 2210.13438, section 3.4): real above 1, fake below -1."""
     pairs = zip(real, fake, strict=True)
     return _mean([F.relu(1 - r).mean() + F.relu(1 + f).mean() for r, f in pairs])
 
@@ -210,7 +209,7 @@ def feature_matching(
 ) -> Tensor:
     """Mean L1 between the layers of all discriminators (arXiv 2210.13438, section 3.4).
 
-    `relative` divides each layer's by the mean magnitude of its features of the real sound.
+    `relative` divides each layer's distance by the mean magnitude of the real audio's features.
     """
     losses = []
     for real_layers, fake_layers in zip(real, fake, strict=True):
@@ -224,20 +223,20 @@ def _mean(losses: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(losses)).mean()
 
 
-# What is watched and not learnt from.
+# Metrics without gradients.
 
 
 def sdr_db(estimate: Tensor, reference: Tensor) -> Tensor:
-    """Signal-to-distortion ratio, dB, the mean over the batch; both [B, C, T]."""
+    """Signal-to-distortion ratio of audio [B, C, T], dB, the mean over the batch."""
     error = (reference - estimate).flatten(1).square().sum(1)
     ratio = (reference.flatten(1).square().sum(1) + 1e-9) / (error + 1e-9)
     return 10 * ratio.log10().mean()
 
 
 def perplexity(codes: Tensor, codebook_size: int) -> Tensor:
-    """How many codes of each level are in use, 1 to V: exp of the entropy; [B, K, N] -> [K]."""
+    """exp(entropy) of the codes [B, K, N] of each codebook, [K], from 1 to V."""
     n_levels = codes.shape[1]
-    # Levels side by side: one histogram for all.
+    # One histogram for all codebooks.
     first = codebook_size * torch.arange(n_levels, device=codes.device)[:, None]
     counts = torch.bincount((codes + first).flatten(), minlength=n_levels * codebook_size)
     shares = counts.view(n_levels, codebook_size).float() / (codes.numel() / n_levels)

@@ -1,11 +1,11 @@
-"""Discriminators small enough to learn on one CPU core: spectrograms and periods of stereo sound.
+"""Discriminators small enough for one CPU core, on spectrograms and periods of stereo audio.
 
-    sound [B, C, T] -> as loud as any other -> middle and side
-        -> complex STFTs, compressed -> 2-d convolutions    one network a resolution
-        -> folded at a period        -> convolutions        one network a period
+    audio [B, C, T] -> normalised level -> middle and side
+        -> complex STFTs, compressed -> 2-d convolutions    one network per resolution
+        -> folded at a period        -> convolutions        one network per period
 
-They are those of the codecs at a fraction of the width. Both channels are seen at once, so that a
-stereo image that does not hang together is noticed.
+They are the discriminators of codecs at a fraction of the width. Each gets both channels, to detect
+an inconsistent stereo image.
 """
 
 from collections.abc import Sequence
@@ -20,22 +20,21 @@ from torch.nn.utils.parametrizations import weight_norm
 from mssgen.codecs.base import full_precision
 from mssgen.codecs.networks.stem_spectrum import Spectrum
 
-_COMPRESSION = 0.5  # of magnitudes, as in the loss "spectrum": treble is 40 dB down and counts
-_SOFTEST = 1e-3  # RMS: what is softer stays soft, since silence must not be blown up
-_SLOPE = 0.1  # of the leaky ReLU (arXiv 2010.05646)
+_COMPRESSION = 0.5  # exponent of magnitudes, as in the loss "spectrum"; raises quiet treble
+_SOFTEST = 1e-3  # RMS below which audio is not amplified further
+_SLOPE = 0.1  # negative slope of the leaky ReLU (arXiv 2010.05646)
 
 
 class SmallDiscriminators(nn.Module):
-    """Sounds [B, 1 or 2, T] to what each network makes of them, a list of layers [B, ...] each;
-    the last layer of each is its logits."""
+    """Maps audio [B, 1 or 2, T] to layer outputs [B, ...] per network, the logits last."""
 
     def __init__(self, n_filters: int, windows: Sequence[int], periods: Sequence[int]) -> None:
-        """Build with fresh weights.
+        """Build with random weights.
 
         Args:
-            n_filters: width of the 2-d convolutions, and of the first layer of those on periods.
-            windows: one network for each, samples; the hop is a quarter.
-            periods: one network for each, samples.
+            n_filters: channels of the 2-d convolutions, and of the first layer on periods.
+            windows: window length of each spectrogram network, samples; the hop is a quarter.
+            periods: period of each period network, samples.
         """
         super().__init__()
         self.networks = nn.ModuleList(
@@ -58,8 +57,8 @@ class SpectrogramDiscriminator(nn.Module):
     """One resolution: the layers of EnCodec's discriminator on STFTs (arXiv 2210.13438, section
     3.4), each with half as many bins as the one before.
 
-    The STFT is compressed, where EnCodec's is linear, and one more channel says how high a bin is,
-    since convolutions alone do not know (Liu et al. 2018, arXiv 1807.03247).
+    Magnitudes are compressed, unlike EnCodec's, and an extra channel encodes the frequency of each
+    bin, which convolutions do not know (Liu et al. 2018, arXiv 1807.03247).
     """
 
     def __init__(self, window: int, n_filters: int) -> None:
@@ -93,8 +92,8 @@ class SpectrogramDiscriminator(nn.Module):
 
 
 class PeriodDiscriminator(nn.Module):
-    """HiFi-GAN's (Kong et al. 2020, arXiv 2010.05646, section 2.3): sound folded to rows of one
-    period, convolutions down the columns; narrower, with one layer less."""
+    """HiFi-GAN's period discriminator (Kong et al. 2020, arXiv 2010.05646, section 2.3): audio is
+    folded into rows of one period and convolved along columns; narrower, with one layer fewer."""
 
     def __init__(self, period: int, n_filters: int) -> None:
         super().__init__()

@@ -1,15 +1,14 @@
-"""A stem codec before its first step: principal components and k-means instead of random weights.
+"""Initialises a stem codec by principal components and k-means instead of random weights.
 
-    spectra --principal components--> latents --> components --> spectra, and noise as loud as
-                                                                 what those components lack
-    level by level: the largest components of what is left, and k-means in them
+    spectra -> principal components = latents -> spectra, plus noise with the energy of the residual
+    codebook by codebook: k-means on the largest principal components of the residual
 
-Without a single step that is a codec already, whose blocks, which do next to nothing at first,
-learn what a frame cannot say alone. From random weights magnitudes are learned long before the
+The result is a codec before the first step. Its blocks, which change next to nothing at first,
+learn what depends on several frames. With random weights, magnitudes are learned long before the
 waveform.
 
-Levels of bands are latents as they are, and get codebooks of their own in the same way: eight of
-1024 miss them by 1.2 dB.
+Band energies are latents without an encoder, and get their own codebooks in the same way: eight
+codebooks of 1024 codes have an error of 1.2 dB.
 """
 
 from collections.abc import Sequence
@@ -25,16 +24,16 @@ from mssgen.codecs.networks.stem_spectrum import Spectrum, to_log
 from mssgen.training.codec.codebooks import k_means
 
 _N_ITERATIONS = 10
-_N_FRAMES = 16_000  # that k-means sees
+_N_FRAMES = 16_000  # maximum for k-means
 
 
 @torch.no_grad()
 def start_from_sound(codec: StemCodec, sounds: Sequence[Tensor]) -> None:
-    """Set the first and last layers and the codebooks of `codec` by what is in `sounds`.
+    """Set the first and last layers and the codebooks of `codec` from audio.
 
     Args:
-        codec: with fresh weights; its width is at least its option `latent_dim`.
-        sounds: [2, T] each; some minutes in all.
+        codec: with random weights; its width is at least its option `latent_dim`.
+        sounds: audio [2, T] each, at the codec's sample rate; some minutes in all.
     """
     transform, encoder, decoder = _networks(codec)
     analysis, *_, to_latents = _layers(encoder.main)
@@ -44,7 +43,7 @@ def start_from_sound(codec: StemCodec, sounds: Sequence[Tensor]) -> None:
     frames = torch.cat([transform(codec.pad(sound[None]))[0].T for sound in sounds])
     n_dims = to_latents.out_channels
     basis = _components(frames, n_dims)  # [4 F, n_dims]
-    # The largest components around 1, so that no loss on latents outweighs the others.
+    # Scale the largest components to about 1, so that no loss on latents outweighs the others.
     scale = float((frames @ basis[:, :8]).square().mean().sqrt().clamp_min(1e-3))
     for layer in (analysis, synthesis):
         layer.weight.mul_(0.1)
@@ -65,7 +64,7 @@ def start_from_sound(codec: StemCodec, sounds: Sequence[Tensor]) -> None:
 
 @torch.no_grad()
 def start_levels(codec: StemCodec, sounds: Sequence[Tensor]) -> None:
-    """Set the codebooks for the levels of bands by `sounds`, each [2, T]."""
+    """Set the band-energy codebooks from audio, [2, T] each."""
     transform, encoder, _ = _networks(codec)
     assert encoder.levels is not None
     frames = torch.cat([transform(codec.pad(sound[None]))[0].T for sound in sounds])
@@ -77,7 +76,7 @@ def start_levels(codec: StemCodec, sounds: Sequence[Tensor]) -> None:
 
 @torch.no_grad()
 def with_levels(codec: StemCodec, n_level_codebooks: int) -> StemCodec:
-    """The same codec, with levels that do not know anything yet; its codes keep their meaning."""
+    """A copy of the codec with added random band-energy codebooks; the other codes are the same."""
     grown = StemCodec(**{**codec.options, "n_level_codebooks": n_level_codebooks})
     for old, new in zip(_networks(codec), _networks(grown), strict=True):
         new.load_state_dict(old.state_dict(), strict=False)
@@ -101,14 +100,14 @@ def _networks(codec: StemCodec) -> tuple[Spectrum, Analysis, Synthesis]:
 
 
 def _codebooks(codec: StemCodec, *, of_levels: bool) -> list[Stage]:
-    """Those of levels are the first."""
+    """The band-energy codebooks, which come first, or the codebooks of the spectrum."""
     n_levels = codec.options["n_level_codebooks"]
     levels = [level for level in codec.quantizer.levels if isinstance(level, Stage)]
     return levels[:n_levels] if of_levels else levels[n_levels:]
 
 
 def _start_level(level: Stage, residual: Tensor) -> Tensor:
-    """Set one level by what those before it left [M, D]; returns what it takes off that."""
+    """Set one codebook from the residual [M, D] of those before it; returns its quantised value."""
     n_codes, n_dims = level.codebook.weight.shape
     basis = _components(residual, n_dims)
     centres, counts = k_means(residual @ basis, n_codes, _N_ITERATIONS)
@@ -126,6 +125,6 @@ def _start_level(level: Stage, residual: Tensor) -> Tensor:
 
 
 def _components(frames: Tensor, n: int) -> Tensor:
-    """The `n` directions [D, n] in which frames [M, D] are largest, the largest first."""
+    """The first `n` principal directions [D, n] of frames [M, D] (not centred), largest first."""
     _, directions = torch.linalg.eigh(frames.T @ frames / len(frames))
     return directions[:, -n:].flip(1)

@@ -1,15 +1,15 @@
 """Training a codec: it reconstructs short segments, and discriminators judge the result.
 
-    input --encoder, quantiser, decoder--> output      distances to the target, commitment
-    target, output --discriminators--> logits, features     adversarial loss, feature matching
+    input -> encoder, quantiser, decoder -> output      distances to the target, commitment
+    target, output -> discriminators -> logits, features     adversarial loss, feature matching
 
-The gradients of all losses with respect to the output are summed there, by weights or by EnCodec's
-balancer, and go through the codec once. EnCodec, SoundStream, DAC and RAVE's two stages are
+The gradients of all losses with respect to the output are summed, with weights or by EnCodec's
+balancer, and propagated through the codec once. EnCodec, SoundStream, DAC and RAVE's two stages are
 options.
 
-Input and target are the same sound for an ordinary codec (data.input "clean"). With another input,
-such as the separated stem, the codec learns to give the clean stem for it: from fresh weights, from
-a trained codec (model.codec), or with a frozen encoder (loss.freeze_encoder_after = 0).
+For an ordinary codec input and target are the same (data.input "clean"). With another input, such
+as the separated stem, the codec learns to output the clean stem: from random weights, from a
+trained codec (model.codec), or with a frozen encoder (loss.freeze_encoder_after = 0).
 """
 
 import inspect
@@ -46,11 +46,11 @@ class CodecTask:
     """The `Task` of `mssgen train codec`.
 
     Args:
-        codec: learns; all of it, whatever was frozen before.
-        loss: what from.
+        codec: trained as a whole, even if parts were frozen before.
+        loss: weights and settings of the losses.
         recipe_name: for the record.
-        starts: what of a stem codec `start` sets.
-        input_kind: what the codec hears, `data.input` of the recipe.
+        starts: the codebooks that `start` sets: all, those of band energies ("levels"), or none.
+        input_kind: input of the codec, `data.input` of the recipe.
 
     Raises:
         UsageError: the losses do not fit the codec.
@@ -88,17 +88,18 @@ class CodecTask:
     def from_recipe(
         cls, recipe: Recipe, codec: Codec | None = None, *, offline: bool = False
     ) -> "CodecTask":
-        """From [model], [loss] and, for what the codec hears, [data] of a recipe.
+        """From sections [model], [loss] and [data] (for the input) of a recipe.
 
-        [model] holds `architecture` and that codec's options, or `codec`, a name or a folder to go
-        on from, which may get levels that it did not have; `codec` as an argument is used instead
-        of both. Raises UsageError for what does not fit, CheckpointError for the codec's files.
+        [model] has `architecture` and the options of that codec, or `codec`, the name or folder of
+        a codec to train further, to which band-energy codebooks can be added; the argument `codec`
+        replaces both. Raises UsageError for sections that do not fit together, CheckpointError for
+        the codec's files.
         """
         loss = from_section(CodecLossOptions, recipe.loss, "loss")
         input_kind = recipe.data.get("input", DataOptions.input)
         if input_kind == "separated+mixture":
             raise UsageError(
-                'a codec hears one sound, which data.input "separated+mixture" is not; use '
+                'a codec has one input, but data.input "separated+mixture" is two; use '
                 '"separated", "mixture", "noisy" or "clean"'
             )
         starts: Starts = "all"
@@ -112,8 +113,7 @@ class CodecTask:
         return self._loss.start_segments if self._starts != "nothing" else 0
 
     def start(self, segments: Iterable[Tensor]) -> None:
-        """A stem codec's linear layers, codebooks, and levels from segments [2, T]; nothing from
-        none."""
+        """Initialise a stem codec from segments [2, T]; does nothing without segments."""
         if not (sounds := list(segments)):
             return
         assert isinstance(self.codec, StemCodec)  # `loss.start_segments` is checked
@@ -125,17 +125,16 @@ class CodecTask:
     def accumulate(
         self, batch: Batch, backward: Callable[[Tensor], None], step: int
     ) -> dict[str, Tensor]:
-        """One batch forward and back; logs "loss", "loss/<name>", "replaced_codes", and
-        "perplexity/<level>" of the levels that every step has.
+        """One forward and backward pass; logs "loss", "loss/<name>", "replaced_codes", and
+        "perplexity/<number>" of the codebooks that every step uses.
 
-        The codec hears `batch.input`, and its output is to be `batch.target`. `step` counts from 0
-        and says which stage it is.
+        `step` counts from 0 and determines the stage.
         """
         is_frozen = self._enter(step)
         target = batch.target
         reconstruction = self.modules["codec"](batch.input, self._n_levels(step))
         n_replaced = self._keeper.refresh()
-        # Losses end here; what they leave goes on through the codec, in one pass for all.
+        # Losses are differentiated up to here; one pass then takes the sum through the codec.
         sounds = [reconstruction.audio]
         if reconstruction.coherent is not None:
             sounds.append(reconstruction.coherent)
@@ -161,8 +160,8 @@ class CodecTask:
 
     @torch.no_grad()
     def validate(self, batch: Batch) -> dict[str, Tensor]:
-        """Distances to the target and "sdr" (dB) with all levels; "perplexity/<level>"; and
-        "sdr_of_input" where the input is not the target."""
+        """Distances to the target, "sdr" (dB) with all codebooks, "perplexity/<number>" of each,
+        and "sdr_of_input" if the input is not the target."""
         output, codes = self._reconstruct(batch.input)
         found = self._distances(output, output, batch.target)
         scalars = {
@@ -176,19 +175,19 @@ class CodecTask:
 
     @torch.no_grad()
     def listen(self, batch: Batch) -> dict[str, Tensor]:
-        """Target and output, and the input where it is not the target."""
+        """Target and output, and the input if it is not the target."""
         output, _ = self._reconstruct(batch.input[:1])
         heard = {} if batch.input is batch.target else {"input": batch.input[0]}
         return {**heard, "target": batch.target[0], "output": output[0]}
 
     def export(self, folder: Path) -> None:
-        """Write the codec as `load_codec` reads it."""
+        """Write the codec in the format of `load_codec`."""
         save_codec(self.codec, folder)
-        # A codec keeps its identity once asked for, and this one learns on.
+        # The id is cached, but this codec continues to change.
         vars(self.codec).pop("codec_id", None)
 
     def describe(self) -> dict[str, Any]:
-        """Recipe, codec, losses, size."""
+        """Recipe, codec, losses and number of parameters."""
         return {
             "kind": "codec",
             "recipe": self._recipe_name,
@@ -212,7 +211,7 @@ class CodecTask:
         return is_frozen
 
     def _n_levels(self, step: int) -> int | None:
-        """Quantiser dropout: drawn by the step alone, so that all processes use the same levels."""
+        """Number of codebooks in this step (None: all), the same in all processes."""
         levels = self._loss.dropout_levels
         generator = torch.Generator().manual_seed(step)
         if not levels or float(torch.rand((), generator=generator)) >= self._loss.quantizer_dropout:
@@ -220,7 +219,7 @@ class CodecTask:
         return levels[int(torch.randint(len(levels), (), generator=generator))]
 
     def _distances(self, output: Tensor, coherent: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """Where phase counts, of what has one: noise in its place would only be punished."""
+        """Distances to the target; those that depend on phase use `coherent`, without noise."""
         options = self._loss
         found = {}
         if options.time:
@@ -245,7 +244,7 @@ class CodecTask:
     def _adversarial(
         self, output: Tensor, target: Tensor, backward: Callable[[Tensor], None], step: int
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """The codec's losses, and the discriminators' own, whose gradients are there then."""
+        """The codec's adversarial losses, and the discriminators' loss after its backward pass."""
         options, judge = self._loss, self.modules["discriminator"]
         output, target = self._judged_part(output, target)
         gan = losses.GAN_LOSSES[options.gan]
@@ -258,7 +257,7 @@ class CodecTask:
             backward(loss)
         if is_alone:
             return {}, loss
-        # Its weights are the same still: they step after this batch.
+        # The discriminator's weights have not changed: its step comes after this batch.
         fake = judge(output)
         if not learns:
             with torch.no_grad():
@@ -274,13 +273,13 @@ class CodecTask:
         return found, loss
 
     def _judged_part(self, *sounds: Tensor) -> list[Tensor]:
-        """The same part of sounds [B, C, T], at random."""
+        """A random excerpt of sounds [B, C, T], the same for all."""
         n_samples = round(self._loss.discriminator_s * self.sample_rate) or sounds[0].shape[-1]
         start = int(torch.randint(max(1, sounds[0].shape[-1] - n_samples + 1), ()))
         return [sound[..., start : start + n_samples] for sound in sounds]
 
     def _gradient(self, found: Mapping[str, Tensor], outputs: Tensor) -> Tensor:
-        """Of all losses with respect to the outputs [B, ..., C, T]; nothing else gets any."""
+        """Gradient of all losses with respect to the outputs, [B, ..., C, T]."""
         if not self._loss.balance:
             return torch.autograd.grad(self._total(found), outputs)[0]
         gradients = {
@@ -294,7 +293,7 @@ class CodecTask:
         return torch.stack([weights[name] * loss for name, loss in found.items()]).sum()
 
     def _reconstruct(self, sound: Tensor) -> tuple[Tensor, Tensor]:
-        """Audio [B, C, T] and codes [B, K, N], as the codec is used: without noise or learning."""
+        """Audio [B, C, T] and codes [B, K, N] of the codec in eval mode."""
         codec = self.codec.eval()
         scale = codec.scales(sound)
         codes = codec.quantize(codec.latents(sound, scale))
@@ -311,21 +310,20 @@ def _named(found: Mapping[str, Tensor], total: Tensor) -> dict[str, Tensor]:
 
 
 def _codec(recipe: Recipe, *, offline: bool) -> tuple[Codec, Starts]:
-    """A codec with fresh weights, or the one to go on from; and what of it knows nothing."""
+    """A codec with random weights or the trained one, and the parts of it to initialise."""
     options = dict(recipe.model)
     start, architecture = options.pop("codec", None), options.pop("architecture", None)
     if start == "":
         raise UsageError(
-            f"recipe {recipe.name} goes on from a codec that is trained already: name its folder, "
-            "--set model.codec=FOLDER"
+            f"recipe {recipe.name} starts from a trained codec: name its folder, model.codec=FOLDER"
         )
     if start is not None:
         return _started_from(start, recipe, offline=offline)
     kinds = {kind.architecture: kind for kind in (SeanetCodec, DacCodec, StemCodec)}
     if architecture not in kinds:
         raise UsageError(
-            f"recipe {recipe.name} says no codec: model.architecture must be one of "
-            f"{', '.join(kinds)}, or model.codec a name or folder to go on from"
+            f"recipe {recipe.name} names no codec: set model.architecture to one of "
+            f"{', '.join(kinds)}, or model.codec to the name or folder of a trained codec"
         )
     kind = kinds[architecture]
     known = list(inspect.signature(kind).parameters)
@@ -337,12 +335,12 @@ def _codec(recipe: Recipe, *, offline: bool) -> tuple[Codec, Starts]:
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
         reason = str(error).split("\n")[0]
         raise UsageError(
-            f"recipe section [model] makes no codec: {reason or 'values do not fit each other'}"
+            f"recipe section [model] makes no codec: {reason or 'its values do not fit together'}"
         ) from error
 
 
 def _started_from(start: str, recipe: Recipe, *, offline: bool) -> tuple[Codec, Starts]:
-    """The codec `start`, which must be what the rest of [model] says, if it says something."""
+    """The trained codec `start`, which must match the rest of [model]; band energies are added."""
     codec = load_codec(start, offline=offline)
     starts: Starts = "nothing"
     n_wanted = recipe.model.get("n_level_codebooks", 0)
@@ -352,7 +350,7 @@ def _started_from(start: str, recipe: Recipe, *, offline: bool) -> tuple[Codec, 
     for key, value in recipe.model.items():
         if key != "name" and has.get(key) != value:
             raise UsageError(
-                f"recipe {recipe.name} wants model.{key} = {value!r}, but {start} has "
+                f"recipe {recipe.name} needs model.{key} = {value!r}, but {start} has "
                 f"{has.get(key)!r}: use a recipe for that codec"
             )
     return codec, starts

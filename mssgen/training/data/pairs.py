@@ -1,11 +1,11 @@
-"""Separated stems, made once and kept as files: what enhancers learn to hear.
+"""Separated stems as files: the input of enhancers in training.
 
-PAIRS/TRACK/STEM.wav lies beside the library, not in it. The files are 32-bit float: a separated
-stem may exceed full scale, where 24-bit flac would have to clip it or lower the whole song, and
-then it would no longer have the level of its target; and a training step finds its place in them
-at once. It costs 21 MB a minute of stereo, about twice what flac would.
+PAIRS/TRACK/STEM.wav is outside of the library. The files are 32-bit float: a separated stem may
+exceed full scale, which 24-bit flac could only clip or attenuate, changing its level relative to
+the target; and wav allows fast random access. Stereo takes 21 MB per minute, about twice as much as
+flac.
 
-PAIRS/pairs.json says which model made them from which tracks.
+PAIRS/pairs.json states the model and the tracks that they were made from.
 """
 
 import json
@@ -56,22 +56,22 @@ def make_pairs(
 ) -> Done:
     """Separate the mixture of every track of a library into `output`.
 
-    Stems that are there already are kept, unless their track or `overwrite` says otherwise; so a
-    run that was stopped is taken up where it was.
+    Existing stems are kept unless their track has changed or `overwrite` is set, so an interrupted
+    run continues where it stopped.
 
     Args:
         library: see `open_library`.
-        output: the folder to write to; it must not hold pairs of another model.
+        output: the folder to write to; must not hold pairs of another model.
         model, device, precision, offline, progress: see `load_separator`.
-        stems: what to separate; empty: all that the model gives.
-        excerpt_s: separate so many seconds of each track, see `excerpts`; None: all.
+        stems: stems to write; empty: all stems of the model.
+        excerpt_s: length of the excerpt of each track, seconds, see `excerpts`; None: all.
         overwrite: separate everything again.
-        hook: is told what happens; tracks go by their keys.
+        hook: receives events; tracks are named by their keys. Failures of single tracks are
+            reported here and counted.
 
     Raises:
-        UsageError: a wrong stem or model, or pairs of another model are in `output`.
-        CheckpointError: the model cannot be loaded. What goes wrong with single tracks is told
-            to `hook` and counted.
+        UsageError: a wrong stem or model, or `output` holds pairs of another model.
+        CheckpointError: the model cannot be loaded.
     """
     started = time.monotonic()
     resolved = resolve(model, offline=offline, progress=progress, wanted_stems=stems or None)
@@ -86,7 +86,7 @@ def make_pairs(
         offline=offline,
         progress=progress,
     )
-    # What of a track belongs to "other" depends on what else the model names.
+    # The stem "other" is the sum of all stems that the model does not name.
     manifest["stems"] = list(resolved.bundle.stems if resolved.bundle else separator.sources)
     plan = plan_outputs(separator.sources, stems=stems)
     options = WriteOptions(
@@ -95,7 +95,7 @@ def make_pairs(
         bit_depth=_ENCODING.bit_depth,
         clip="none",
         existing="overwrite" if overwrite else "skip",
-        has_manifest=False,  # pairs.json says more
+        has_manifest=False,  # replaced by pairs.json
     )
     n_done = n_skipped = n_failed = 0
     for track in library.tracks:
@@ -114,9 +114,9 @@ def make_pairs(
 
 
 def paired(library: Library, folder: Path) -> Library:
-    """What of `library` the pairs in `folder` were made of: all, or an excerpt of each track.
+    """The part of `library` that the pairs in `folder` cover: all, or an excerpt of each track.
 
-    Its "other" is the sum of what the model that separated them does not name.
+    Its stem "other" is the sum of all stems that the separation model does not name.
     """
     manifest = _read(folder) or {}
     if stems := manifest.get("stems"):
@@ -126,9 +126,9 @@ def paired(library: Library, folder: Path) -> Library:
 
 
 def open_pairs(folder: Path, tracks: Sequence[TrackStems], stem: str) -> dict[str, StemFile]:
-    """The separated `stem` of every track, by key.
+    """The separated `stem` of every track, by the track's key.
 
-    Raises UsageError where one is missing, or was made from other files than the track's.
+    Raises UsageError if one is missing, or was made from other files than the track's.
     """
     manifest = _read(folder)
     if manifest is None:
@@ -142,13 +142,13 @@ def open_pairs(folder: Path, tracks: Sequence[TrackStems], stem: str) -> dict[st
         key = composed(track.key)
         if known.get(key) not in (None, track.fingerprint):
             raise UsageError(
-                f"{folder} was made from another library: its {track.key} is not the same; run "
+                f"{folder} was made from another library: its {track.key} differs; run "
                 "`mssgen data pairs` again"
             )
         if key not in known or not is_there(path):
             raise UsageError(
                 f"{folder} has no separated {stem} of {track.key}; run `mssgen data pairs` again, "
-                f"with --stem {stem}"
+                f"with `stems={stem}`"
             )
         found[track.key] = SoundFile(path)
     return found
@@ -168,7 +168,7 @@ def _separate(
 
     targets = [_target(output, track.key, stem) for stem in plan.names]
     is_complete = options.existing == "skip" and all(map(is_there, targets))
-    # A complete track needs no mixture: the path stands for nothing.
+    # A complete track needs no mixture; the path is not read.
     with _mixture(track, needed=not is_complete) as path:
         song = Track(str(path), track.key)
         return separate_files(
@@ -178,7 +178,7 @@ def _separate(
 
 @contextmanager
 def _mixture(track: TrackStems, *, needed: bool) -> Iterator[Path]:
-    """The mixture as a file; the sum of the stems is one for as long as it is needed."""
+    """The mixture as a file; the sum of the stems becomes a temporary one."""
     is_whole = track.mixture is not None and not isinstance(track.mixture, Excerpt)
     if is_whole or not needed:
         yield track.recordings(MIXTURE)[0].path
@@ -203,24 +203,24 @@ def _mixture(track: TrackStems, *, needed: bool) -> Iterator[Path]:
 def _begin(
     output: Path, resolved: ResolvedModel, excerpt_s: int | None, *, overwrite: bool
 ) -> dict[str, Any]:
-    """The manifest of `output`, new or found; UsageError if it is of another model."""
+    """The manifest of `output`, new or existing; raises UsageError if it is of another model."""
     files = [path / WEIGHTS if path.is_dir() else path for path in resolved.paths]
     hashes = [sha256_of(file) for file in files]
     manifest = _read(output)
     if manifest is None and output.exists() and (not output.is_dir() or not holds_nothing(output)):
-        # Stale stems are deleted: nothing else may stand there, least of all the library.
-        raise UsageError(f"{output} holds other files than pairs; choose another --output")
+        # Stale stems are deleted, so nothing else may be in the folder.
+        raise UsageError(f"{output} holds other files than pairs; choose another `output`")
     is_same = manifest is not None and manifest.get("sha256") == hashes
     if manifest is not None and not is_same and not overwrite:
         raise UsageError(
-            f"{output} holds stems that {manifest.get('model')} separated, not {resolved.name}; "
-            "choose another --output"
+            f"{output} holds stems separated by {manifest.get('model')}, not {resolved.name}; "
+            "choose another `output`"
         )
     if is_same and manifest is not None and manifest.get("excerpt_s") != excerpt_s:
         if not overwrite:
             raise UsageError(
-                f"{output} holds pairs of another --excerpt-s than {excerpt_s or 'none'}; use the "
-                "same, or choose another --output"
+                f"{output} holds pairs of another `excerpt_s` than {excerpt_s or 'none'}; use the "
+                "same, or choose another `output`"
             )
         is_same = False
     return {
@@ -234,12 +234,12 @@ def _begin(
 
 
 def _remember(manifest: dict[str, Any], output: Path, track: TrackStems) -> None:
-    """Note what a track is made of before it is separated: what stands there is of these files."""
+    """Record the track's fingerprint before it is separated, and delete stems of an earlier one."""
     if manifest["tracks"].get(track.key) == track.fingerprint:
         return
     manifest["tracks"][track.key] = track.fingerprint
     with reported(output, UsageError):
-        # What an earlier state of the track gave would be taken for complete.
+        # Stems of an earlier state of the track would count as complete.
         for path in _target(output, track.key, MIXTURE).parent.glob("*.wav"):
             path.unlink()
         with whole_file(output / PAIRS_MANIFEST) as draft:
@@ -247,7 +247,7 @@ def _remember(manifest: dict[str, Any], output: Path, track: TrackStems) -> None
 
 
 def _read(folder: Path) -> dict[str, Any] | None:
-    """The manifest; None where there is none."""
+    """The manifest; None if there is none."""
     path = folder / PAIRS_MANIFEST
     try:
         manifest = json.loads(path.read_bytes())

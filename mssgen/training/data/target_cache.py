@@ -1,4 +1,4 @@
-"""Frozen targets, kept as files: what a codec's own encoder gives for a segment never changes."""
+"""A cache on disk for the latents and codes of segments by a frozen codec."""
 
 import hashlib
 from pathlib import Path
@@ -15,13 +15,13 @@ from mssgen.files import whole_file
 class TargetCache:
     """Latents (fp16) and codes (int16 where they fit) of segments, one file each.
 
-    What is read back is what was given to `put` after rounding; callers that must not depend on
-    whether the cache was warm round what they computed themselves with `rounded`.
+    Values are rounded when stored; pass computed latents through `rounded` for results that do not
+    depend on the state of the cache.
 
     Args:
-        folder: made if need be; shared by runs and processes.
-        codec_id: of the codec whose targets these are.
-        max_bytes: nothing more is stored once the files are this large together.
+        folder: created if missing; may be shared by runs and processes.
+        codec_id: id of the codec.
+        max_bytes: maximum total size of the files; nothing more is stored beyond it.
     """
 
     def __init__(self, folder: Path, codec_id: str, *, max_bytes: int = 20 * 2**30) -> None:
@@ -31,18 +31,18 @@ class TargetCache:
         self._n_bytes = sum(path.stat().st_size for path in self._folder.glob("*.safetensors"))
 
     def get(self, key: str, scale: Tensor | None = None) -> tuple[Tensor, Tensor] | None:
-        """(latents [D, N] float32, codes [K, N] int64) on the CPU; None where they are not kept.
+        """(latents [D, N] float32, codes [K, N] int64) on the CPU; None if they are not cached.
 
-        `scale` is what the audio was divided by: the targets of a codec that scales depend on it.
+        `scale` is the divisor of the audio, for codecs that normalise; targets depend on it.
         """
         try:
             tensors = load_file(self._path(key, scale))
             return tensors["latents"].float(), tensors["codes"].long()
         except (OSError, SafetensorError, KeyError):
-            return None  # not there, or damaged: it is computed again
+            return None  # missing or damaged: computed again
 
     def put(self, key: str, latents: Tensor, codes: Tensor, scale: Tensor | None = None) -> None:
-        """Keep the targets of one segment, latents [D, N] and codes [K, N]."""
+        """Store the latents [D, N] and codes [K, N] of one segment."""
         dtype = torch.int16 if int(codes.max()) < 2**15 else torch.int32
         tensors = {
             "latents": latents.detach().half().cpu().contiguous(),
@@ -57,7 +57,7 @@ class TargetCache:
 
     @staticmethod
     def rounded(latents: Tensor) -> Tensor:
-        """As they come back from a file."""
+        """Latents rounded as `get` returns them."""
         return latents.half().float()
 
     def _path(self, key: str, scale: Tensor | None) -> Path:

@@ -1,7 +1,7 @@
-"""Losses that pull a stem encoder's predictions to the clean stem's latents and tokens.
+"""Losses between a stem encoder's predictions and the clean stem's latents and tokens.
 
-Thesis, section 6.2.1, losses a to d. Each is one function of tensors, and each gives a mean over
-items and frames, so that the length of segments and the size of batches do not change its weight.
+Thesis, section 6.2.1, losses a to d. Each is one function of tensors and returns a mean over items
+and frames, independent of segment length and batch size.
 """
 
 from collections.abc import Sequence
@@ -20,16 +20,16 @@ Residual = Literal["expected", "chosen", "target"]
 def latent_mse(prediction: Tensor, target: Tensor) -> Tensor:
     """Mean squared error of latents [B, D, N], a scalar (loss a).
 
-    The target may be the clean stem's latents before quantisation or after it.
+    The target is the clean stem's latents before or after quantisation.
     """
     return F.mse_loss(prediction.float(), target.float())
 
 
 def level_distance(prediction: Tensor, target: Tensor) -> Tensor:
-    """L1 between logarithmic levels of bands [B, D', N], a scalar.
+    """L1 between logarithmic band energies [B, D', N], a scalar.
 
-    It learns the median. The mean of logarithms, which MSE learns, is far too soft a guess for
-    what is either loud or not there.
+    It learns the median. MSE learns the mean of logarithms, which is far too low for bands that are
+    either loud or silent.
     """
     return F.l1_loss(prediction.float(), target.float())
 
@@ -37,7 +37,7 @@ def level_distance(prediction: Tensor, target: Tensor) -> Tensor:
 def token_cross_entropy(logits: Tensor, codes: Tensor) -> Tensor:
     """Cross-entropy of logits [B, K, N, V] against codes [B, >= K, N], a scalar (loss b).
 
-    The mean over the K levels.
+    The mean over the K codebooks.
     """
     target = codes[:, : logits.shape[1]]
     return F.cross_entropy(logits.float().flatten(0, 2), target.flatten())
@@ -53,24 +53,24 @@ def residual_loss(
     is_checkpointed: bool = True,
     residual: Residual = "expected",
 ) -> Tensor:
-    """The thesis' residual loss (loss c, equations 6 to 10), a scalar: the sum over levels.
+    """The thesis' residual loss (loss c, equations 6 to 10), a scalar: the sum over codebooks.
 
-    On level k the residual v_k is assigned softly, p_k = softmax(-||c_k - v_k||^2 / temperature)
-    (equations 6 and 8, with the minus sign that the thesis' text speaks of and its formulae drop),
+    For codebook k the residual v_k is assigned softly, p_k = softmax(-|c_k - v_k|^2 / temperature)
+    (equations 6 and 8, with the minus sign that is in the thesis' text but not in its formulae),
     and classified against the clean stem's code by cross-entropy. The next residual is
     v_{k+1} = v_k - sum_i p_k,i c_k,i (equations 7 and 9).
 
     Args:
         latents: the prediction [B, D, N], v_0.
-        codes: of the clean stem (equation 10) [B, >= levels, N].
-        codebooks: of the codec, first level first.
-        temperature: in the unit of the codebooks' distances, one for all levels or one for each.
-        n_levels: the first so many levels only; None takes as many as `codes` has.
-        is_checkpointed: compute each level again on the way back and keep its D numbers a frame,
-            not its V: 1.3 MB for a second of audio with EnCodec's 32 levels, not 11.
-        residual: what a level leaves to the next: the residual less the "expected" vector (the
-            thesis), less the "chosen" (nearest) one, less the "target" code's, which carries no
-            errors on: descent on free latents then finds all tokens, where the others get stuck.
+        codes: codes of the clean stem (equation 10) [B, >= n_levels, N].
+        codebooks: codebooks of the codec, in order.
+        temperature: in the unit of the codebooks' distances, for all codebooks or for each.
+        n_levels: number of codebooks, from the first; None: as many as `codes` has.
+        is_checkpointed: recompute each codebook in the backward pass and store D numbers per frame
+            instead of V: 1.3 MB instead of 11 per second of audio with EnCodec's 32 codebooks.
+        residual: the vector that a codebook subtracts: the "expected" one (the thesis), the
+            "chosen" (nearest) one, or that of the "target" code, which avoids error propagation:
+            optimising free latents then finds all tokens, while the others get stuck.
     """
     n_levels = codes.shape[1] if n_levels is None else min(n_levels, codes.shape[1])
     temperatures = temperature if isinstance(temperature, Sequence) else [temperature] * n_levels
@@ -91,7 +91,7 @@ def residual_loss(
 def _level(
     vector: Tensor, codebook: Codebook, target: Tensor, temperature: float, residual: Residual
 ) -> tuple[Tensor, Tensor]:
-    """(cross-entropy of one level, what it leaves of `vector` [B, D, N])."""
+    """(cross-entropy of one codebook, the residual [B, D, N] for the next one)."""
     logits = codebook.distances(vector) / -temperature
     loss = F.cross_entropy(logits.flatten(0, 1), target.flatten())
     if residual == "expected":
@@ -102,11 +102,10 @@ def _level(
 
 
 def codebook_scales(codec: Codec) -> list[float]:
-    """For each level the mean squared distance of a code vector to its nearest neighbour.
+    """The mean squared distance of code vectors to their nearest neighbour, for each codebook.
 
-    The scale at which a level tells its codes apart: a temperature in this unit is equally soft on
-    the first level and on the last, whose vectors are much smaller. Vectors that stand twice (dead
-    codes) do not count.
+    A temperature in this unit is equally soft for the first codebook and for the last, whose
+    vectors are much smaller. Duplicate vectors (dead codes) do not count.
     """
     codes = torch.arange(codec.codebook_size, device=codec.device)[None]
     scales = []
@@ -121,7 +120,7 @@ def codebook_scales(codec: Codec) -> list[float]:
 
 
 class EmbeddingDiscriminator(nn.Module):
-    """Latents [B, D, N] to a logit [B, N] of each frame being a clean stem's (loss d).
+    """Maps latents [B, D, N] to logits [B, N], high for frames of clean stems (loss d).
 
     The thesis' two linear layers: 128 -> 64 -> ReLU -> 1, here D -> D / 2 -> 1.
     """
@@ -138,7 +137,7 @@ class EmbeddingDiscriminator(nn.Module):
 
 
 def discriminator_loss(real: Tensor, predicted: Tensor) -> Tensor:
-    """Binary cross-entropy of the discriminator's logits [B, N], each half of a scalar (loss d)."""
+    """Binary cross-entropy of logits [B, N] of real and predicted latents, a scalar (loss d)."""
     return 0.5 * (
         F.binary_cross_entropy_with_logits(real, torch.ones_like(real))
         + F.binary_cross_entropy_with_logits(predicted, torch.zeros_like(predicted))
@@ -146,10 +145,10 @@ def discriminator_loss(real: Tensor, predicted: Tensor) -> Tensor:
 
 
 def adversarial_loss(predicted: Tensor) -> Tensor:
-    """How far the discriminator is from taking predictions [B, N] for real, a scalar (loss d)."""
+    """Cross-entropy of the logits [B, N] of predictions against "real", a scalar (loss d)."""
     return F.binary_cross_entropy_with_logits(predicted, torch.ones_like(predicted))
 
 
 def token_accuracy(codes: Tensor, reference: Tensor) -> Tensor:
-    """Share of equal tokens on each level: [B, K, N], [B, K, N] -> [K], 0 to 1."""
+    """Share of equal tokens of each codebook, [K], 0 to 1, from codes [B, K, N] of both."""
     return (codes == reference).float().mean(dim=(0, 2))

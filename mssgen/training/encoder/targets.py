@@ -1,4 +1,4 @@
-"""What the frozen codec says of clean stems: the targets of a stem encoder."""
+"""The targets of a stem encoder: latents and codes of the clean stem by the frozen codec."""
 
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,7 @@ from mssgen.training.task import Batch
 
 
 class Targets:
-    """Of one batch; what no loss asks for is not computed."""
+    """Targets of one batch, computed on demand."""
 
     def __init__(
         self,
@@ -25,12 +25,12 @@ class Targets:
     ) -> None:
         self._codec, self._n_codebooks, self._all_codes = codec, n_codebooks, codes
         self.latents = latents
-        """[B, D, N], before quantisation."""
+        """Latents before quantisation, [B, D, N]."""
         self.scale = scale
-        """[B, G], what the audio was divided by; None where the codec does not scale."""
+        """Divisor of the audio, [B, G]; None for a codec that does not normalise."""
 
     def items(self, first: int, last: int) -> "Targets":
-        """Those of items `first` to `last` of the batch."""
+        """The targets of items `first` to `last` (exclusive) of the batch."""
         known = vars(self).get("codes", self._all_codes)
         return Targets(
             self._codec,
@@ -42,7 +42,7 @@ class Targets:
 
     @cached_property
     def codes(self) -> Tensor:
-        """[B, K, N], of the levels that are the target."""
+        """Codes of the target codebooks, [B, K, N]."""
         if self._all_codes is not None:
             return self._all_codes[:, : self._n_codebooks]
         with torch.no_grad():
@@ -50,18 +50,18 @@ class Targets:
 
     @cached_property
     def quantized(self) -> Tensor:
-        """[B, D, N], the sum of the code vectors of `codes`."""
+        """The sum of the code vectors of `codes`, [B, D, N]."""
         with torch.no_grad():
             return self._codec.dequantize(self.codes)
 
 
 class FrozenTargets:
-    """Targets of batches, by the codec or from files.
+    """Computes targets of batches by the codec, or reads them from a cache.
 
     Args:
-        codec: frozen.
-        n_codebooks: the first so many levels are the target; None: all.
-        cache: a folder where targets of segments that were not augmented are kept.
+        codec: must be frozen.
+        n_codebooks: number of target codebooks, from the first; None: all.
+        cache: folder to cache targets of segments that are not augmented.
     """
 
     def __init__(
@@ -73,12 +73,12 @@ class FrozenTargets:
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Targets:
         codec, device = self._codec, batch.target.device
-        # The codec learns nothing, so the loop does not know it: it follows the batch.
+        # The loop does not know the frozen codec, so it follows the batch's device.
         if codec.device != device:
             codec.to(device)
-        # A codec that scales segments to unit power: at run time there is only the input to take
-        # the gain from, and the output is given that gain back. The target is divided by the same,
-        # so that a stem quieter than its mixture also has quieter latents.
+        # For a codec that normalises segments to unit power: at inference the gain can only come
+        # from the input, and the output is multiplied by it. The target is divided by the same, so
+        # that a stem quieter than its mixture has smaller latents.
         scale = codec.scales(batch.input)
         if self._cache is None:
             latents = codec.latents(batch.target, scale)
@@ -89,7 +89,7 @@ class FrozenTargets:
     def _through(
         self, cache: TargetCache, batch: Batch, scale: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """(latents [B, D, N], codes [B, K, N]) of a batch; what is missing is computed and kept."""
+        """(latents [B, D, N], codes [B, K, N]) of a batch; missing ones are computed and cached."""
         scales = [None] * len(batch.keys) if scale is None else list(scale)
         kept = [
             None if AUGMENTED in key else cache.get(key, item_scale)
@@ -104,7 +104,7 @@ class FrozenTargets:
             for index, item_latents, item_codes in zip(missing, latents, codes, strict=True):
                 if AUGMENTED not in batch.keys[index]:
                     cache.put(batch.keys[index], item_latents, item_codes, scales[index])
-                # The same values whether they come from here or from the file.
+                # The same values as from the file.
                 kept[index] = cache.rounded(item_latents), item_codes
         pairs = [item for item in kept if item is not None]
         device = batch.target.device

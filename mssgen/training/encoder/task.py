@@ -1,8 +1,8 @@
-"""Training a stem encoder: the frozen codec says what the clean stem is, the warm encoder learns
-to say it of another input.
+"""Training a stem encoder: it learns to predict, from another input, the latents and codes of the
+clean stem by a frozen codec.
 
-    target --codec's encoder--> latents --codec's quantiser--> codes      (frozen, no gradients)
-    input --stem encoder--> latents and logits                            (learns)
+    target -> codec's encoder -> latents -> codec's quantiser -> codes      (frozen, no gradients)
+    input -> stem encoder -> latents and logits                             (trained)
 """
 
 from collections.abc import Callable, Mapping
@@ -34,15 +34,15 @@ class EncoderTask:
     """The `Task` of `mssgen train encoder`.
 
     Args:
-        codec: frozen here; never saved with the training state, never changed.
-        model: which stem encoder.
-        loss: which losses.
-        codec_name: the codec's name in the registry; "" embeds it in exports.
-        target_cache: folder where targets of segments are kept that were not augmented.
+        codec: is frozen, and not saved with the training state.
+        model: options of the stem encoder.
+        loss: weights and settings of the losses.
+        codec_name: the codec's name in the registry; "" embeds the codec in exports.
+        target_cache: folder to cache targets of segments that are not augmented.
         recipe_name: for the record.
 
     Raises:
-        UsageError: model, losses and codec do not fit each other.
+        UsageError: model, losses and codec do not fit together.
     """
 
     def __init__(
@@ -89,25 +89,25 @@ class EncoderTask:
         target_cache: Path | None = None,
         offline: bool = False,
     ) -> "EncoderTask":
-        """From [model], [loss] and, for stem and input, [data] of a recipe.
+        """From sections [model], [loss] and [data] (for stem and input) of a recipe.
 
-        `codec` is used instead of the recipe's `model.codec` (a name or a folder), which is loaded
-        by default. `model.start` is a stem encoder to go on from: a name, a folder or an address;
-        what it heard may be of another kind, as where a head learned from clean stems first.
-        Raises UsageError for what does not fit, CheckpointError for files.
+        `codec` replaces the recipe's `model.codec` (a name or a folder). `model.start` is a stem
+        encoder to train further: a name, a folder or an address; its input may be of another kind,
+        for instance if a head was pretrained on clean stems. Raises UsageError for sections that do
+        not fit together, CheckpointError for files.
         """
         section = dict(recipe.model)
         name, start = section.pop("codec", ""), section.pop("start", "")
         if codec is None and not (isinstance(name, str) and name):
             raise UsageError(
-                f"recipe {recipe.name} names no codec: add --codec with a name or a folder"
+                f"recipe {recipe.name} names no codec: set `codec` to a name or a folder"
             )
         if not isinstance(start, str):
             raise UsageError(f"recipe section [model]: start = {start!r:.60} must be a string")
         if recipe.data.get("input") == "clean" and section.get("head", "none") == "none":
             raise UsageError(
-                f'recipe {recipe.name} has data.input "clean", from which an encoder without a '
-                'head has nothing to learn: use "separated", "mixture" or "noisy"'
+                f'recipe {recipe.name} has data.input "clean", but an encoder without a head '
+                'learns nothing from clean input: use "separated", "mixture" or "noisy"'
             )
         shared: dict[str, Any] = {
             key: recipe.data[key] for key in ("stem", "input") if key in recipe.data
@@ -130,7 +130,7 @@ class EncoderTask:
         return task
 
     def _start_from(self, name: str, *, offline: bool) -> None:
-        """Take the weights of a trained stem encoder."""
+        """Load the weights of a trained stem encoder."""
         found = resolve(name, offline=offline, stage="enhance")
         trained = load_stem_encoder(found.paths[0], offline=offline)
         same = replace(trained.options, input=self.options.input)
@@ -145,7 +145,7 @@ class EncoderTask:
     def accumulate(
         self, batch: Batch, backward: Callable[[Tensor], None], step: int
     ) -> dict[str, Tensor]:
-        """One batch forward and back; logs "loss", "loss/<name>", "accuracy/<level>"."""
+        """One forward and backward pass; logs "loss", "loss/<name>", "accuracy/<codebook>"."""
         if self._learns_levels_alone:
             scalars = self._levels(batch)
             backward(scalars["loss"])
@@ -162,13 +162,13 @@ class EncoderTask:
             loss = self._discriminate(prediction, targets)
             backward(loss)
             scalars["loss/discriminator"] = loss
-        # Of one item: quantising all of them would take longer than it tells.
+        # For one item only: quantising all of them takes too long.
         scalars |= self._accuracies(prediction.items(0, 1), targets.items(0, 1))
         return {name: value.detach() for name, value in scalars.items()}
 
     @torch.no_grad()
     def validate(self, batch: Batch) -> dict[str, Tensor]:
-        """The same scalars, without learning."""
+        """The same scalars, without gradients."""
         if self._learns_levels_alone:
             return self._levels(batch)
         targets = self._targets(batch)
@@ -178,7 +178,7 @@ class EncoderTask:
 
     @torch.no_grad()
     def listen(self, batch: Batch) -> dict[str, Tensor]:
-        """Input, target, what the codec makes of the target (the ceiling), and the output."""
+        """Input, target, the target coded by the codec (the upper bound), and the output."""
         first = Batch(batch.input[:1], batch.target[:1], batch.keys[:1])
         targets = self._targets(first)
         prediction: Prediction = self.modules["encoder"](first.input, targets.scale)
@@ -188,16 +188,16 @@ class EncoderTask:
             "target_decoded": self.codec.synthesize(targets.quantized, n_samples, targets.scale),
             "output": self.codec.synthesize(quantized, n_samples, targets.scale),
         }
-        heard = first.input[:, : self.n_channels]  # without the song, where that is heard beside it
+        heard = first.input[:, : self.n_channels]  # without the mixture
         sounds = {"input": heard, "target": first.target, **decoded}
         return {name: sound[0] for name, sound in sounds.items()}
 
     def export(self, folder: Path) -> None:
-        """Write the stem encoder as `load_stem_encoder` reads it."""
+        """Write the stem encoder in the format of `load_stem_encoder`."""
         save_stem_encoder(self._model, folder, codec_name=self._codec_name)
 
     def describe(self) -> dict[str, Any]:
-        """Recipe, codec, options, losses, sizes."""
+        """Recipe, codec, options, losses and numbers of parameters."""
         learning = (weight for weight in self._model.parameters() if weight.requires_grad)
         return {
             "kind": "encoder",
@@ -215,7 +215,7 @@ class EncoderTask:
         }
 
     def _losses(self, prediction: Prediction, targets: Targets, clean: Tensor) -> dict[str, Tensor]:
-        """Every loss by name; `clean` is [B, C, T]."""
+        """Every loss by name; `clean` is the clean stem [B, C, T]."""
         options = self._loss
         found: dict[str, Tensor] = {}
         n_main = self.codec.latent_dim - self.codec.n_band_dims
@@ -241,7 +241,7 @@ class EncoderTask:
             sounds = self._decoded(prediction, targets, clean.shape[-1])
             found |= self._sound_losses(sounds[0].float(), sounds[-1].float(), clean)
         if options.adversarial:
-            # Its weights as constants: this loss must leave no gradients on the discriminator.
+            # Detached weights: this loss must not produce gradients for the discriminator.
             weights = {
                 name: weight.detach() for name, weight in self._discriminator.named_parameters()
             }
@@ -252,7 +252,7 @@ class EncoderTask:
         return found
 
     def _named(self, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """For the log: the losses, and their weighted sum as "loss"."""
+        """The losses by their names in the log, and their weighted sum as "loss"."""
         weights = self._loss.weights
         total = torch.stack([weights[name] * loss for name, loss in found.items()]).sum()
         return {"loss": total, **{f"loss/{name}": loss for name, loss in found.items()}}
@@ -264,8 +264,8 @@ class EncoderTask:
         clean: Tensor,
         backward: Callable[[Tensor], None],
     ) -> dict[str, Tensor]:
-        """The losses' gradients meet at the prediction, where each has its share; from there on
-        they go back through the encoder as one."""
+        """Balance the gradients of the losses at the prediction, then propagate their sum through
+        the encoder."""
         parts = [prediction.latents]
         if prediction.logits is not None:
             parts.append(prediction.logits)
@@ -283,7 +283,7 @@ class EncoderTask:
         return self._named(found)
 
     def _levels(self, batch: Batch) -> dict[str, Tensor]:
-        """The loss on levels where nothing else is learned, and all else need not be computed."""
+        """The loss of band energies alone, without computing anything else."""
         assert isinstance(self.codec, StemCodec)
         with torch.no_grad():
             target = self.codec.to(batch.target.device).band_latents(batch.target)
@@ -294,10 +294,8 @@ class EncoderTask:
     def _decoded(
         self, prediction: Prediction, targets: Targets, n_samples: int
     ) -> tuple[Tensor, ...]:
-        """What the frozen decoder makes of the prediction's codes; gradients reach the latents.
-
-        See `Codec.sounds`.
-        """
+        """Audio decoded from the prediction's codes, see `Codec.sounds`; gradients pass straight
+        through the quantiser to the latents."""
         latents = prediction.latents.float()
         with torch.no_grad():
             quantized = self.codec.dequantize(self.codec.quantize(latents, self._model.n_codebooks))
@@ -305,8 +303,8 @@ class EncoderTask:
         return self.codec.sounds(straight, n_samples, targets.scale)
 
     def _sound_losses(self, output: Tensor, coherent: Tensor, clean: Tensor) -> dict[str, Tensor]:
-        """Where phase counts, of the sound without noise."""
-        # Not above: the losses of codecs need packages that those of latents do not.
+        """Losses on decoded audio; those that depend on phase use `coherent`, without noise."""
+        # Imported here: it needs packages that losses on latents do not.
         from mssgen.training.codec import losses as codec_losses
 
         options, found = self._loss, {}
@@ -320,14 +318,14 @@ class EncoderTask:
 
     def _discriminate(self, prediction: Prediction, targets: Targets) -> Tensor:
         real = targets.latents if self._loss.mse_target == "latents" else targets.quantized
-        # In one pass: a wrapper for several devices wants one forward for each backward.
+        # One forward pass per backward pass, as wrappers for several devices require.
         both = torch.cat([real, prediction.latents.detach().float()])
         on_real, on_predicted = self.modules["discriminator"](both).float().chunk(2)
         return losses.discriminator_loss(on_real, on_predicted)
 
     @torch.no_grad()
     def _accuracies(self, prediction: Prediction, targets: Targets) -> dict[str, Tensor]:
-        """Token accuracy of each learned level (from 1) and their mean."""
+        """Token accuracy of each learned codebook (from 1) and their mean."""
         codes = self._model.codes(prediction)
         shares = losses.token_accuracy(codes, targets.codes[:, : codes.shape[1]])
         levels = {f"accuracy/{level}": share for level, share in enumerate(shares, start=1)}

@@ -1,4 +1,4 @@
-"""Pairs of codes to train refiners on: of what is heard, and of the clean stem; kept as files."""
+"""Pairs of codes to train refiners on: of the input and of the clean stem; cached as files."""
 
 import hashlib
 from collections.abc import Callable
@@ -17,24 +17,24 @@ from mssgen.training.task import Batch
 
 @dataclass(frozen=True)
 class CodePair:
-    """Of one batch, [B, K, N] each, all levels of the codec."""
+    """Codes of one batch, [B, K, N] each, of all codebooks of the codec."""
 
     input: Tensor
     target: Tensor
 
 
 class CodePairs:
-    """Codes of batches, by the codec or from files.
+    """Computes codes of batches by the codec, or reads them from a cache.
 
-    Files are named by the sound itself and by the weights that code it, so that one folder serves
-    all recipes, and neither new pairs nor another encoder can be taken for the old.
+    Files are named by digests of the audio and of the weights, so that one folder serves all
+    recipes, pairs and encoders.
 
     Args:
-        codec: frozen.
-        encoder: for `codec`, to code the input with, frozen; None takes the codec's own.
-        remainder_after: the target's codes of levels from this on continue the *input's* before it,
-            by what those leave of the clean stem; None: all are the clean stem's own.
-        cache: a folder where codes of segments are kept that were not augmented.
+        codec: must be frozen.
+        encoder: frozen stem encoder of `codec` for the input; None uses the codec's own encoder.
+        remainder_after: the target has the *input's* codes in the codebooks before this one, and
+            from it on codes of what these leave of the clean stem; None: the clean stem's codes.
+        cache: folder to cache codes of segments that are not augmented.
     """
 
     def __init__(
@@ -57,12 +57,12 @@ class CodePairs:
     @torch.no_grad()
     def __call__(self, batch: Batch) -> CodePair:
         device = batch.target.device
-        # They learn nothing, so the loop does not know them: they follow the batch.
+        # The loop does not know these frozen modules, so they follow the batch's device.
         if self._codec.device != device:
             self._codec.to(device)
             if self._encoder is not None:
                 self._encoder.to(device)
-        # In use there is only the input to take the gain of a codec that scales from.
+        # At inference a codec that normalises can take its gain from the input only.
         scale = self._codec.scales(batch.input)
         if batch.input is batch.target and self._encoder is None:
             target = self._kept(self._cache, batch, [batch.target], self._target, scale)
@@ -85,7 +85,7 @@ class CodePairs:
         code: Callable[..., Tensor],
         scale: Tensor | None,
     ) -> Tensor:
-        """`code` of the tensors [B, ...] and the scale; only of items that are not kept."""
+        """`code` of the tensors [B, ...] and the scale, computed for uncached items only."""
         if cache is None:
             return code(*tensors, scale)
         keys = [
@@ -117,7 +117,7 @@ class CodePairs:
         return self._encoder.codes(self._encoder(audio, scale), self._codec.n_codebooks)
 
     def _remainder(self, audio: Tensor, given: Tensor, scale: Tensor | None) -> Tensor:
-        """The levels given, and after them the nearest codes to what is left, level by level."""
+        """The given codebooks, continued by the nearest codes to the residual of each."""
         residual, codes = self._codec.latents(audio, scale), list(given.unbind(dim=1))
         for level, codebook in enumerate(self._codec.codebooks):
             if level >= len(codes):
@@ -127,7 +127,7 @@ class CodePairs:
 
 
 def _content_id(items: list[Tensor]) -> str:
-    """Of the values of tensors."""
+    """A digest of the shapes and values of tensors."""
     digest = hashlib.sha256()
     for item in items:
         digest.update(str(tuple(item.shape)).encode())

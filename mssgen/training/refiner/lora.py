@@ -1,6 +1,6 @@
-"""Low-rank training: the matrices of a network stay, and learn a change of a few columns and rows.
+"""Low-rank training: the matrices of a network stay fixed, and low-rank changes are learned.
 
-    W + B A / rank,  A [rank, n_in] random, B [n_out, rank] zero at first
+    W + B A / rank,  A [rank, n_in] initially random, B [n_out, rank] initially zero
 
 LoRA, Hu et al. 2021 (arXiv 2106.09685), with VampNet's scale (alpha 1).
 """
@@ -15,7 +15,7 @@ _PARTS = ".parametrizations."
 
 
 class LowRankChange(nn.Module):
-    """A matrix [n_out, n_in] to itself with its change."""
+    """Maps a matrix [n_out, n_in] to the matrix plus its learned change."""
 
     def __init__(self, n_out: int, n_in: int, rank: int) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class LowRankChange(nn.Module):
 
 
 def add_low_rank(network: nn.Module, rank: int) -> None:
-    """Freeze `network`, and give every linear layer below its `layers` a change that learns."""
+    """Freeze `network`, and add a trainable change to every linear layer in its `layers`."""
     network.requires_grad_(False)
     for name, module in list(network.named_modules()):
         if isinstance(module, nn.Linear) and name.startswith("layers."):
@@ -37,7 +37,7 @@ def add_low_rank(network: nn.Module, rank: int) -> None:
 
 
 def merged_state(network: nn.Module) -> dict[str, Tensor]:
-    """The state as it would be without changes beside: each is added to its matrix."""
+    """The state dict with every change added to its matrix."""
     state = {key: value for key, value in network.state_dict().items() if _PARTS not in key}
     for name, module in network.named_modules():
         if parametrize.is_parametrized(module, "weight"):

@@ -1,10 +1,10 @@
-"""Training a refiner: a masked transformer learns to fill in hidden codes of the clean stem.
+"""Training a refiner: a masked transformer learns to predict masked codes of the clean stem.
 
-    input --codec's or stem encoder--> codes, given or shown          (frozen)
-    target --codec's encoder--> codes --hidden at random--> logits    (learns, where hidden)
+    input -> codec's or stem encoder -> codes, given or visible            (frozen)
+    target -> codec's encoder -> codes -> randomly masked -> logits        (trained on masked codes)
 
-As in VampNet, Flores García et al. 2023 (arXiv 2307.04686, section 3.1); translation, where codes
-of the separated stem are seen, is what the thesis planned (section 7.3).
+As in VampNet, Flores García et al. 2023 (arXiv 2307.04686, section 3.1); translation from codes of
+the separated stem is the plan of the thesis (section 7.3).
 """
 
 from collections.abc import Callable, Mapping
@@ -36,24 +36,25 @@ from mssgen.training.refiner.lora import add_low_rank, merged_state
 from mssgen.training.refiner.options import RefinerLossOptions, RefinerOptions
 from mssgen.training.task import Batch
 
-_IGNORED = -100  # what torch's cross-entropy leaves out
+_IGNORED = -100  # the label that torch's cross-entropy ignores
 
 
 class RefinerTask:
     """The `Task` of `mssgen train refiner`.
 
     Args:
-        codec: frozen; never saved with the training state.
-        network: what learns, for this codec; all of it, or with `model.lora_rank` a change of it.
+        codec: is frozen, and not saved with the training state.
+        network: refiner for this codec; trained as a whole, or with `model.lora_rank` by low-rank
+            changes.
         model, loss: the recipe's sections.
-        encoder: codes the input instead of the codec's own.
-        codec_name: name or address of the codec; "" embeds it in exports.
-        cache: folder where codes of segments are kept that were not augmented.
-        stem, input_kind: of the recipe's [data], for the record.
+        encoder: stem encoder that codes the input; None uses the codec's own encoder.
+        codec_name: name or address of the codec; "" embeds the codec in exports.
+        cache: folder to cache codes of segments that are not augmented.
+        stem, input_kind: `stem` and `input` of the recipe's [data], for the record.
         recipe_name: for the record.
 
     Raises:
-        UsageError: network, encoder and codec are not for each other.
+        UsageError: network, encoder and codec do not fit together.
     """
 
     def __init__(
@@ -76,14 +77,14 @@ class RefinerTask:
         ):
             if codec_id != codec.codec_id:
                 raise UsageError(
-                    f"the {what} to use is for the codec {codec_id} and {codec.name} is "
+                    f"the {what} is for the codec {codec_id}, but {codec.name} is "
                     f"{codec.codec_id}: name the codec that it was trained for"
                 )
         takes_mixture = encoder is not None and encoder.options.takes_mixture
         if takes_mixture != (input_kind == "separated+mixture"):
             raise UsageError(
-                'data.input "separated+mixture" and a stem encoder that hears both need each other:'
-                " set both, or neither"
+                'data.input "separated+mixture" needs a stem encoder of stem and mixture, and such '
+                "an encoder needs that input: set both, or neither"
             )
         self.codec = codec.freeze()
         self._network, self._loss, self._model = network, loss, model
@@ -107,12 +108,12 @@ class RefinerTask:
         cache: Path | None = None,
         offline: bool = False,
     ) -> "RefinerTask":
-        """From [model], [loss] and, for stem, input and window, [data] of a recipe.
+        """From sections [model], [loss] and [data] (for stem, input and window) of a recipe.
 
-        `codec` is used instead of the recipe's `model.codec` (a name, address or folder), which is
-        loaded by default. `model.encoder` names a stem encoder to code the input with,
-        `model.refiner` the folder, address or VampNet file of a refiner to go on from. Raises
-        UsageError for what does not fit, CheckpointError for files.
+        `codec` replaces the recipe's `model.codec` (a name, address or folder). `model.encoder`
+        names a stem encoder for the input, `model.refiner` the folder, address or VampNet file of a
+        refiner to train further. Raises UsageError for sections that do not fit together,
+        CheckpointError for files.
         """
         section = dict(recipe.model)
         names = {key: section.pop(key, "") for key in ("codec", "encoder", "refiner")}
@@ -149,7 +150,7 @@ class RefinerTask:
     def accumulate(
         self, batch: Batch, backward: Callable[[Tensor], None], step: int
     ) -> dict[str, Tensor]:
-        """One batch forward and back; logs "loss" and "accuracy"."""
+        """One forward and backward pass; logs "loss" and "accuracy"."""
         logits, target = self._predict(self._pairs(batch))
         loss = self._cross_entropy(logits, target)
         backward(loss)
@@ -158,8 +159,8 @@ class RefinerTask:
 
     @torch.no_grad()
     def validate(self, batch: Batch) -> dict[str, Tensor]:
-        """Of hidden codes: "loss", "accuracy", "accuracy/<level>" (from 1) of each level, and
-        "accuracy/input", how often the input has the right code already."""
+        """Scalars over masked codes: "loss", "accuracy", "accuracy/<codebook>" (from 1), and
+        "accuracy/input", the share for which the input already has the right code."""
         pair = self._pairs(batch)
         logits, target = self._predict(pair)
         hits, is_hidden = logits.argmax(dim=-1) == target, target != _IGNORED
@@ -178,8 +179,8 @@ class RefinerTask:
 
     @torch.no_grad()
     def listen(self, batch: Batch) -> dict[str, Tensor]:
-        """Input, target, what the codec makes of the target's and the input's first codes (the
-        ceiling and the floor), and the output: all levels filled in after those given."""
+        """Input, target, both of them coded with the network's codebooks (lower and upper bound),
+        and the output, in which the network predicts all codebooks after the given ones."""
         first = Batch(batch.input[:1], batch.target[:1], batch.keys[:1])
         if batch.input is batch.target:
             first = Batch(first.target, first.target, first.keys)
@@ -199,13 +200,13 @@ class RefinerTask:
         return {name: sound[0] for name, sound in sounds.items()}
 
     def export(self, folder: Path) -> None:
-        """Write the refiner as `load_refiner` reads it, low-rank changes merged."""
+        """Write the refiner in the format of `load_refiner`, with low-rank changes merged."""
         network = MaskedTransformer(self._network.options, self._network.codec_id)
         network.load_state_dict(merged_state(self._network))
         save_refiner(network, folder, codec=self._codec_name or self.codec)
 
     def describe(self) -> dict[str, Any]:
-        """Recipe, codec, options, losses, sizes."""
+        """Recipe, codec, options, losses and numbers of parameters."""
         network = self._network
         learning = (weight for weight in network.parameters() if weight.requires_grad)
         return {
@@ -224,7 +225,7 @@ class RefinerTask:
         }
 
     def _rows(self, pair: CodePair) -> tuple[Tensor, Tensor]:
-        """(the input's levels, the codes' levels) that the network sees where nothing is hidden."""
+        """Unmasked codes as (conditioning codebooks of the input, other codebooks)."""
         options, loss = self._network.options, self._loss
         kept = pair.input if loss.kept == "input" else pair.target
         others = pair.input if loss.visible == "input" else pair.target
@@ -233,11 +234,11 @@ class RefinerTask:
         return pair.input[:, : options.n_input], levels
 
     def _predict(self, pair: CodePair) -> tuple[Tensor, Tensor]:
-        """(logits [B, P, N, V], codes [B, P, N] with `_IGNORED` where nothing was hidden)."""
+        """(logits [B, P, N, V], codes [B, P, N] with `_IGNORED` at unmasked positions)."""
         options = self._network.options
         rows = torch.cat(self._rows(pair), dim=1)
         n_items, first = len(rows), options.n_conditioning
-        # Spread evenly over a batch, as the original's low-discrepancy numbers are.
+        # Spread evenly over the batch, like the original's low-discrepancy numbers.
         progress = (torch.randperm(n_items) + torch.rand(1)) / n_items
         is_hidden = hide_for_training(
             progress, rows.shape, first, generator=torch.default_generator
@@ -247,7 +248,7 @@ class RefinerTask:
         return logits, target.masked_fill(~is_hidden[:, first:], _IGNORED)
 
     def _cross_entropy(self, logits: Tensor, target: Tensor) -> Tensor:
-        """The mean over hidden codes; 0 where none is."""
+        """The mean over masked codes; 0 if there are none."""
         total = F.cross_entropy(
             logits.flatten(0, 2),
             target.flatten(),
@@ -266,37 +267,33 @@ def _check_names(
         if not isinstance(name, str):
             raise UsageError(f"recipe section [model]: {key} = {name!r:.60} must be a string")
     if not has_codec and not names["codec"]:
-        raise UsageError(
-            f"recipe {recipe.name} names no codec: add --codec with a name or a folder"
-        )
+        raise UsageError(f"recipe {recipe.name} names no codec: set `codec` to a name or a folder")
     if model.lora_rank and not names["refiner"]:
-        raise UsageError(
-            "model.lora_rank changes a network that is there: add --refiner with its folder"
-        )
+        raise UsageError("model.lora_rank needs an existing refiner: set `refiner` to its folder")
 
 
 def _check_input(recipe: Recipe, hears_input: bool) -> None:
-    """Raise UsageError where an input is needed and there is none, or the other way round."""
+    """Raise UsageError if the losses need an input and there is none, or the other way round."""
     kind = recipe.data.get("input", DataOptions.input)
     if hears_input and kind == "clean":
         raise UsageError(
-            f'recipe {recipe.name} shows codes of an input and data.input is "clean": use '
+            f'recipe {recipe.name} uses codes of an input, but data.input is "clean": use '
             '"separated", "mixture" or "noisy"'
         )
     if not hears_input and (kind != "clean" or recipe.model.get("encoder")):
         raise UsageError(
-            f'recipe {recipe.name} shows no codes of an input: set data.input to "clean", and '
-            "leave --encoder out"
+            f'recipe {recipe.name} uses no codes of an input: set data.input to "clean", and '
+            "leave `encoder` out"
         )
 
 
 def _load_network(name: str, codec: Codec, *, offline: bool) -> MaskedTransformer:
-    """The refiner to go on from, a path or an address."""
+    """The refiner to train further, by path or address."""
     if name.startswith(SCHEME):
         name = str(resolve(name, offline=offline, stage="refine").paths[0])
     return load_refiner(name, codec=codec)
 
 
 def _share(hits: Tensor, among: Tensor) -> Tensor:
-    """The share of hits where `among` is true; 0 where it is nowhere."""
+    """The share of hits where `among` is true; 0 if it is true nowhere."""
     return (hits & among).sum() / among.sum().clamp_min(1)

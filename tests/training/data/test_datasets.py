@@ -197,7 +197,7 @@ def test_one_track_validates_too_and_says_so(
 ) -> None:
     write(tmp_path / "A" / "bass.wav", noise(1))
     assert [track.key for track in dataset(tmp_path, is_valid=True).tracks] == ["A"]
-    assert "used to train and to validate" in caplog.text
+    assert "used for training and validation" in caplog.text
 
 
 def test_overfitting_on_a_song_and_on_a_segment(folder: Path) -> None:
@@ -446,24 +446,27 @@ def test_both_datasets_at_once(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ({"stem": "kazoo"}, "no track of .* has the stem kazoo"),
+        ({"stem": "kazoo"}, "no training track of .* has the stem kazoo"),
         ({"named": ("bass", "other")}, "lists what is not other"),
         ({"stem": "mixture"}, 'needs data.input "clean" or "noisy"'),
         ({"input": "separated"}, "`mssgen data pairs`"),
-        ({"input": "loud"}, "data.input 'loud' is unknown; use one of separated"),
+        ({"input": "loud"}, "data.input = 'loud' is unknown; use one of separated"),
         ({"input": "noisy", "augment": EVERYTHING}, 'p_remix works with data.input "mixture" only'),
-        ({"segment_s": 0.0}, r"data\.segment_s is 0"),
-        ({"segment_s": float("nan")}, r"data\.segment_s is nan"),
+        (
+            {"segment_s": 0.0},
+            r"data\.segment_s = 0\.0 is .* more than 0, 3600 or less",
+        ),
+        ({"segment_s": float("nan")}, r"data\.segment_s = nan"),
         ({"start_step_s": -1.0}, r"data\.start_step_s"),
-        ({"n_tries": 0}, r"data\.n_tries is 0; use 1 or more"),
+        ({"n_tries": 0}, r"data\.n_tries = 0 is out of range; use 1 or more"),
         ({"n_valid_tracks": -1}, r"data\.n_valid_tracks"),
         ({"max_tracks": -1}, r"data\.max_tracks"),
-        ({"noise_db": 100.0}, r"data\.noise_db is 100"),
-        ({"p_alone": 1.5}, r"data\.p_alone is 1\.5, a probability"),
-        ({"min_sdr_db": 100.0}, r"data\.min_sdr_db is 100"),
-        ({"max_leak_db": 3.0}, r"data\.max_leak_db is 3; use -60"),
+        ({"noise_db": 100.0}, r"data\.noise_db = 100"),
+        ({"p_alone": 1.5}, r"data\.p_alone = 1\.5 is out of range; use 0 to 1"),
+        ({"min_sdr_db": 100.0}, r"data\.min_sdr_db = 100"),
+        ({"max_leak_db": 3.0}, r"data\.max_leak_db = 3\.0 is out of range; use -60 to 0"),
         ({"n_channels": 3}, "1 or 2 channels, not 3"),
-        ({"seed": -1}, "--seed -1 is negative"),
+        ({"seed": -1}, "`seed=-1` is negative"),
     ],
 )
 def test_wrong_options(folder: Path, how: dict[str, Any], message: str) -> None:
@@ -474,8 +477,8 @@ def test_wrong_options(folder: Path, how: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ({"p_swap": 1.5}, r"p_swap is a probability"),
-        ({"p_remix": -0.1}, r"p_remix is a probability"),
+        ({"p_swap": 1.5}, r"p_swap = 1\.5 is out of range; use 0 to 1"),
+        ({"p_remix": -0.1}, r"p_remix = -0\.1 is out of range; use 0 to 1"),
         ({"min_gain_db": 3.0}, "must not exceed"),
         ({"max_gain_db": 90.0}, "-60 to 60"),
         ({"max_tilt_db": -1.0}, "max_tilt_db"),

@@ -135,8 +135,8 @@ def test_a_killed_run_leaves_no_half_file(folder: Path, tmp_path: Path, model: P
 import os, signal
 from pathlib import Path
 from mssgen.events import Progress
-from mssgen.training.library import open_library
-from mssgen.training.pairs import make_pairs
+from mssgen.library.stems import open_library
+from mssgen.training.data.pairs import make_pairs
 
 def die(event):
     if isinstance(event, Progress) and event.track == "train/B":
@@ -164,7 +164,7 @@ def test_a_track_that_changed_is_separated_again(folder: Path, tmp_path: Path, m
     sf.write(folder / "train/A/mixture.flac", audio[:, : audio.shape[1] // 2].T, RATE)
     options = DataOptions(segment_s=0.1, n_valid_tracks=0)
     how: dict[str, Any] = {"sample_rate": RATE, "n_channels": 2, "pairs": output}
-    with pytest.raises(UsageError, match=r"made from another library: its train/A is not the same"):
+    with pytest.raises(UsageError, match=r"made from another library: its train/A differs"):
         SegmentDataset(open_library(folder), options, **how)
     _, events = make(folder, output, model, stems=["bass"])
     assert [event.track for event in of_kind(events, Start)] == ["train/A"]
@@ -206,7 +206,7 @@ def test_pairs_of_another_model_are_kept_apart(folder: Path, tmp_path: Path, mod
     output = tmp_path / "pairs"
     make(folder, output, model, stems=["bass"])
     other = write_tiny_model(tmp_path / "other", segment=Fraction(1, 8), seed=1)
-    with pytest.raises(UsageError, match="stems that tiny separated, not other; choose another"):
+    with pytest.raises(UsageError, match="stems separated by tiny, not other; choose another"):
         make(folder, output, other, stems=["bass"])
     done, _ = make(folder, output, other, stems=["bass"], overwrite=True)
     assert done.n_done == 2
@@ -215,7 +215,7 @@ def test_pairs_of_another_model_are_kept_apart(folder: Path, tmp_path: Path, mod
 
 def test_nothing_is_written_among_other_files(folder: Path, model: Path) -> None:
     before = files(folder)
-    with pytest.raises(UsageError, match="holds other files than pairs; choose another --output"):
+    with pytest.raises(UsageError, match="holds other files than pairs; choose another `output`"):
         make(folder, folder, model)
     with pytest.raises(UsageError, match="holds other files than pairs"):
         make(folder, folder / "train/A/bass.flac", model)
@@ -254,7 +254,7 @@ def test_missing_pairs(folder: Path, tmp_path: Path, model: Path) -> None:
         open_pairs(output, tracks, "bass")
     make(folder, output, model, stems=["bass"])
     assert sorted(open_pairs(output, tracks, "bass")) == ["train/A", "train/B"]
-    with pytest.raises(UsageError, match=r"no separated drums of train/A; .* with --stem drums"):
+    with pytest.raises(UsageError, match=r"no separated drums of train/A; .* with `stems=drums`"):
         open_pairs(output, tracks, "drums")
     shutil.copytree(folder / "train/B", folder / "train/D")
     with pytest.raises(UsageError, match="no separated bass of train/D"):
@@ -340,7 +340,7 @@ def test_an_excerpt_of_each_track_is_enough(folder: Path, tmp_path: Path, model:
 
     pair = read(output / "train/A/bass.wav")
     assert pair.shape == (2, RATE)
-    with pytest.raises(UsageError, match="--excerpt-s"):
+    with pytest.raises(UsageError, match="another `excerpt_s`"):
         make(folder, output, model, stems=("bass",))
     options = DataOptions(segment_s=0.5, min_level_db=-200, n_valid_tracks=1)
     data = SegmentDataset(

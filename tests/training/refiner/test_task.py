@@ -337,15 +337,15 @@ def test_the_noam_schedule_is_the_originals() -> None:
     ("name", "settings", "said"),
     [
         ("translation", ["data.input=clean"], 'data.input is "clean": use "separated"'),
-        ("c2f", ["data.input=separated"], "shows no codes of an input"),
-        ("c2f", ["model.encoder=somewhere"], "leave --encoder out"),
-        ("translation", ["data.input=separated+mixture"], "need each other"),
-        ("lora", [], "add --refiner with its folder"),
-        ("c2f", ["model.lora_rank=-1"], "lora_rank is -1"),
+        ("c2f", ["data.input=separated"], "uses no codes of an input"),
+        ("c2f", ["model.encoder=somewhere"], "leave `encoder` out"),
+        ("translation", ["data.input=separated+mixture"], "set both, or neither"),
+        ("lora", [], "set `refiner` to its folder"),
+        ("c2f", ["model.lora_rank=-1"], "lora_rank = -1"),
         ("c2f", ["model.codec=3"], "codec = 3 must be a string"),
         ("c2f", ["model.n_kept=8"], "leave one to predict"),
         ("c2f", ["model.n_codebooks=9"], "has 8 codebooks"),
-        ("c2f", ["loss.label_smoothing=1.0"], "label_smoothing is 1"),
+        ("c2f", ["loss.label_smoothing=1.0"], "label_smoothing = 1"),
         ("c2f", ["loss.target=remainder"], 'set loss.kept to "input"'),
         ("c2f", ["model.depth=3"], "has no 'depth'"),
     ],
@@ -364,7 +364,7 @@ def test_what_is_for_another_codec_is_refused(codec: Codec, tmp_path: Path) -> N
     with pytest.raises(CheckpointError, match="use it with the codec that it was trained for"):
         build(recipe("fine_tune", setting), codec)
     encoder = write_tiny_encoder(tmp_path / "encoder").as_posix()
-    with pytest.raises(UsageError, match="the stem encoder to use is for the codec"):
+    with pytest.raises(UsageError, match="the stem encoder is for the codec"):
         build(recipe("translation", f"model.encoder={encoder}"), codec)
-    with pytest.raises(UsageError, match="names no codec: add --codec"):
+    with pytest.raises(UsageError, match="names no codec: set `codec`"):
         RefinerTask.from_recipe(recipe("c2f", "model.codec=''"))
