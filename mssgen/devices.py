@@ -26,16 +26,16 @@ def choose_device(name: str = "auto") -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     kind, _, number = name.partition(":")
     if kind not in ("cpu", "cuda", "mps") or (number and not (kind == "cuda" and number.isdigit())):
-        raise UsageError(f"--device {name} is unknown; use auto, cpu, cuda, cuda:N or mps")
+        raise UsageError(f"`device={name!r}` is unknown; use auto, cpu, cuda, cuda:N or mps")
     if kind == "cuda":
         n_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if int(number or 0) >= n_devices:
             raise UsageError(
-                f"--device {name} is not available: torch {torch.__version__} sees {n_devices} "
-                "CUDA devices here; use --device cpu, or install a CUDA build of torch"
+                f"`device={name!r}` is not available: torch {torch.__version__} sees {n_devices} "
+                "CUDA devices here; use `device='cpu'`, or install a CUDA build of torch"
             )
     if kind == "mps" and not torch.backends.mps.is_available():
-        raise UsageError("--device mps is not available on this machine; use --device cpu")
+        raise UsageError("`device='mps'` is not available on this machine; use `device='cpu'`")
     return torch.device(name)
 
 
@@ -46,9 +46,9 @@ def choose_precision(name: str, device: torch.device) -> str:
     Raises UsageError for unknown words and for fp16 on a CPU.
     """
     if name != "auto" and name not in DTYPES:
-        raise UsageError(f"--precision {name} is unknown; use auto, fp32, bf16 or fp16")
+        raise UsageError(f"`precision={name!r}` is unknown; use auto, fp32, bf16 or fp16")
     if name == "fp16" and device.type == "cpu":
-        raise UsageError("--precision fp16 needs a GPU; use bf16 or fp32 on a CPU")
+        raise UsageError("`precision='fp16'` needs a GPU; use bf16 or fp32 on a CPU")
     if name != "auto":
         return name
     if device.type == "cuda":

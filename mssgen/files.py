@@ -54,13 +54,13 @@ def safe_target(
     except (ValueError, KeyError) as error:
         names = ", ".join(f"{{{name}}}" for name in _TEMPLATE_NAMES)
         raise UsageError(
-            f"--template {template!r} is not understood; it can hold {names}"
+            f"`template` {template!r} is not understood; it can hold {names}"
         ) from error
 
     parts = re.split(f"[{_SEPARATORS}]", expanded)
     if "\0" in expanded or any(part in ("", ".", "..") for part in parts) or Path(expanded).anchor:
         raise UsageError(
-            f"--template {template!r} gives {expanded!r} for {track!r}, which is no path inside "
+            f"`template` {template!r} gives {expanded!r} for {track!r}, which is no path inside "
             "the output folder; use names without '..', empty parts and a leading '/'"
         )
     try:
@@ -68,16 +68,16 @@ def safe_target(
         target = output_dir.joinpath(*parts)
         is_inside = not too_long and target.resolve().is_relative_to(output_dir.resolve())
     except (OSError, RuntimeError, ValueError) as error:
-        raise UsageError(f"--template {template!r} gives a name that no disk can hold") from error
+        raise UsageError(f"`template` {template!r} gives a name that no disk can hold") from error
     if too_long:
         raise UsageError(
-            f"--template {template!r} gives a name of more than {_MAX_NAME_BYTES} bytes for "
+            f"`template` {template!r} gives a name of more than {_MAX_NAME_BYTES} bytes for "
             f"{track!r}; use a shorter one"
         )
     if not is_inside:
         raise UsageError(
             f"{target} is not inside {output_dir}, since a link leads out of it: remove the link, "
-            "or choose another --output or --template"
+            "or choose another `output_dir` or `template`"
         )
     return target
 
@@ -238,16 +238,16 @@ def reported(target: Path | str, kind: type[MssgenError] = MssgenError) -> Itera
 
 
 _REASONS = {
-    errno.ENOSPC: "the disk is full; free some space, or choose another --output",
-    errno.EDQUOT: "your disk quota is used up; free some space, or choose another --output",
-    errno.EFBIG: "the file would be too large here; choose another --output or --format flac",
-    errno.EACCES: "there is no permission to write there; choose another --output",
-    errno.EPERM: "there is no permission to write there; choose another --output",
-    errno.EROFS: "the disk is read-only; choose another --output",
-    errno.EISDIR: "a folder has that name; choose another --output or --template",
-    errno.ENOTDIR: "a part of the path is a file, not a folder; choose another --output",
-    errno.EEXIST: "a file stands where a folder should; choose another --output",
-    errno.ENAMETOOLONG: "the name is too long; choose a shorter --output or --template",
+    errno.ENOSPC: "the disk is full; free some space, or choose another `output_dir`",
+    errno.EDQUOT: "your disk quota is used up; free some space, or choose another `output_dir`",
+    errno.EFBIG: "the file is too large here; choose another `output_dir` or `container='flac'`",
+    errno.EACCES: "there is no permission to write there; choose another `output_dir`",
+    errno.EPERM: "there is no permission to write there; choose another `output_dir`",
+    errno.EROFS: "the disk is read-only; choose another `output_dir`",
+    errno.EISDIR: "a folder has that name; choose another `output_dir` or `template`",
+    errno.ENOTDIR: "a part of the path is a file, not a folder; choose another `output_dir`",
+    errno.EEXIST: "a file stands where a folder should; choose another `output_dir`",
+    errno.ENAMETOOLONG: "the name is too long; choose a shorter `output_dir` or `template`",
 }
 
 
@@ -255,7 +255,7 @@ def unwritable(target: Path | str, error: OSError) -> str:
     """The sentence for a file or folder that cannot be written."""
     reason = _REASONS.get(error.errno or 0)
     return f"{target} cannot be written: " + (
-        reason or f"{error.strerror or error}; choose another --output"
+        reason or f"{error.strerror or error}; choose another `output_dir`"
     )
 
 

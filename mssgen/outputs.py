@@ -69,20 +69,22 @@ def plan_outputs(
         UsageError: an unknown stem, or options that contradict each other.
     """
     for option, names in (
-        ("--stem", stems),
-        ("--two-stems", [two_stems] if two_stems else []),
-        ("--without", without),
+        ("stems", stems),
+        ("two_stems", [two_stems] if two_stems else []),
+        ("without", without),
     ):
         for name in names:
             if name not in sources:
                 raise UsageError(
-                    f"{option} {name} is not a stem of this model; it gives {', '.join(sources)}"
+                    f"`{option}` {name} is not a stem of this model; it has {', '.join(sources)}"
                 )
     if two_stems and (stems or without):
-        raise UsageError("--two-stems cannot go with --stem or --without; use one of them")
+        raise UsageError(
+            "`two_stems` cannot be combined with `stems` or `without`; use one of them"
+        )
     if residual and mix_consistent:
         raise UsageError(
-            "--residual is silent with --mix-consistent, which shares it out; leave one of them"
+            "`residual` is silent with `mix_consistent`, which distributes it; use one of them"
         )
     share = 1 / len(sources) if mix_consistent else 0.0
 

@@ -91,21 +91,21 @@ class Encoding:
         limits = CONTAINERS[self.container]
         if not self.is_lossy and self.bit_depth not in limits.bit_depths:
             raise UsageError(
-                f"--format {self.container} cannot hold --bit-depth {self.bit_depth}; use "
-                f"--bit-depth {limits.bit_depths[-1]}, or --format wav"
+                f"`container={self.container!r}` cannot hold `bit_depth={self.bit_depth!r}`; use "
+                f"`bit_depth={limits.bit_depths[-1]!r}`, or `container='wav'`"
             )
         if limits.sample_rates and sample_rate not in limits.sample_rates:
             nearest = min(
                 limits.sample_rates, key=lambda rate: (rate < sample_rate, abs(rate - sample_rate))
             )
             raise UsageError(
-                f"--format {self.container} cannot hold {sample_rate} Hz; add --sample-rate "
-                f"{nearest}, or use --format flac"
+                f"`container={self.container!r}` cannot hold {sample_rate} Hz; add "
+                f"`sample_rate={nearest}`, or use `container='flac'`"
             )
         if n_channels > limits.max_channels:
             raise UsageError(
-                f"--format {self.container} holds at most {limits.max_channels} channels, not "
-                f"{n_channels}; use --format wav, or --downmix"
+                f"`container={self.container!r}` holds at most {limits.max_channels} channels, not "
+                f"{n_channels}; use `container='wav'`, or `downmix=True`"
             )
 
     def sndfile_format(self, n_samples: int, n_channels: int) -> tuple[str, str]:
@@ -118,7 +118,9 @@ class Encoding:
             if self.container == "wav":
                 return "RF64", subtype
             if self.container == "aiff":
-                raise UsageError("--format aiff ends at 4 GiB; use --format wav, flac, caf or w64")
+                raise UsageError(
+                    "`container='aiff'` ends at 4 GiB; use `container='wav'`, flac, caf or w64"
+                )
         return container.sndfile_format, subtype
 
 
@@ -147,13 +149,17 @@ def choose_encoding(info: "AudioInfo", container: str | None, bit_depth: str | N
     """
     container = container or "wav"
     if container not in CONTAINERS:
-        raise UsageError(f"--format {container} is unknown; use one of {', '.join(CONTAINERS)}")
+        raise UsageError(
+            f"`container={container!r}` is unknown; use one of {', '.join(CONTAINERS)}"
+        )
     if bit_depth is None:
         default = "32f" if container == "raw" else _BIT_DEPTH_OF_INPUT.get(info.subtype, "16")
         held = CONTAINERS[container].bit_depths
         return Encoding(container, default if default in held else held[-1])
     if bit_depth not in BIT_DEPTHS:
-        raise UsageError(f"--bit-depth {bit_depth} is unknown; use one of {', '.join(BIT_DEPTHS)}")
+        raise UsageError(
+            f"`bit_depth={bit_depth!r}` is unknown; use one of {', '.join(BIT_DEPTHS)}"
+        )
     return Encoding(container, bit_depth)
 
 

@@ -272,7 +272,7 @@ class _Watch:
         with open(log, "rb") as file:
             said = file.read(2**20).decode(errors="replace")
         if process.returncode and not re.search(r"Stream map .*matches no streams", said):
-            # Its lines read badly: for --verbose only.
+            # Its lines read badly: for debug logs only.
             _log.debug("ffmpeg on %s: %s", self.name, said.strip())
             if "No space left on device" in said:
                 raise OSError(errno.ENOSPC, "No space left on device", str(self.folder))

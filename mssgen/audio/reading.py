@@ -199,7 +199,7 @@ class _Warnings:
     def loss(self, loss: str) -> None:
         """Say that something is missing; AudioError if that must not be."""
         if self.strict:
-            raise AudioError(f"{self.name} {loss}; get a complete copy, or leave out --strict")
+            raise AudioError(f"{self.name} {loss}; get a complete copy, or leave out `strict`")
         self.note(loss)
 
 

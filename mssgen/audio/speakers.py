@@ -119,7 +119,7 @@ def what_is_lost(layout: Layout, container: str) -> str | None:
     taken = f", and players will take them for {' '.join(usual)}" if usual else ""
     return (
         f"{container} has no place for the speakers {' '.join(layout)}: the channels are in this "
-        f"order{taken} (--format wav keeps them)"
+        f"order{taken} (`container='wav'` keeps them)"
     )
 
 

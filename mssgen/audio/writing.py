@@ -59,7 +59,7 @@ class StemWriter:
         or AudioError if it cannot.
         """
         if clip not in CLIP_MODES:
-            raise UsageError(f"--clip {clip} is unknown; use one of {', '.join(CLIP_MODES)}")
+            raise UsageError(f"`clip={clip!r}` is unknown; use one of {', '.join(CLIP_MODES)}")
         encoding.check(sample_rate, n_channels)
         self._target, self._encoding, self._clip = target, encoding, clip
         self._n_channels, self._n_samples, self._n_written = n_channels, n_samples, 0
@@ -98,7 +98,7 @@ class StemWriter:
         if not np.isfinite(peak):
             self.discard()
             raise AudioError(
-                f"{self._target} would hold samples that are no numbers; try --precision fp32"
+                f"{self._target} would hold NaN or infinite samples; try `precision='fp32'`"
             )
         self._peak = max(self._peak, peak)
         self._n_written += block.shape[1]

@@ -24,25 +24,29 @@ def read_list(list_file: str) -> list[str]:
     folder = "" if list_file == STDIN else os.path.dirname(list_file)
     if b"\0" in data and not data.startswith((b"\xff\xfe", b"\xfe\xff")):
         if b"\0\0" in data:  # no name is empty
-            raise UsageError(f"--list {list_file} cannot be read: it is not a list but binary data")
+            raise UsageError(
+                f"`list_file` {list_file} cannot be read: it is not a list but binary data"
+            )
         names = [_found(name, folder) for name in _text(data, list_file).split("\0") if name]
     else:
         names = list(_from_lines(_text(data, list_file), folder))
     if names:
         return names
-    raise UsageError(f"--list {list_file} names no files: give one path per line")
+    raise UsageError(f"`list_file` {list_file} names no files: give one path per line")
 
 
 def _bytes_of(list_file: str) -> bytes:
     if list_file == STDIN:
         if sys.stdin is None:
-            raise UsageError("--list - reads standard input, which is closed: give a list to it")
+            raise UsageError(
+                "`list_file='-'` reads standard input, which is closed; pipe a list into it"
+            )
         return sys.stdin.buffer.read()
     try:
         return Path(list_file).read_bytes()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UsageError(f"--list {list_file} cannot be read: {reason}") from None
+        raise UsageError(f"`list_file` {list_file} cannot be read: {reason}") from None
 
 
 def _text(data: bytes, list_file: str) -> str:
@@ -52,7 +56,7 @@ def _text(data: bytes, list_file: str) -> str:
             return data.decode("utf-16")
         except UnicodeDecodeError:
             reason = "it is not UTF-8 text"
-            raise UsageError(f"--list {list_file} cannot be read: {reason}") from None
+            raise UsageError(f"`list_file` {list_file} cannot be read: {reason}") from None
     return data.decode("utf-8-sig", "surrogateescape")
 
 

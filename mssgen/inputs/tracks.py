@@ -86,10 +86,12 @@ def find_tracks(
         AudioError: a folder holds no sound files, or nothing but what cannot be read.
     """
     if list_file == STDIN and STDIN in inputs:
-        raise UsageError("- is standard input, which --list - reads already; name files instead")
+        raise UsageError(
+            "'-' is standard input, which `list_file='-'` reads already; name files instead"
+        )
     names = [*inputs, *(read_list(list_file) if list_file is not None else [])]
     if not names:
-        raise UsageError("no input: name a sound file, a folder, '-' or --list FILE")
+        raise UsageError("no input: name a sound file, a folder, '-' or a `list_file`")
     if "" in names:  # an empty shell variable, which must not mean this folder
         raise UsageError("an input is an empty word: name a sound file or a folder")
     left_out = LeftOut()

@@ -59,12 +59,14 @@ class WriteOptions:
     def __post_init__(self) -> None:
         """Raise UsageError for what no input could be written as."""
         if self.clip not in CLIP_MODES:
-            raise UsageError(f"--clip {self.clip} is unknown; use one of {', '.join(CLIP_MODES)}")
+            raise UsageError(f"`clip={self.clip!r}` is unknown; use one of {', '.join(CLIP_MODES)}")
         if self.existing not in EXISTING:
-            raise UsageError(f"existing={self.existing!r} is none of {', '.join(EXISTING)}")
+            raise UsageError(
+                f"`existing` {self.existing!r} is unknown; use one of {', '.join(EXISTING)}"
+            )
         if self.sample_rate is not None and not MIN_RATE <= self.sample_rate <= MAX_RATE:
             raise UsageError(
-                f"--sample-rate {self.sample_rate} is out of range; use {MIN_RATE} to {MAX_RATE}"
+                f"`sample_rate={self.sample_rate}` is out of range; use {MIN_RATE} to {MAX_RATE}"
             )
         # Every container holds this rate, and one channel.
         rate = self.sample_rate or 48_000
@@ -387,13 +389,13 @@ def _gain(job: _Job, peak: float, encoding: Encoding, options: WriteOptions, hoo
             Warned(
                 job.track.label,
                 f"the loudest output peaks {-20 * np.log10(gain):.1f} dB over full scale; "
-                f"{done} (--bit-depth 32f keeps it)",
+                f"{done} (`bit_depth='32f'` keeps it)",
             )
         )
     gain = gain if is_rescaled else 1.0
     if not all(math.isclose(entry.gain, gain, rel_tol=1e-3) for entry in job.kept):
         raise AudioError(
             f"{job.track.label}: the outputs that exist were lowered by another amount than these "
-            "must be; use --overwrite to make all of them alike"
+            "must be; use `existing='overwrite'` to make all of them alike"
         )
     return gain

@@ -50,15 +50,17 @@ class CodecOutput:
     def check(self, tracks: Sequence[Track], suffix: str) -> None:
         """Raise UsageError for a path that does not take what is written."""
         if (self.is_stdout or self.is_file(suffix)) and len(tracks) != 1:
-            raise UsageError(f"-o {self.path} takes one input, not {len(tracks)}: name a folder")
+            raise UsageError(
+                f"`output` {self.path} takes one input, not {len(tracks)}: name a folder"
+            )
         if self.is_stdout and sys.stdout.isatty():
-            raise UsageError("-o - would fill the terminal; pipe it, or name a file")
+            raise UsageError("`output='-'` would fill the terminal; pipe it, or name a file")
         given = Path(self.path).suffix.lower()
         is_folder = self.path.endswith("/") or Path(self.path).is_dir()
         if given in (*EXTENSIONS, SUFFIX, ".raw") and given != suffix and not is_folder:
             raise UsageError(
-                f"-o {self.path} is called like a {given} file, and {suffix} is written: name a "
-                f"{suffix} file or a folder"
+                f"`output` {self.path} ends with {given}, but {suffix} is written: name a {suffix} "
+                "file or a folder"
             )
 
     def is_file(self, suffix: str) -> bool:
@@ -96,13 +98,16 @@ class CodecOutput:
         """For a file that was named outright, of which no manifest tells."""
         target = Path(self.path)
         if track.real_path == os.path.realpath(target):
-            raise UsageError(f"{target} would replace the input {track.label}: choose another -o")
+            raise UsageError(
+                f"{target} would replace the input {track.label}: choose another `output`"
+            )
         if not is_there(target) or self.existing == "overwrite":
             return Decision({_OUTPUT: target})
         if self.existing == "skip":
             return Decision()
         return Decision(
-            refusal=f"{target} exists: use --overwrite to replace it or --skip-existing to keep it"
+            refusal=f"{target} exists: use `existing='overwrite'` to replace it or "
+            "`existing='skip'` to keep it"
         )
 
 
@@ -197,7 +202,7 @@ def decode_files(
             if codec is None and name not in REGISTRY:
                 raise UsageError(
                     f"{track.label} was made by a codec called '{name:.80}', which is in no list "
-                    "here: give its path as --codec"
+                    "here: give its path as `codec`"
                 )
             loaded = codecs.get(name) or codecs.setdefault(name, load(name))
             coded = _first_levels(coded, loaded, n_codebooks, track.label)
@@ -226,8 +231,8 @@ def _first_levels(
         return coded
     if not 1 <= n_codebooks <= coded.codes.n_codebooks:
         raise UsageError(
-            f"{label} holds {coded.codes.n_codebooks} codebooks: --n-codebooks {n_codebooks} is "
-            "not among them"
+            f"{label} holds {coded.codes.n_codebooks} codebooks, so `n_codebooks={n_codebooks}` "
+            "is out of range"
         )
     return replace(coded, codes=codec.truncate(coded.codes, n_codebooks))
 
@@ -332,5 +337,5 @@ def container_of(output: str, container: str | None) -> str:
     suffix = Path(output).suffix.lower().lstrip(".")
     chosen = container or (suffix if suffix in CONTAINERS else "wav")
     if chosen not in CONTAINERS:
-        raise UsageError(f"--format {chosen} is unknown; use one of {', '.join(CONTAINERS)}")
+        raise UsageError(f"`container={chosen!r}` is unknown; use one of {', '.join(CONTAINERS)}")
     return chosen

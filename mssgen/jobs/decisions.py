@@ -97,7 +97,7 @@ def decide(
     shared = _shared(tracks, targets, places, cure)
     if shared and not any(f"{{{each}}}" in places.template for each in _OF_TRACK):
         raise UsageError(
-            f"--template {places.template!r} does not tell songs apart: files would be written "
+            f"`template` {places.template!r} does not tell songs apart: files would be written "
             "twice; use {track}"
         )
     for index, refusal in shared.items():
@@ -139,8 +139,8 @@ def _existing(
                 else "and was made from this file with these options"
             )
             return Decision(
-                refusal=f"{path} exists {why}: use --overwrite to replace it, --skip-existing to "
-                "keep it, or another --output"
+                refusal=f"{path} exists {why}: use `existing='overwrite'` to replace it, "
+                "`existing='skip'` to keep it, or another `output_dir`"
             )
         entries += [known.entry] if known is not None else []
     return Decision(missing, tuple(entries))
@@ -169,13 +169,14 @@ def _check_inputs(tracks: Sequence[Track], targets: Sequence[dict[str, Path]]) -
         if len(set(paths.values())) < len(paths):
             double = next(p for p in paths.values() if list(paths.values()).count(p) > 1)
             raise UsageError(
-                f"{double} would be written twice, for {track.label}: use a --template with "
+                f"{double} would be written twice, for {track.label}: use a `template` with "
                 "{stem}"
             )
         for path in paths.values():
             if (song := inputs.get(os.path.realpath(path))) is not None:
                 raise UsageError(
-                    f"{path} would replace the input {song}: choose another --output or --template"
+                    f"{path} would replace the input {song}: choose another `output_dir` or "
+                    "`template`"
                 )
 
 
@@ -216,5 +217,5 @@ def _cure(tracks: Sequence[Track], targets: Sequence[dict[str, Path]], places: P
         except UsageError:
             continue
         if len(set(paths)) == len(paths):
-            return f"add --template '{candidate}'"
-    return "name them in two calls, each with its own --output"
+            return f"use `template` {candidate!r}"
+    return "name them in two calls, each with its own `output_dir`"

@@ -161,7 +161,8 @@ class Manifest:
             _append(self.path, _line(entry))
         except OSError as error:
             raise AudioError(
-                f"{self.path} cannot be written: {error.strerror or error}; choose another --output"
+                f"{self.path} cannot be written: {error.strerror or error}; choose another "
+                "`output_dir`"
             ) from error
         self._learn(entry)
 
@@ -227,13 +228,13 @@ def read_entries(path: Path) -> list[Entry]:
     except OSError as error:
         raise AudioError(
             f"{path} cannot be read ({error.strerror or error}); move it away, or choose another "
-            "--output"
+            "`output_dir`"
         ) from None
     lines = [line for line in (part.strip(b"\0 \t\r") for part in data.split(b"\n")) if line]
     if is_link or (lines and not any(_may_be_ours(line) for line in lines)):
         raise UsageError(
             f"{path} is {'a link' if is_link else 'a file of another program'}, and mssgen keeps "
-            "its record under that name; choose another --output"
+            "its record under that name; choose another `output_dir`"
         )
     return [entry for entry in map(_parsed, lines) if entry is not None]
 

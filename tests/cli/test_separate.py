@@ -352,7 +352,7 @@ WRONG_CALLS: list[tuple[list[str], str]] = [
     ([], "no input"),
     (["song.wav", "--stem", "bas"], "drums, bass, other, vocals"),
     (["song.wav", "--two-stems", "horn"], "--two-stems horn"),
-    (["song.wav", "--two-stems", "bass", "--stem", "bass"], "--two-stems cannot go with"),
+    (["song.wav", "--two-stems", "bass", "--stem", "bass"], "--two-stems cannot be combined with"),
     (["song.wav", "--residual", "--mix-consistent"], "--residual is silent"),
     (["song.wav", "--model", "htdemux"], "did you mean htdemucs"),
     (["song.wav", "--format", "mp4"], "use one of wav, flac"),
