@@ -351,7 +351,7 @@ class TestClipping:
         exact = self.expected(loud)
         for stem in SOURCES:
             np.testing.assert_allclose(stems[stem], np.clip(exact[stem], -1, 1), atol=2**-22)
-        assert "cut off" in warnings[0].message
+        assert "clipped" in warnings[0].message
 
     def test_none_saturates_in_integers(self, loud: Path) -> None:
         stems, warnings = self.written(loud, bit_depth="24", clip="none")
