@@ -1,4 +1,4 @@
-"""How a stem came about, in one line for its tags: program, model, options, the song's hash."""
+"""Provenance of a stem, one line for its tags: program, model, options, hash of the input."""
 
 import hashlib
 from pathlib import Path
@@ -8,7 +8,7 @@ from mssgen import __version__
 
 
 def made_by(separator: Any, song: Path) -> str:
-    """The line for stems that `separator` makes of a song; the hash is that of the file's bytes."""
+    """Tag line for stems of `separator`; `song` is the input file, whose bytes are hashed."""
     parts = [
         f"mssgen {__version__}",
         f"model {separator.name}",
