@@ -300,7 +300,7 @@ def test_no_permission(tmp_path: Path, unprivileged: Callable[[], None]) -> None
     path.chmod(0)
     os.chdir(tmp_path)
     unprivileged()
-    with pytest.raises(AudioError, match=r"locked\.wav may not be read"), open_source("locked.wav"):
+    with pytest.raises(AudioError, match=r"locked\.wav cannot be read"), open_source("locked.wav"):
         pass
 
 

@@ -386,7 +386,7 @@ def test_what_ffmpeg_finds_is_said(case: str, sentence: str) -> None:
     else:
         info, _, told = read(path, strict=True)
         assert (info.sample_rate, info.subtype) == (88_200, "DSD")
-        assert told == [f"{path} is DSD: it is read at 88200 Hz"]
+        assert told == [f"{path} is DSD and read at 88200 Hz"]
 
 
 def test_pictures_of_a_flac_without_text_tags_are_found(tmp_path: Path) -> None:

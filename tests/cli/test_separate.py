@@ -362,7 +362,7 @@ WRONG_CALLS: list[tuple[list[str], str]] = [
     (["song.wav", "--sample-rate", "100"], "8000 to 192000"),
     (["song.wav", "--clip", "soft"], "rescale, clamp, none"),
     (["song.wav", "--overwrite", "--skip-existing"], "contradict"),
-    ([""], "an input is an empty word"),
+    ([""], "an input is empty"),
     (["song.wav", "--output", ""], "--output is an empty word"),
     (["song.wav", "--threads", "0"], "use 1 to 1024"),
     (["song.wav", "--threads", "99999999999"], "use 1 to 1024"),
