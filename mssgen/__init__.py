@@ -1,11 +1,11 @@
-"""mssgen: separate a song into stems, then make the stems sound better.
+"""mssgen separates a song into stems and enhances the stems with neural codecs.
 
     import mssgen
 
     stems = mssgen.separate("song.wav")                 # {"drums": [C, T], "bass": ..., ...}
     separator = mssgen.load_separator("htdemucs")       # load once, use for many songs
 
-Importing this package loads neither torch nor numpy; the names below load what they need.
+Importing this package loads neither torch nor numpy; its names load what they need.
 """
 
 from typing import TYPE_CHECKING, Any

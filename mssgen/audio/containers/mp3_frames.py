@@ -24,7 +24,7 @@ _KBPS = {
 _N_TO_TRUST = 3
 _SYNC = re.compile(rb"\xff[\xe2-\xff]")
 _VBRI_OFFSET = 36
-# LAME's padding field, two bytes, 142 bytes after the word Xing, counted from the frame count.
+# Offset of LAME's two padding bytes from the frame count (142 and 8 bytes after the word Xing).
 _PADDING_AFTER_COUNT = 142 - 8
 
 
