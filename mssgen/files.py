@@ -67,7 +67,7 @@ def safe_target(
         target = output_dir.joinpath(*parts)
         is_inside = not too_long and target.resolve().is_relative_to(output_dir.resolve())
     except (OSError, RuntimeError, ValueError) as error:
-        raise UsageError(f"`template` {template!r} gives a name that no disk can hold") from error
+        raise UsageError(f"`template` {template!r} gives an invalid file name") from error
     if too_long:
         raise UsageError(
             f"`template` {template!r} gives a name of more than {_MAX_NAME_BYTES} bytes for "

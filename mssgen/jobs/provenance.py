@@ -1,10 +1,10 @@
 """Provenance of a stem, one line for its tags: program, model, options, hash of the input."""
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
 from mssgen import __version__
+from mssgen.files import sha256_of
 
 
 def made_by(separator: Any, song: Path) -> str:
@@ -15,6 +15,4 @@ def made_by(separator: Any, song: Path) -> str:
         f"precision {separator.precision}",
         *([settings] if (settings := getattr(separator, "settings", "")) else []),
     ]
-    with open(song, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return ", ".join([*parts, f"song sha256 {digest}"])
+    return ", ".join([*parts, f"song sha256 {sha256_of(song)}"])

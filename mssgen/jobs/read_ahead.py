@@ -21,7 +21,7 @@ class ReadAhead(Generic[Item, Opened]):
     """Opens items in order, one ahead; a context manager that closes what was not used.
 
     Args:
-        items: what to open.
+        items: the items in order.
         open_item: opens one item. Its second argument is set when the result is no longer needed.
         in_thread: whether an item may be opened in the thread.
     """

@@ -19,7 +19,7 @@ class Tally:
     """Counts of done, skipped and failed jobs.
 
     Args:
-        doing: "separating", "coding", ...: what ran out of memory, if memory ran out.
+        doing: the activity in out-of-memory messages: "separating", "coding", ...
         hook: called with Skipped, Failed and Done.
     """
 

@@ -49,12 +49,12 @@ def damaged(at_s: float, lost_s: float) -> str:
     return f"is damaged at {at_s:.2f} s: about {lost_s:.2f} s of audio are missing"
 
 
-MAX_TOLD = 8
+MAX_LOSSES = 8
 
 
-def told(losses: list[str]) -> tuple[str, ...]:
-    """The first `MAX_TOLD` losses, and the number of the others."""
-    if len(losses) <= MAX_TOLD:
+def first_losses(losses: list[str]) -> tuple[str, ...]:
+    """The first `MAX_LOSSES` losses, and the number of the others."""
+    if len(losses) <= MAX_LOSSES:
         return tuple(losses)
-    n_more = len(losses) - MAX_TOLD
-    return (*losses[:MAX_TOLD], f"is damaged at {n_more} more places")
+    n_more = len(losses) - MAX_LOSSES
+    return (*losses[:MAX_LOSSES], f"is damaged at {n_more} more places")

@@ -8,7 +8,14 @@ import re
 from dataclasses import dataclass
 
 from mssgen.audio.containers.byte_views import Piece, patched
-from mssgen.audio.containers.file_layout import Bytes, FileLayout, Part, cut_short, damaged, told
+from mssgen.audio.containers.file_layout import (
+    Bytes,
+    FileLayout,
+    Part,
+    cut_short,
+    damaged,
+    first_losses,
+)
 
 _RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
 # kbit/s by (is MPEG 1, layer), from index 1 on.
@@ -133,7 +140,7 @@ def scan(data: Bytes) -> FileLayout | None:
     if has_rest and not losses:
         losses.append(f"ends within a frame after {n_s:.2f} s: it may be cut short")
     is_plain = len(runs) == 1 and runs[0].n_declared == runs[0].n_frames and not losses
-    return None if is_plain else FileLayout(tuple(parts), told(losses))
+    return None if is_plain else FileLayout(tuple(parts), first_losses(losses))
 
 
 def _n_lost(file: list[_Run]) -> int:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from mssgen.audio.containers.byte_views import Piece
-from mssgen.audio.containers.file_layout import Bytes, FileLayout, Part, damaged, told
+from mssgen.audio.containers.file_layout import Bytes, FileLayout, Part, damaged, first_losses
 
 _HEADER_BYTES = 27
 _MAX_SEGMENTS = 255
@@ -103,7 +103,7 @@ def scan(data: Bytes) -> FileLayout | None:
         _add_parts(data, link, header, parts, losses)
     if not links[-1].pages[-1].is_last:
         losses.append(NO_END)
-    return FileLayout(tuple(parts), told(losses))
+    return FileLayout(tuple(parts), first_losses(losses))
 
 
 def _find_links(data: Bytes) -> list[_Link]:

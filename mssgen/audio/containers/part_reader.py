@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mssgen.audio.containers import flac_frames
 from mssgen.audio.containers.byte_views import ByteView
-from mssgen.audio.containers.file_layout import MAX_TOLD, Part, cut_short, damaged
+from mssgen.audio.containers.file_layout import MAX_LOSSES, Part, cut_short, damaged
 from mssgen.audio.containers.parts import (
     DECODE_ERRORS,
     UNDECLARED,
@@ -133,9 +133,9 @@ class PartReader:
 
     def _loss(self, loss: str) -> None:
         self._n_told += 1
-        if self._n_told <= MAX_TOLD:
+        if self._n_told <= MAX_LOSSES:
             self._tell(loss)
-        elif self._n_told == MAX_TOLD + 1:
+        elif self._n_told == MAX_LOSSES + 1:
             self._tell("is damaged at more places")
 
     def search(self) -> None:
