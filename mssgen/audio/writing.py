@@ -40,7 +40,8 @@ def check_clip(clip: str) -> None:
 def over_full_scale(gain: float, clip: str, *, lowered: str = "the output was lowered") -> str:
     """Warning about a peak that needs `gain` below 1 to fit; `lowered` names the lowered files."""
     done = f"{lowered} by as much" if clip == "rescale" else "peaks were clipped"
-    return f"the peak is {-20 * np.log10(gain):.1f} dB over full scale; {done}"
+    over_db = -20 * np.log10(gain)
+    return f"the peak is {over_db:.1f} dB over full scale; {done} (`bit_depth='32f'` avoids this)"
 
 
 class StemWriter:

@@ -386,8 +386,7 @@ def _gain(job: _Job, peak: float, encoding: Encoding, options: WriteOptions, hoo
     gain = encoding.gain_for(peak)
     if gain < 1:
         lowered = "all outputs of the song were lowered"
-        message = over_full_scale(gain, options.clip, lowered=lowered)
-        hook(Warned(job.track.label, f"{message} (`bit_depth='32f'` keeps them)"))
+        hook(Warned(job.track.label, over_full_scale(gain, options.clip, lowered=lowered)))
     gain = gain if options.clip == "rescale" else 1.0
     if not all(math.isclose(entry.gain, gain, rel_tol=1e-3) for entry in job.kept):
         raise AudioError(
