@@ -74,7 +74,7 @@ class WriteOptions:
         check_clip(self.clip)
         if self.existing not in EXISTING:
             raise UsageError(
-                f"`existing` {self.existing!r} is unknown; use one of {', '.join(EXISTING)}"
+                f"`existing={self.existing!r}` is unknown; use one of {', '.join(EXISTING)}"
             )
         if self.sample_rate is not None and not MIN_RATE <= self.sample_rate <= MAX_RATE:
             raise UsageError(

@@ -187,10 +187,10 @@ class TestNames:
         ({"container": "mp4"}, "`container='mp4'` is unknown"),
         ({"bit_depth": "8"}, "`bit_depth='8'` is unknown"),
         ({"container": "flac", "bit_depth": "32f"}, "cannot hold `bit_depth='32f'`"),
-        ({"container": "opus", "sample_rate": 44_100}, "opus cannot hold 44100 Hz"),
+        ({"container": "opus", "sample_rate": 44_100}, "`container='opus'` cannot hold 44100 Hz"),
         ({"sample_rate": 0}, "`sample_rate=0` is out of range"),
         ({"sample_rate": 200_000}, "8000 to 192000"),
-        ({"existing": "keep"}, "existing='keep'"),
+        ({"existing": "keep"}, "`existing='keep'` is unknown"),
     ],
 )
 def test_wrong_options_are_found_before_any_song(options: dict[str, Any], message: str) -> None:
