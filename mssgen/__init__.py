@@ -1,4 +1,4 @@
-"""mssgen: separate a song into stems, then make the stems sound better.
+"""mssgen separates a song into stems and enhances the stems with neural codecs.
 
     import mssgen
 
@@ -7,7 +7,7 @@
     bass = mssgen.enhance("bass.wav", mixture="song.wav", stem="bass")          # [C, T]
     enhancer = mssgen.load_enhancer("bass", blend="fill")
 
-Importing this package loads neither torch nor numpy; the names below load what they need.
+Importing this package loads neither torch nor numpy; its names load what they need.
 """
 
 from typing import TYPE_CHECKING, Any

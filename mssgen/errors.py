@@ -1,7 +1,8 @@
-"""Failures that a user can act on.
+"""Errors that a user can fix.
 
-Every message is one sentence that names the file or option and says the cure. The command line
-prints it and exits with `exit_code`; anything that is not an `MssgenError` is a bug of ours.
+Every message is one sentence that names the file or parameter and the cure. Parameters are in
+backticks; the command line shows them as its options, prints the message and exits with
+`exit_code`. Any exception other than `MssgenError` is a bug in mssgen.
 """
 
 import difflib
@@ -11,13 +12,13 @@ from typing import Any
 
 
 class MssgenError(Exception):
-    """A failure of one file or checkpoint; the command line exits with 1."""
+    """An error with one file or checkpoint; the command line exits with 1."""
 
     exit_code = 1
 
 
 class UsageError(MssgenError):
-    """A wrong call: an unknown stem, a contradiction between options; exits with 2."""
+    """A wrong call: an unknown stem, contradicting options; the command line exits with 2."""
 
     exit_code = 2
 
@@ -31,7 +32,7 @@ class CheckpointError(MssgenError):
 
 
 class OutOfMemoryError(MssgenError):
-    """Memory ran out although the batch could not be made smaller."""
+    """Memory ran out and the batch could not be made smaller."""
 
 
 _REPR = reprlib.Repr()
@@ -41,17 +42,17 @@ _SHOWN_CHARACTERS = 80
 
 
 def shown(value: Any) -> str:
-    """`value` as in Python, cut to a few dozen characters whatever it holds.
+    """`repr(value)`, shortened to a few dozen characters.
 
-    Unlike `repr`, it takes no time or memory for what it does not show: a value of an untrusted
-    file may stand for more than fits into any memory.
+    Unlike `repr`, it never formats more than it shows: a value from an untrusted file can be larger
+    than memory when written out.
     """
     text = _REPR.repr(value)
     return text if len(text) <= _SHOWN_CHARACTERS else f"{text[: _SHOWN_CHARACTERS - 1]}…"
 
 
 def closest(word: str, known: Iterable[str]) -> str:
-    """The end of a sentence on an unknown word: what may have been meant, else all there is."""
+    """End of a sentence about an unknown word: similar words of `known`, else all of them."""
     words = list(known)
     if near := difflib.get_close_matches(word[:100], words, n=3):
         return f"; did you mean {' or '.join(near)}?"

@@ -7,9 +7,10 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Start:
-    """A song begins."""
+    """Processing of a song begins."""
 
     track: str
+    """Name of the song in messages."""
     duration_s: float
     sample_rate: int
     n_channels: int
@@ -19,7 +20,7 @@ class Start:
 
 @dataclass(frozen=True)
 class Progress:
-    """Seconds of the song that are done."""
+    """Part of a song that is done, in seconds."""
 
     track: str
     done_s: float
@@ -37,14 +38,14 @@ class Written:
 
 @dataclass(frozen=True)
 class Skipped:
-    """All outputs of a song are there already."""
+    """A song was skipped, because its outputs are complete."""
 
     track: str
 
 
 @dataclass(frozen=True)
 class Warned:
-    """Something the user should know; the work continues."""
+    """A warning; processing continues. `track` is "" if it is about no single song."""
 
     track: str
     """The song or file; empty in training."""
@@ -53,7 +54,7 @@ class Warned:
 
 @dataclass(frozen=True)
 class Failed:
-    """A song failed; the next ones are tried."""
+    """A song failed; processing continues with the next one."""
 
     track: str
     message: str
@@ -61,7 +62,7 @@ class Failed:
 
 @dataclass(frozen=True)
 class Done:
-    """All songs were tried."""
+    """The job is finished; numbers of songs done, skipped and failed."""
 
     n_done: int
     n_skipped: int
@@ -128,4 +129,4 @@ TrainingHook = Callable[[TrainingEvent], None]
 
 
 def ignore(event: Event | TrainingEvent) -> None:
-    """The hook that does nothing."""
+    """Hook that ignores all events."""

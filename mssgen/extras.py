@@ -1,4 +1,4 @@
-"""Packages that only some of the features need: the extras of pyproject.toml."""
+"""Optional packages, which only some features need: the extras of pyproject.toml."""
 
 import importlib
 import re
@@ -7,7 +7,7 @@ from typing import Any
 
 from mssgen.errors import UsageError
 
-# Packages that are installed under another name than they are imported by.
+# Names to install, by the name to import, where the two differ.
 _DISTRIBUTIONS = {
     "PIL": "pillow",
     "sklearn": "scikit-learn",
@@ -17,7 +17,10 @@ _DISTRIBUTIONS = {
 
 
 def require(module: str, extra: str, purpose: str) -> Any:
-    """Import `module`; UsageError with the cure where its package is not installed."""
+    """Import `module`; UsageError with instructions if its package is not installed.
+
+    `extra` is the extra of pyproject.toml, `purpose` the feature that needs the package.
+    """
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -25,9 +28,9 @@ def require(module: str, extra: str, purpose: str) -> Any:
 
 
 def missing(package: str, extra: str, purpose: str) -> UsageError:
-    """The error for a package that is not installed, by its own name or that of a module of it.
+    """Error for a package that is not installed; `package` may be one of its modules.
 
-    `purpose` is what needs it: "training", "this metric".
+    `purpose` is the feature that needs it: "training", "this metric".
     """
     name = _distribution(package)
     return UsageError(
@@ -36,7 +39,7 @@ def missing(package: str, extra: str, purpose: str) -> UsageError:
 
 
 def install(package: str, extra: str) -> str:
-    """The commands that install a package: mssgen itself is in no package index."""
+    """Instructions to install a package, alone or as an extra of a checkout of mssgen."""
     return (
         f"run `pip install '{_requirement(_distribution(package))}'`, or `pip install "
         f"'.[{extra}]'` in a checkout of mssgen"
@@ -49,7 +52,7 @@ def _distribution(package: str) -> str:
 
 
 def _requirement(distribution: str) -> str:
-    """The distribution with the versions that mssgen works with, as far as it says so."""
+    """The distribution with mssgen's version limits, if mssgen's metadata is installed."""
     try:
         known = metadata.requires("mssgen") or []
     except metadata.PackageNotFoundError:

@@ -1,7 +1,7 @@
-"""The only place that gives a file its name: every output is complete and on the disk, or absent.
+"""Atomic output files and folders: each is complete and on the disk, or absent.
 
-What is written is a hidden draft first, beside its target (see `leftovers`). Its content is forced
-to the disk before the rename, or a power cut could leave the name without the content.
+Content is written to a hidden draft beside its target (see `leftovers`), forced to the disk and
+then renamed. No other module renames files.
 """
 
 import ctypes
@@ -35,11 +35,10 @@ def safe_target(
     parent: str = "",
     path: str = "",
 ) -> Path:
-    """Expand a template such as "{track}/{stem}.{ext}" to a path that lies inside `output_dir`.
+    """Expand a template such as "{track}/{stem}.{ext}" to a path inside `output_dir`.
 
-    A "/" in `track` or `path` keeps its folders. Raises UsageError for names that the template may
-    not use and for every path that would leave `output_dir`: absolute, through "..", through a
-    link.
+    A "/" in `track` or `path` makes sub-folders. Raises UsageError for unknown names in the
+    template and for paths that leave `output_dir`: absolute, through ".." or through a link.
     """
     values = {"track": track, "trackext": trackext, "stem": stem, "ext": ext}
     values |= {"parent": parent, "path": path}
@@ -54,13 +53,13 @@ def safe_target(
     except (ValueError, KeyError) as error:
         names = ", ".join(f"{{{name}}}" for name in _TEMPLATE_NAMES)
         raise UsageError(
-            f"--template {template!r} is not understood; it can hold {names}"
+            f"`template` {template!r} is not understood; it can hold {names}"
         ) from error
 
     parts = re.split(f"[{_SEPARATORS}]", expanded)
     if "\0" in expanded or any(part in ("", ".", "..") for part in parts) or Path(expanded).anchor:
         raise UsageError(
-            f"--template {template!r} gives {expanded!r} for {track!r}, which is no path inside "
+            f"`template` {template!r} gives {expanded!r} for {track!r}, which is not a path inside "
             "the output folder; use names without '..', empty parts and a leading '/'"
         )
     try:
@@ -68,16 +67,16 @@ def safe_target(
         target = output_dir.joinpath(*parts)
         is_inside = not too_long and target.resolve().is_relative_to(output_dir.resolve())
     except (OSError, RuntimeError, ValueError) as error:
-        raise UsageError(f"--template {template!r} gives a name that no disk can hold") from error
+        raise UsageError(f"`template` {template!r} gives an invalid file name") from error
     if too_long:
         raise UsageError(
-            f"--template {template!r} gives a name of more than {_MAX_NAME_BYTES} bytes for "
+            f"`template` {template!r} gives a name of more than {_MAX_NAME_BYTES} bytes for "
             f"{track!r}; use a shorter one"
         )
     if not is_inside:
         raise UsageError(
-            f"{target} is not inside {output_dir}, since a link leads out of it: remove the link, "
-            "or choose another --output or --template"
+            f"{target} is not inside {output_dir}, because a link leads out of it: remove the "
+            "link, or choose another `output_dir` or `template`"
         )
     return target
 
@@ -86,13 +85,13 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 class Draft:
-    """A hidden file beside its target that becomes the target once it is complete.
+    """A hidden file beside its target, which it replaces once it is complete.
 
-    The permissions are those of any new file: `mode` less the umask.
+    Its permissions are those of any new file: `mode` without the bits of the umask.
     """
 
     def __init__(self, target: Path, *, mode: int = 0o666) -> None:
-        """Make the folder and an empty draft in it; raises OSError."""
+        """Create the folder and an empty draft in it; raises OSError."""
         self._target = target
         target.parent.mkdir(parents=True, exist_ok=True)
         sweep_once(target.parent)
@@ -105,14 +104,14 @@ class Draft:
         self._is_open = True
 
     def finish(self) -> None:
-        """Force the content to the disk, then give it its name; raises OSError."""
+        """Force the content to the disk and rename the draft to the target; raises OSError."""
         try:
             put(self.path, self._target)
         finally:
             self.discard()
 
     def discard(self) -> None:
-        """Remove what is not finished; a finished file stays. May be called again."""
+        """Remove an unfinished draft; a finished file stays. May be called again."""
         if self._is_open:
             self._is_open = False
             with suppress(OSError):
@@ -122,9 +121,9 @@ class Draft:
 
 @contextmanager
 def whole_file(target: Path, *, mode: int = 0o666) -> Iterator[Path]:
-    """An empty draft beside `target`, which becomes `target` if nothing is raised, else it goes.
+    """An empty draft that becomes `target` at the end of the block, or is removed on an exception.
 
-    Makes the folder. The system's errors pass; `reported` makes a sentence of them.
+    Creates the folder. Raises OSError; `reported` turns it into a message.
     """
     draft = Draft(target, mode=mode)
     try:
@@ -136,9 +135,9 @@ def whole_file(target: Path, *, mode: int = 0o666) -> Iterator[Path]:
 
 @contextmanager
 def whole_folder(target: Path) -> Iterator[Path]:
-    """An empty folder that takes the place of `target` if nothing is raised, else it goes.
+    """An empty folder that replaces `target` at the end of the block; removed on an exception.
 
-    The caller checks before whether an older `target` may be replaced. The system's errors pass.
+    The caller must check whether an existing `target` may be replaced. Raises OSError.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     recover(target)
@@ -153,17 +152,17 @@ def whole_folder(target: Path) -> Iterator[Path]:
 
 
 def put(draft: Path, target: Path) -> None:
-    """Force the file `draft` to the disk and give it the name `target`; raises OSError."""
+    """Force the file `draft` to the disk and rename it to `target`; raises OSError."""
     _sync(draft)
     os.replace(draft, target)
     _sync(target.parent)
 
 
 def swap(draft: Path, target: Path) -> None:
-    """Put the folder `draft` in the place of `target`, whose old content is removed.
+    """Replace the folder `target` with `draft`, after forcing all files of `draft` to the disk.
 
-    All files are on the disk before. Where the system can exchange two names at once there is a
-    `target` at any time; elsewhere `recover` finds the old one. Raises OSError.
+    If the system can exchange two names atomically, `target` exists at all times; otherwise
+    `recover` restores the old folder after a kill. Raises OSError.
     """
     for place in (*draft.rglob("*"), draft):
         if not place.is_symlink():
@@ -185,7 +184,7 @@ def swap(draft: Path, target: Path) -> None:
 
 
 def recover(target: Path) -> None:
-    """Give back the folder `target` where a kill in the middle of `swap` has taken its name."""
+    """Restore the folder `target` if a kill during `swap` left it under a hidden name."""
     old = target.with_name(OLD + target.name)
     with suppress(OSError):
         if old.is_dir() and not target.exists():
@@ -194,7 +193,7 @@ def recover(target: Path) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder, which is never seen with a part of its files; raises OSError."""
+    """Rename a folder, so that it never seems incomplete, then remove it; raises OSError."""
     hidden = folder.with_name(hidden_name())
     os.rename(folder, hidden)
     shutil.rmtree(hidden)
@@ -202,7 +201,7 @@ def remove_folder(folder: Path) -> None:
 
 def write_text(target: Path, text: str) -> Path:
     """Write UTF-8 text to a file that is complete or absent; raises MssgenError."""
-    # Names of files need not be text.
+    # File names in the text need not be valid Unicode.
     return write_bytes(target, text.encode("utf-8", "backslashreplace"))
 
 
@@ -214,7 +213,7 @@ def write_bytes(target: Path, data: bytes) -> Path:
 
 
 def is_there(path: Path) -> bool:
-    """Whether `path` is something else than an empty file, which is no output of ours."""
+    """Whether `path` exists and is not an empty file, which is never an output of mssgen."""
     try:
         status = path.stat()
     except OSError:
@@ -223,14 +222,14 @@ def is_there(path: Path) -> bool:
 
 
 def sha256_of(path: Path) -> str:
-    """Hex sha256 of a file; raises OSError."""
+    """Hex SHA-256 digest of a file; raises OSError."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
 def reported(target: Path | str, kind: type[MssgenError] = MssgenError) -> Iterator[None]:
-    """Turn the system's errors into a `kind` of error that says why `target` was not written."""
+    """Raise OSError in the block as a `kind` of error that says why `target` was not written."""
     try:
         yield
     except OSError as error:
@@ -238,29 +237,29 @@ def reported(target: Path | str, kind: type[MssgenError] = MssgenError) -> Itera
 
 
 _REASONS = {
-    errno.ENOSPC: "the disk is full; free some space, or choose another --output",
-    errno.EDQUOT: "your disk quota is used up; free some space, or choose another --output",
-    errno.EFBIG: "the file would be too large here; choose another --output or --format flac",
-    errno.EACCES: "there is no permission to write there; choose another --output",
-    errno.EPERM: "there is no permission to write there; choose another --output",
-    errno.EROFS: "the disk is read-only; choose another --output",
-    errno.EISDIR: "a folder has that name; choose another --output or --template",
-    errno.ENOTDIR: "a part of the path is a file, not a folder; choose another --output",
-    errno.EEXIST: "a file stands where a folder should; choose another --output",
-    errno.ENAMETOOLONG: "the name is too long; choose a shorter --output or --template",
+    errno.ENOSPC: "the disk is full; free some space, or choose another `output_dir`",
+    errno.EDQUOT: "your disk quota is used up; free some space, or choose another `output_dir`",
+    errno.EFBIG: "the file is too large here; choose another `output_dir` or `container='flac'`",
+    errno.EACCES: "there is no permission to write there; choose another `output_dir`",
+    errno.EPERM: "there is no permission to write there; choose another `output_dir`",
+    errno.EROFS: "the disk is read-only; choose another `output_dir`",
+    errno.EISDIR: "a folder has that name; choose another `output_dir` or `template`",
+    errno.ENOTDIR: "a part of the path is a file, not a folder; choose another `output_dir`",
+    errno.EEXIST: "a file stands where a folder should; choose another `output_dir`",
+    errno.ENAMETOOLONG: "the name is too long; choose a shorter `output_dir` or `template`",
 }
 
 
 def unwritable(target: Path | str, error: OSError) -> str:
-    """The sentence for a file or folder that cannot be written."""
+    """Error message for a file or folder that cannot be written."""
     reason = _REASONS.get(error.errno or 0)
     return f"{target} cannot be written: " + (
-        reason or f"{error.strerror or error}; choose another --output"
+        reason or f"{error.strerror or error}; choose another `output_dir`"
     )
 
 
 def _sync(path: Path) -> None:
-    """Have the system put a file's content, or a folder's list of names, on the disk."""
+    """Force the content of a file, or the list of names in a folder, to the disk."""
     is_folder = path.is_dir()
     if is_folder and os.name == "nt":
         return
@@ -271,13 +270,13 @@ def _sync(path: Path) -> None:
         finally:
             os.close(descriptor)
     except OSError as error:
-        # Some disks cannot do that, least of all for folders.
+        # Some file systems cannot do that, most often for folders.
         if not is_folder and error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
             raise
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Exchange two names at once; False where the system cannot. Raises OSError."""
+    """Exchange two names atomically; False if the system cannot. Raises OSError."""
     try:
         rename = ctypes.CDLL(None, use_errno=True).renameat2
     except (AttributeError, OSError, TypeError):

@@ -1,8 +1,8 @@
-"""What a killed process leaves behind: how it is recognised as ours, and when it may be removed.
+"""Drafts and temporary folders, and their removal after a process was killed.
 
-Drafts are called `.mssgen-XXXXXXXXXXXX.part` and lie beside what they become; temporary files lie
-in folders `mssgen-PID-XXXXXXXX` in TMPDIR. Both are locked for as long as their process lives: what
-can be locked was left behind, and the next run that meets it removes it.
+Drafts are named `.mssgen-XXXXXXXXXXXX.part`, beside their targets; temporary files are in folders
+`mssgen-PID-XXXXXXXX` in TMPDIR. Both are locked while their process lives: if one can be locked, it
+was left behind, and the next run that finds it removes it.
 """
 
 import os
@@ -22,13 +22,13 @@ except ImportError:  # Windows: nothing is locked there, and nothing is swept
     fcntl = None  # type: ignore[assignment]
 
 OLD = ".mssgen-old-"
-"""Before the name of a folder: the one that is being replaced, see `files.recover`."""
+"""Prefix of the name of a folder while it is replaced, see `files.recover`."""
 _LEFTOVER = re.compile(r"\.mssgen-[0-9a-f]{12}(\.part)?")
 _SCRATCH = re.compile(r"mssgen-([0-9]{1,9})-.+")
 
 
 class Lock:
-    """Keeps a file or folder from being swept until `release`, or the end of the process."""
+    """Protects a file or folder from `sweep` until `release` or the end of the process."""
 
     def __init__(self, path: Path) -> None:
         self._descriptor = None
@@ -37,7 +37,7 @@ class Lock:
             _locks.add(self)
 
     def take(self, *, where_unknown: bool) -> bool:
-        """Whether it could be had, without waiting; `where_unknown`: on a disk without locks."""
+        """Try to lock without waiting; file systems without locks return `where_unknown`."""
         if self._descriptor is None:
             return where_unknown
         try:
@@ -49,7 +49,7 @@ class Lock:
         return True
 
     def release(self) -> None:
-        """Let go; may be called again."""
+        """Unlock; may be called again."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
@@ -59,7 +59,7 @@ _locks: WeakSet[Lock] = WeakSet()
 
 
 def _leave_to_parent() -> None:
-    # A lock lasts as long as any copy of its descriptor: a child would keep it for a dead parent.
+    # A lock lasts as long as any copy of its descriptor: a child would hold it for a dead parent.
     for lock in list(_locks):
         lock.release()
 
@@ -69,12 +69,12 @@ if hasattr(os, "register_at_fork"):
 
 
 def hidden_name() -> str:
-    """A name for a draft."""
+    """A new name for a draft."""
     return f".mssgen-{secrets.token_hex(6)}.part"
 
 
 def new_draft(folder: Path, create: Callable[[Path], object]) -> tuple[Path, Lock]:
-    """Make a draft by `create`, and lock it; raises OSError."""
+    """Create a draft with `create` and lock it; raises OSError."""
     while True:
         path = folder / hidden_name()
         create(path)
@@ -86,18 +86,18 @@ def new_draft(folder: Path, create: Callable[[Path], object]) -> tuple[Path, Loc
 
 
 def is_leftover(name: str) -> bool:
-    """Whether a file or folder of this name is a draft of ours."""
+    """Whether a file or folder of this name is a draft of mssgen."""
     return _LEFTOVER.fullmatch(name) is not None or name.startswith(OLD)
 
 
 def holds_nothing(folder: Path) -> bool:
-    """Whether nothing but drafts of ours is in a folder; raises OSError."""
+    """Whether a folder is empty except for drafts; raises OSError."""
     return all(is_leftover(entry.name) for entry in folder.iterdir())
 
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """A folder for temporary files in TMPDIR, removed at the end, or by a later run of mssgen."""
+    """A temporary folder in TMPDIR, removed at the end of the block, or by a later run."""
     with tempfile.TemporaryDirectory(prefix=f"mssgen-{os.getpid()}-") as name:
         lock = Lock(Path(name))
         lock.take(where_unknown=True)
@@ -109,7 +109,7 @@ def scratch_folder() -> Iterator[Path]:
 
 
 def sweep(folder: Path) -> None:
-    """Remove the drafts in a folder whose processes are gone. Nothing is raised."""
+    """Remove drafts of dead processes from a folder. Never raises."""
     with suppress(OSError):
         for entry in list(os.scandir(folder)):
             if _LEFTOVER.fullmatch(entry.name):
@@ -118,7 +118,7 @@ def sweep(folder: Path) -> None:
 
 @cache
 def sweep_scratch() -> None:
-    """Remove this user's scratch folders whose processes are gone; once in a process."""
+    """Remove this user's temporary folders of dead processes; once per process."""
     if fcntl is None:
         return
     with suppress(OSError):
@@ -132,7 +132,7 @@ def sweep_scratch() -> None:
 
 @cache
 def sweep_once(folder: Path) -> None:
-    """Sweep a folder that is about to be written to, and TMPDIR; once in a process."""
+    """Sweep a folder before writing to it, and TMPDIR; once per process."""
     sweep(folder)
     sweep_scratch()
 

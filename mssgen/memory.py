@@ -1,4 +1,4 @@
-"""Memory that runs out: every library has its own words for it."""
+"""Recognises that memory ran out, which every library reports in its own way."""
 
 import errno
 import functools
@@ -13,22 +13,22 @@ R = TypeVar("R")
 _SENTENCES = (
     *("not enough memory", "can't allocate memory", "cannot allocate memory", "out of memory"),
     *("bad_alloc", "unable to mmap", "failed to map segment", "_status_alloc_failed"),
-    # oneDNN says no more than this when it finds no room for its scratchpad.
+    # oneDNN says only this when it cannot allocate its scratchpad.
     *("could not create a primitive", "could not create a memory"),
 )
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out.
+    """Whether an exception means that memory ran out.
 
-    CUDA raises a type of its own; the CPU's allocator and libraries below it only a RuntimeError
-    with a sentence, loaders an OSError or ImportError.
+    CUDA raises its own type, the CPU allocator and other libraries a RuntimeError, loaders an
+    OSError or ImportError.
     """
     if isinstance(error, MemoryError | OutOfMemoryError):
         return True
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
         return True
-    # By name, as torch may not be loaded yet.
+    # By name, because torch may not be loaded.
     if any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__):
         return True
     said = str(error).lower()
@@ -36,7 +36,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def told(error: Exception, doing: str) -> Exception:
-    """The error itself, or an OutOfMemoryError where memory ran out while `doing` something."""
+    """Convert an error to OutOfMemoryError if memory ran out; `doing` is "loading", ..."""
     if isinstance(error, OutOfMemoryError) or not is_out_of_memory(error):
         return error
     return OutOfMemoryError(
@@ -45,7 +45,7 @@ def told(error: Exception, doing: str) -> Exception:
 
 
 def tells_of_memory(doing: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Make a function raise OutOfMemoryError where memory runs out, whoever raises what in it."""
+    """Decorator: the function raises OutOfMemoryError if memory runs out; `doing` is for `told`."""
 
     def wrap(function: Callable[P, R]) -> Callable[P, R]:
         @functools.wraps(function)

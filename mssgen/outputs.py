@@ -1,4 +1,4 @@
-"""What to write: every output is a weighted sum of the mixture and its stems."""
+"""Outputs of a separation: each is a weighted sum of the mixture and its stems."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from mssgen.errors import UsageError
 
 @dataclass(frozen=True)
 class Output:
-    """One output file: `mixture_weight` * mixture + sum of `stem_weights` * stems."""
+    """One output: `mixture_weight` * mixture + sum of `stem_weights[stem]` * stem."""
 
     name: str
     mixture_weight: float
@@ -20,7 +20,7 @@ class Output:
 
 @dataclass(frozen=True)
 class OutputPlan:
-    """The outputs of a song and the stems that must be separated for them."""
+    """The outputs to write, and the stems that the model must separate for them."""
 
     outputs: tuple[Output, ...]
     stems: tuple[str, ...]
@@ -32,7 +32,7 @@ class OutputPlan:
     def mix(
         self, mixture: NDArray[np.float32], stems: NDArray[np.float32]
     ) -> list[NDArray[np.float32]]:
-        """Mixture [C, T] and stems [S, C, T], in the order of `stems`, to one [C, T] an output."""
+        """One signal [C, T] per output, from mixture [C, T] and stems [S, C, T] (S as `stems`)."""
         results = []
         for output in self.outputs:
             result = output.mixture_weight * mixture
@@ -53,41 +53,43 @@ def plan_outputs(
     residual: bool = False,
     mix_consistent: bool = False,
 ) -> OutputPlan:
-    """Decide what to write.
+    """Choose the outputs of a separation.
 
     Args:
-        sources: what the model can give.
-        stems: stems to write; empty writes all, unless `two_stems` or `without` asks for others.
-        two_stems: write this stem and `no_STEM`, the mixture minus the stem, sample by sample.
-        without: write one `no_A_B...`: the mixture minus these stems.
-        residual: write `residual` too: what the stems do not explain.
-        mix_consistent: share the residual out over the stems in equal parts, so that they sum to
-            the mixture (uniform weights of Wisdom et al., "Differentiable Consistency
-            Constraints for Improved Deep Speech Enhancement", 2019).
+        sources: stems of the model.
+        stems: stems to write; empty writes all, unless `two_stems` or `without` is given.
+        two_stems: write this stem and `no_STEM`, the mixture minus the stem.
+        without: write one output `no_A_B...`, the mixture minus these stems.
+        residual: also write `residual`, the mixture minus all stems.
+        mix_consistent: distribute the residual equally over the stems, so that they sum to the
+            mixture (uniform weights of Wisdom et al., "Differentiable Consistency Constraints for
+            Improved Deep Speech Enhancement", 2019).
 
     Raises:
         UsageError: an unknown stem, or options that contradict each other.
     """
     for option, names in (
-        ("--stem", stems),
-        ("--two-stems", [two_stems] if two_stems else []),
-        ("--without", without),
+        ("stems", stems),
+        ("two_stems", [two_stems] if two_stems else []),
+        ("without", without),
     ):
         for name in names:
             if name not in sources:
                 raise UsageError(
-                    f"{option} {name} is not a stem of this model; it gives {', '.join(sources)}"
+                    f"`{option}` {name} is not a stem of this model; it has {', '.join(sources)}"
                 )
     if two_stems and (stems or without):
-        raise UsageError("--two-stems cannot go with --stem or --without; use one of them")
+        raise UsageError(
+            "`two_stems` cannot be combined with `stems` or `without`; use one of them"
+        )
     if residual and mix_consistent:
         raise UsageError(
-            "--residual is silent with --mix-consistent, which shares it out; leave one of them"
+            "`residual` is silent with `mix_consistent`, which distributes it; use one of them"
         )
     share = 1 / len(sources) if mix_consistent else 0.0
 
     def output(name: str, group: Sequence[str], mixture: float = 0, sign: float = 1) -> Output:
-        # An estimate is stem + share * (mixture - sum of all stems); here, summed over the group.
+        # A consistent stem is stem + share * (mixture - sum of all stems); summed over the group.
         shared = share * len(group)
         weights = {source: sign * ((source in group) - shared) for source in sources}
         weights = {source: weight for source, weight in weights.items() if weight}
@@ -106,5 +108,5 @@ def plan_outputs(
         outputs.append(Output("residual", 1.0, dict.fromkeys(sources, -1.0)))
     needed = {stem for one in outputs for stem in one.stem_weights}
     separated = tuple(source for source in sources if source in needed)
-    # A model of one stem that shares the residual out gives the mixture back; it runs all the same.
+    # A mix-consistent model of one stem outputs the mixture itself; it runs nevertheless.
     return OutputPlan(tuple(outputs), separated or tuple(sources[:1]))

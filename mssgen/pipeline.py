@@ -1,16 +1,16 @@
-"""The story of a song.
+"""The path of one song through the program.
 
     mixture [C, T]
-        -> pairs of channels [B, 2, T] at the separator's rate      (audio, channels)
-        -> stems [B, S, 2, T]                                       (separators)
-        -> better stems [B, S, 2, T], where an encoder learned one  (enhancers, codecs, refiners)
-        -> stems [S, C, T] at the output's rate, T as in the file   (audio, channels)
-        -> outputs: weighted sums of mixture and stems              (outputs)
-        -> files, complete or absent                                (batch, stem_writer)
+        -> stereo pairs [B, 2, T] at the separator's rate       (audio.channels, audio.resampling)
+        -> stems [B, S, 2, T]                                   (separators)
+        -> enhanced stems [B, S, 2, T], if there are encoders   (enhancers, codecs, refiners)
+        -> stems [S, C, T] at the output's rate                 (audio.channels, audio.resampling)
+        -> outputs: weighted sums of mixture and stems          (outputs)
+        -> files, complete or absent                            (jobs.batch, audio.writing)
 
-All of it streams: a song is read twice (once for its level and length, once to be separated) and
-never held. `stream_outputs` is that story; `separate` and `enhance` tell it for arrays, `batch.py`
-for files.
+Everything is streamed: a song is read twice, once for its level and length and once to be
+separated, and never held in memory. `stream_outputs` does this; `separate` and `enhance` wrap it
+for arrays, `mssgen.jobs.batch` for files.
 """
 
 import itertools
@@ -52,12 +52,12 @@ Audio = str | Path | ArrayLike | torch.Tensor
 
 @dataclass(frozen=True)
 class Measured:
-    """What the first pass over a song finds."""
+    """Result of the first pass over a song."""
 
     n_samples: int
-    """At the rate of the input."""
+    """Length at the rate of the input."""
     level: Level
-    """At the rate of the separator."""
+    """Level of the mixture at the rate of the separator."""
 
 
 @tells_of_memory("loading the model")
@@ -74,27 +74,27 @@ def load_separator(
     offline: bool = False,
     progress: bool = False,
 ) -> Separator:
-    """Load a separator once, for any number of songs.
+    """Load a separator, once for any number of songs.
 
     Args:
         model: a name from `mssgen models list`, or the path of a checkpoint.
-        encoders: stem encoders trained on separated stems, to send the stems through.
-        refining: what rewrites the encoders' codes; None leaves them.
-        blend: of the stems and what the encoders make of them; None is `Blend()`.
-        stems: the stems that will be asked for, so that a bag loads only what they need.
+        encoders: checkpoints of stem encoders, trained on separated stems, that enhance the stems.
+        refining: refiners of the encoders' codes; None keeps the codes.
+        blend: how stems and enhanced stems are blended; None is `Blend()`.
+        stems: stems that will be asked for, so that a bag of models loads only what they need.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         precision: "auto", "fp32", "bf16" or "fp16".
         options: overlap, shifts, seed, batch size.
-        offline: never ask the hub.
+        offline: never contact the hub.
         progress: draw a bar on standard error while downloading.
 
     Raises:
-        UsageError: an unknown model, stem, device or precision, an encoder for something else, or
-            no fitting refiner.
-        CheckpointError: the checkpoint is out of reach, damaged or untrusted.
+        UsageError: an unknown model, stem, device or precision, an encoder for another stem, or no
+            fitting refiner.
+        CheckpointError: the checkpoint is missing, damaged or untrusted.
     """
     chosen = choose_device(device)
-    choose_precision(precision, chosen)  # a wrong word is found before a download
+    choose_precision(precision, chosen)  # find a wrong name before a download
     resolved = resolve(
         model, offline=offline, progress=progress, wanted_stems=stems, stage="separate"
     )
@@ -133,17 +133,17 @@ def separate(
     """Separate one song into arrays.
 
     Args:
-        audio: a sound file, or samples [C, T] or [T], numpy or torch, full scale at 1;
-            six channels are L R C LFE and two surrounds, as in WAV.
-        sample_rate: of the samples, a whole number of Hz, 8000 to 192000; left out for a file.
+        audio: a sound file, or samples [C, T] or [T], numpy or torch, with full scale at 1; six
+            channels are taken as 5.1 in WAV order (L R C LFE and two surrounds).
+        sample_rate: rate of the samples in Hz, an integer from 8000 to 192000; not for files.
         stems, two_stems, without, residual, mix_consistent: see `mssgen.outputs.plan_outputs`.
-        downmix: mix more than two channels to stereo.
+        downmix: downmix more than two channels to stereo.
         separator: from `load_separator`; None loads `model` with `device`, `precision`, `options`.
-        strict: refuse a file of which something is missing; otherwise a warning is logged.
+        strict: refuse an incomplete file; otherwise a warning is logged.
 
     Returns:
-        {name: [C, T]} fp32 with the rate, channels and length of the input; tensors (on the CPU)
-        where a tensor came in, else numpy arrays.
+        {name: [C, T]} fp32 at the rate, channels and length of the input: CPU tensors if `audio`
+        is a tensor, else numpy arrays.
 
     Raises:
         UsageError: a wrong option. AudioError: the sound cannot be read. CheckpointError: the
@@ -277,7 +277,7 @@ def _joined(pieces: list[list[NDArray[np.float32]]], *, like: object) -> list[An
 
 
 def measure(source: Source, separator: Separator, *, downmix: bool = False) -> Measured:
-    """The first pass: length, level, and whether every sample is a number."""
+    """First pass over a song: measure length and level; AudioError for NaN and infinity."""
     n_samples = 0
 
     def counted() -> Iterator[NDArray[np.float32]]:
@@ -311,10 +311,10 @@ def stream_outputs(
     mixture: Source | None = None,
     hook: Hook = ignore,
 ) -> Iterator[list[NDArray[np.float32]]]:
-    """The second pass: yield blocks [C, T'] of every output of the plan, in step.
+    """Second pass over a song: yield one block [C, T'] per output of the plan at a time.
 
-    The source of a `StemEnhancer` is a stem, which may have the `mixture` that it is from.
-    All have `out_samples(...)` samples in the end: those of the input, at `sample_rate` if given.
+    The source of a `StemEnhancer` is a stem; `mixture` is what it was separated from, if known.
+    The outputs have the length of the input, at `sample_rate` (Hz) if given.
     """
     info, n_stems = source.info, len(plan.stems)
     out_rate = sample_rate or info.sample_rate
@@ -325,7 +325,7 @@ def stream_outputs(
     def warn(message: str) -> None:
         hook(Warned(source.name, message))
 
-    # Two readers of one stream: what one is ahead of the other is a few segments.
+    # Two readers of one stream, at most a few segments apart.
     to_separate, original = itertools.tee(mixture_blocks(source.blocks(), info, downmix=downmix))
     stream = separator.stream
     if mixture is not None:
@@ -373,7 +373,7 @@ def _at_model(
 
 @dataclass(frozen=True)
 class _ArraySource:
-    """Samples in memory as a source."""
+    """Samples [C, T] in memory as a `Source`."""
 
     samples: NDArray[np.float32]
     info: AudioInfo

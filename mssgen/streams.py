@@ -1,7 +1,8 @@
-"""Long signals as streams of blocks: overlap-add, context, and signals kept in step.
+"""Streams of blocks: overlap-add, context windows, and signals kept in step, of any length.
 
-Blocks are tensors [..., T'], or lanes: (named) tuples of tensors of one length T'. Nothing holds
-more than a few segments, so memory does not depend on the length of the signal.
+A stream is an iterable of blocks: tensors [..., T'] that follow each other along the last axis, or
+lanes, (named) tuples of tensors of one length T'. At most a few segments are in memory, whatever
+the length of the signal.
 """
 
 from collections import deque
@@ -29,26 +30,26 @@ def overlap_add(
     lead_samples: int = 0,
     has_fixed_length: bool = True,
 ) -> Iterator[Tensor]:
-    """Run `process` over overlapping segments and cross-fade what it gives.
+    """Apply `process` to overlapping segments and cross-fade the results.
 
-    Segments and weights are those of Demucs (`demucs.apply.apply_model`), so that the same network
-    gives the same result: a segment starts every `(1 - overlap) * segment_samples`; triangular
-    weights, normalised by their sum; the last, shorter segments are centred in a full one, with
-    what comes before them as context and zeros after the end.
+    Segments and weights are those of Demucs (`demucs.apply.apply_model`), so the same network
+    gives the same result: one segment every `(1 - overlap) * segment_samples`, triangular weights
+    normalised by their sum. The last, shorter segments are centred in a full one: the signal
+    before them is the context, and zeros follow the end.
 
     Args:
-        blocks: the signal, [..., T'] each, at least `n_samples` in all.
-        process: takes [B, ..., L] and gives [B, ..., L] with any axes between; L is
-            `segment_samples`, or less for the last segments without `has_fixed_length`.
+        blocks: the signal, blocks [..., T'] with at least `n_samples` in total.
+        process: maps [B, ..., L] to [B, ..., L], any axes in between; L is `segment_samples`, or
+            less for the last segments if `has_fixed_length` is false.
         n_samples: length of the signal.
         segment_samples: length of a segment.
-        overlap: share of a segment that the next one repeats, 0 <= overlap < 1.
-        batch_size: at most this many segments go to `process` at once.
-        lead_samples: zeros to imagine before the signal; they shift the segments against it.
-        has_fixed_length: whether `process` insists on segments of full length.
+        overlap: fraction of a segment that the next one repeats, 0 <= overlap < 1.
+        batch_size: largest number of segments per call of `process`.
+        lead_samples: zeros assumed before the signal; they shift the grid of segments.
+        has_fixed_length: whether `process` takes segments of full length only.
 
     Yields:
-        The result in order, [..., T'] with `n_samples` in all.
+        The result in order, blocks [..., T'] with `n_samples` in total.
 
     Raises:
         ValueError: the stream ends before `n_samples`.
@@ -85,7 +86,10 @@ def overlap_add(
 
 
 class SlidingReader:
-    """The part of a stream that segments may still need, with zeros before and after."""
+    """Random access to the recent part of a stream, zero-padded before its start and after its end.
+
+    `blocks` are [..., T'], with `n_samples` in total.
+    """
 
     def __init__(self, blocks: Iterable[Tensor], n_samples: int) -> None:
         self._blocks, self._n_samples = iter(blocks), n_samples
@@ -93,7 +97,10 @@ class SlidingReader:
         self._start = self._end = 0
 
     def read(self, start: int, stop: int) -> Tensor:
-        """[..., stop - start] of the stream; ValueError where it ends before it should."""
+        """Samples `start` to `stop` as [..., stop - start]; ValueError if the stream is too short.
+
+        `start` must not lie before the position given to `forget`.
+        """
         inner_start, inner_stop = max(0, start), max(0, min(stop, self._n_samples))
         while self._end < inner_stop or not self._held:
             block = next(self._blocks, None)
@@ -107,21 +114,24 @@ class SlidingReader:
         return F.pad(inner, (n_before, stop - start - n_before - inner.shape[-1]))
 
     def forget(self, before: int) -> None:
-        """Nothing before this position will be read again."""
+        """Free the samples before position `before`; they cannot be read again."""
         n_old = min(max(0, before - self._start), self._held[0].shape[-1])
         self._held = [self._held[0][..., n_old:].clone()]
         self._start += n_old
 
 
 class CrossFader:
-    """Weighted sums of overlapping segments, given out as soon as they are complete.
+    """Overlap-add of segments with triangular weights, normalised by the sum of the weights.
 
-    The weights are triangular, the position among them is that in the segment, and a shorter
-    segment ends early: so do Demucs and EnCodec it.
+    A segment shorter than `segment_samples` gets the first part of the weights, as in Demucs and
+    EnCodec.
+
+    Args:
+        segment_samples: length of a full segment.
+        start: position of the first segment; output before position 0 is dropped.
     """
 
     def __init__(self, segment_samples: int, start: int = 0) -> None:
-        """The signal begins at `start`; what lies before 0 is not given out."""
         rising = torch.arange(1, segment_samples // 2 + 1)
         falling = torch.arange(segment_samples - segment_samples // 2, 0, -1)
         self._weight = torch.cat([rising, falling]) / (segment_samples - segment_samples // 2)
@@ -130,7 +140,7 @@ class CrossFader:
         self._weights = self._weight.new_zeros(0)  # [held]
 
     def add(self, result: Tensor, position: int) -> None:
-        """Add a segment [..., T'] that begins at `position`."""
+        """Add a segment [..., T'] that starts at sample `position`."""
         result = result.to("cpu", torch.float32)
         weight = self._weight[: result.shape[-1]]
         if self._sum is None:
@@ -144,7 +154,10 @@ class CrossFader:
         self._weights[place] += weight
 
     def take(self, stop: int) -> Tensor:
-        """What is complete before the position `stop` and was not taken yet, on the CPU."""
+        """Samples from the last `stop` up to this one, [..., T'] fp32 on the CPU.
+
+        No segment added later may start before `stop`.
+        """
         assert self._sum is not None
         n_done = stop - self._start
         done = self._sum[..., :n_done] / self._weights[:n_done]
@@ -164,23 +177,23 @@ def in_context(
     hop_in: int = 1,
     hop_out: int = 1,
 ) -> Iterator[Tensor]:
-    """Run `process` over a long signal in pieces, each seen with what surrounds it.
+    """Apply `process` to a long signal in steps, each with the signal around it as context.
 
-    For networks that look a bounded way around: with enough context the result is that of one call,
-    and its edges are those of the signal. The length need not be known.
+    For networks with a bounded receptive field: with enough context the result equals that of one
+    call on the whole signal. The length need not be known in advance.
 
     Args:
-        blocks: the signal, [..., T'] each, or lanes (see `align`).
-        process: takes [..., L] and gives [..., about L * hop_out / hop_in].
-        step: how much of the signal to do at once, a multiple of `hop_in`.
-        context: how much to show before and after, a multiple of `hop_in`.
-        hop_in, hop_out: that many samples of input stand for that many of output.
+        blocks: the signal, blocks [..., T'], or lanes (see `align`).
+        process: maps [..., L] to [..., about L * hop_out / hop_in].
+        step: samples per call, without the context; a multiple of `hop_in`.
+        context: samples of context on each side; a multiple of `hop_in`.
+        hop_in, hop_out: `hop_in` samples of the input become `hop_out` of the output.
 
     Yields:
         The result in order, without the context.
     """
     held: Block | None = None
-    n_before = 0  # of what is held, how much is context
+    n_before = 0  # samples of `held` that are context
     is_more = True
     iterator = iter(blocks)
     while is_more:
@@ -207,10 +220,11 @@ def in_context(
 
 
 def align(streams: Sequence[Iterable[Any]]) -> Iterator[tuple[Any, ...]]:
-    """Cut several streams of blocks [..., T'] into blocks of equal length.
+    """Read several streams of blocks [..., T'] in steps of equal length.
 
     A block is an array, a tensor, or lanes: a (named) tuple of blocks of one length, with None for
-    a signal that is missing. Raises ValueError when the streams end at different lengths.
+    a signal that is missing. Yields one tuple per step, with one block of each stream. Raises
+    ValueError if the streams differ in length.
     """
     iterators = [iter(stream) for stream in streams]
     held: list[Any] = [None] * len(iterators)

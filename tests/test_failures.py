@@ -423,7 +423,7 @@ def as_nobody(
 def test_a_file_that_may_not_be_read(as_nobody: Program, song: Path) -> None:
     shutil.copy(song, "locked.wav")
     Path("locked.wav").chmod(0)
-    as_nobody("locked.wav").check_failure("locked.wav may not be read", "change its permissions")
+    as_nobody("locked.wav").check_failure("locked.wav cannot be read", "change its permissions")
     assert not Path("separated").exists()
 
 
@@ -431,7 +431,7 @@ def test_a_folder_that_may_not_be_read(as_nobody: Program, song: Path) -> None:
     Path("locked").mkdir()
     shutil.copy(song, "locked")
     Path("locked").chmod(0)
-    as_nobody("locked").check_failure("locked may not be read", "change its permissions")
+    as_nobody("locked").check_failure("locked cannot be read", "change its permissions")
     assert not Path("separated").exists()
     Path("locked").chmod(0o755)
 

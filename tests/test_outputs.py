@@ -114,12 +114,12 @@ def test_models_of_any_number_of_stems(sources: tuple[str, ...], mix_consistent:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"stems": ["bas"]}, r"--stem bas is not .*drums, bass, other, vocals"),
-        ({"two_stems": "guitar"}, "--two-stems guitar"),
-        ({"without": ["bass", "x"]}, "--without x"),
-        ({"two_stems": "bass", "stems": ["bass"]}, "--two-stems cannot go with"),
-        ({"two_stems": "bass", "without": ["bass"]}, "--two-stems cannot go with"),
-        ({"residual": True, "mix_consistent": True}, "--residual is silent"),
+        ({"stems": ["bas"]}, r"`stems` bas is not .*drums, bass, other, vocals"),
+        ({"two_stems": "guitar"}, "`two_stems` guitar"),
+        ({"without": ["bass", "x"]}, "`without` x"),
+        ({"two_stems": "bass", "stems": ["bass"]}, "`two_stems` cannot be combined with"),
+        ({"two_stems": "bass", "without": ["bass"]}, "`two_stems` cannot be combined with"),
+        ({"residual": True, "mix_consistent": True}, "`residual` is silent"),
     ],
 )
 def test_wrong_calls(options: dict[str, Any], message: str) -> None:

@@ -1,4 +1,4 @@
-"""What users have as samples and rates, made into what the library computes with."""
+"""Validation and conversion of sample arrays and sample rates that callers pass in."""
 
 import math
 
@@ -11,11 +11,11 @@ from mssgen.errors import UsageError
 
 
 def as_rate(rate: object) -> int:
-    """A sample rate in Hz from a number of any type; UsageError for what is not one."""
+    """Convert a number of any type to a sample rate in Hz; UsageError if it is not a valid rate."""
     if rate is None:
         raise UsageError("samples need their rate: pass `sample_rate` in Hz")
     try:
-        # Words are left out: "44100" is more likely a slip than a rate.
+        # Strings are refused: "44100" is more likely a mistake than a rate.
         number = math.nan if isinstance(rate, str | bytes) else float(rate)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError, RuntimeError):
         number = math.nan
@@ -27,10 +27,10 @@ def as_rate(rate: object) -> int:
 
 
 def as_samples(samples: object) -> NDArray[np.float32]:
-    """Samples [C, T] fp32 from floats [C, T] or [T], in memory order and writable.
+    """Convert floats [C, T] or [T] to fp32 [C, T], contiguous and writable.
 
-    Takes arrays of any strides and byte order, read-only ones, tensors on any device, and lists.
-    Raises UsageError for other numbers than floats, because only those say what full scale is.
+    Takes arrays of any strides and byte order, read-only arrays, tensors on any device, and lists.
+    Raises UsageError for integers and other types, whose full scale is not known.
     """
     try:
         if isinstance(samples, torch.Tensor):
@@ -46,5 +46,5 @@ def as_samples(samples: object) -> NDArray[np.float32]:
         )
     if array.ndim not in (1, 2) or not array.size:
         raise UsageError(f"samples must be [C, T] and not empty, not {list(array.shape)}")
-    with np.errstate(over="ignore"):  # infinite samples are told where they are
+    with np.errstate(over="ignore"):  # infinite samples are reported later, with their position
         return np.require(np.atleast_2d(array), np.float32, ["C", "W"])

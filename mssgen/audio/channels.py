@@ -1,4 +1,4 @@
-"""Between the channels of a recording and the stereo that separators work on."""
+"""Channels of a recording as stereo pairs for separators and as items for codecs, and back."""
 
 from collections.abc import Iterator
 
@@ -10,8 +10,8 @@ from torch import Tensor
 from mssgen.audio.encodings import AudioInfo
 from mssgen.audio.speakers import Layout, pairs_of, usual_layout
 
-# What each speaker gives to the left and to the right of a stereo mix, the LFE nothing:
-# ITU-R BS.775-3, annex 4, and what follows from it (in front as in front, above as below).
+# Gains of each speaker into left and right of a stereo downmix; the LFE is left out. From ITU-R
+# BS.775-3, annex 4, extended to other speakers (front as front, above as below).
 _HALF_POWER = 0.5**0.5
 _TO_STEREO = {
     "L": (1.0, 0.0),
@@ -30,15 +30,16 @@ _TO_STEREO = {
 
 
 def n_mixed(n_channels: int, *, downmix: bool) -> int:
-    """How many channels are left after `downmixed`."""
+    """Number of channels of the mixture: at most 2 with `downmix`, else `n_channels`."""
     return min(n_channels, 2) if downmix else n_channels
 
 
 def downmixed(block: NDArray[np.float32], layout: Layout = ()) -> NDArray[np.float32]:
-    """Mix [C, T] with more than two channels to stereo [2, T], without overshoot.
+    """Downmix [C, T] to stereo [2, T] without exceeding full scale; one or two channels stay.
 
-    Known speakers by ITU-R BS.775-3, scaled so that full scale stays full scale; of unknown ones
-    the even ones go left and the odd ones right, averaged. Six unknown channels are 5.1.
+    Known speakers use the gains of ITU-R BS.775-3, scaled so that full scale stays full scale. Six
+    channels without a layout are taken as 5.1; otherwise even channels are averaged into the left
+    and odd ones into the right.
     """
     n_channels = len(block)
     if n_channels <= 2:
@@ -62,7 +63,7 @@ def _to_stereo(name: str) -> tuple[float, float]:
 
 
 def to_pairs(block: NDArray[np.float32], layout: Layout = ()) -> Tensor:
-    """[C, T] -> [B, 2, T]: channels in pairs of left and right; one without partner is doubled.
+    """Group channels [C, T] into stereo pairs [B, 2, T]; a channel without a partner is doubled.
 
     Pairs are those of the speakers (`mssgen.audio.speakers.pairs_of`); of unknown channels the
     first and the second, and so on.
@@ -76,7 +77,7 @@ def to_pairs(block: NDArray[np.float32], layout: Layout = ()) -> Tensor:
 
 
 def from_pairs(stems: Tensor, n_channels: int, layout: Layout = ()) -> NDArray[np.float32]:
-    """[B, S, 2, T] -> [S, C, T], the inverse of `to_pairs`; a doubled channel is averaged."""
+    """Stems [B, S, 2, T] of each pair to [S, C, T]: undo `to_pairs`, averaging doubled channels."""
     result = np.empty((stems.shape[1], n_channels, stems.shape[-1]), np.float32)
     for (left, right), pair in zip(pairs_of(layout, n_channels), stems.numpy(), strict=True):
         if left == right:
@@ -87,7 +88,7 @@ def from_pairs(stems: Tensor, n_channels: int, layout: Layout = ()) -> NDArray[n
 
 
 def keep_mono(stereo: Tensor, is_mono: Tensor) -> Tensor:
-    """Stereo [B, ..., 2, T] with equal channels in the items [B] that are mono."""
+    """Average left and right of stereo [B, ..., 2, T] where `is_mono` [B] is true."""
     if not bool(is_mono.any()):
         return stereo
     middle = stereo.mean(dim=-2, keepdim=True)
@@ -96,11 +97,11 @@ def keep_mono(stereo: Tensor, is_mono: Tensor) -> Tensor:
 
 
 def to_items(block: NDArray[np.float32], n_channels: int, layout: Layout = ()) -> Tensor:
-    """Channels [C, T] as items [B, n_channels, T] for a codec of one channel or two.
+    """Channels [C, T] as items [B, n_channels, T] for a mono (1) or stereo (2) codec.
 
-    A mono codec gets each pair as middle (L + R) / 2 and side (L - R) / 2: most of a stem is in the
-    middle, which then has one set of codes and stays where it is, while errors of a left and a
-    right of their own would let it wander. A channel without partner stays as it is.
+    For a mono codec each pair becomes mid (L + R) / 2 and side (L - R) / 2: most of a stem is in
+    the mid signal, and coding errors in separate left and right channels would make it wander in
+    the stereo image. A channel without a partner stays as it is.
     """
     if n_channels == 2:
         return to_pairs(block, layout)
@@ -112,7 +113,7 @@ def to_items(block: NDArray[np.float32], n_channels: int, layout: Layout = ()) -
 
 
 def from_items(items: Tensor, n_channels: int, layout: Layout = ()) -> NDArray[np.float32]:
-    """[B, 1 or 2, T] -> [n_channels, T], the inverse of `to_items`."""
+    """Codec items [B, 1 or 2, T] back to channels [n_channels, T]: undo `to_items`."""
     if items.shape[1] == 2:
         return from_pairs(items[:, None], n_channels, layout)[0]
     channels = items[:, 0].clone()
@@ -129,10 +130,10 @@ def _real_pairs(layout: Layout, n_channels: int) -> list[tuple[int, int]]:
 def mixture_blocks(
     blocks: Iterator[NDArray[np.float32]], info: AudioInfo, *, downmix: bool
 ) -> Iterator[NDArray[np.float32]]:
-    """The mixture to work on, [`n_mixed(C)`, T'] from blocks [C, T']."""
+    """Blocks [C, T'] of the input, downmixed to [2, T'] if `downmix`."""
     return (downmixed(block, info.layout) for block in blocks) if downmix else blocks
 
 
 def mixed_layout(info: AudioInfo, *, downmix: bool) -> Layout:
-    """The speakers of what `separate` gives of such sound; () where they are not known."""
+    """Speaker layout of the mixture and its stems after `downmix`; () if unknown."""
     return ("L", "R") if downmix and info.n_channels > 2 else info.layout

@@ -1,4 +1,4 @@
-"""How a stem is written: the output formats, their limits and their defaults."""
+"""Output formats: containers and bit depths, their limits and defaults."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,21 +11,22 @@ BIT_DEPTHS = {"16": "PCM_16", "24": "PCM_24", "32f": "FLOAT"}
 
 @dataclass(frozen=True)
 class Container:
-    """An output format as libsndfile writes it, and its limits."""
+    """An output format of libsndfile, with its limits."""
 
     sndfile_format: str
     codec: str = ""
-    """libsndfile's subtype of a lossy codec; "" holds samples as they are, by bit depth."""
+    """libsndfile's subtype of a lossy codec; "" for uncompressed and lossless formats."""
     bit_depths: tuple[str, ...] = ("16", "24", "32f")
     sample_rates: tuple[int, ...] = ()
-    """Hz; empty: all that mssgen reads."""
+    """Allowed rates in Hz; empty allows every rate that mssgen reads."""
     max_channels: int = 64
     settings: tuple[tuple[str, Any], ...] = ()
+    """Keyword arguments for `soundfile.SoundFile`."""
 
 
 _MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 _OPUS_RATES = (8000, 12000, 16000, 24000, 48000)
-# A stem is heard alone and processed further, so the lossy settings are high: Vorbis quality 8
+# Stems are played alone and processed further, so lossy bit rates are high: Vorbis quality 8
 # (270 kbit/s), Opus 270 kbit/s and MP3 320 kbit/s for stereo.
 CONTAINERS = {
     "wav": Container("WAV"),
@@ -54,20 +55,21 @@ CONTAINERS = {
 
 @dataclass(frozen=True)
 class Encoding:
-    """How a stem is written."""
+    """Container and bit depth of an output file."""
 
     container: str
-    """A name of `CONTAINERS`."""
+    """A key of `CONTAINERS`."""
     bit_depth: str
-    """A name of `BIT_DEPTHS`: "16", "24" or "32f"; lossy containers ignore it."""
+    """A key of `BIT_DEPTHS`: "16", "24" or "32f"; lossy containers ignore it."""
 
     @property
     def extension(self) -> str:
-        """Of the file name, without a dot."""
+        """Suffix of the file name, without the dot."""
         return self.container
 
     @property
     def is_lossy(self) -> bool:
+        """Whether the container uses a lossy codec."""
         return bool(CONTAINERS[self.container].codec)
 
     @property
@@ -77,53 +79,58 @@ class Encoding:
 
     @property
     def ceiling(self) -> float:
-        """The peak to rescale to: below it nothing clips, dither and lossy decoding included."""
+        """Largest peak that does not clip, with a margin for dither and for lossy decoding."""
         if self.is_float:
             return float("inf")
         return 0.98 if self.is_lossy else 1.0 - 2.0 ** (2 - int(self.bit_depth))
 
     def gain_for(self, peak: float) -> float:
-        """What brings a peak down to the ceiling; 1 where it fits."""
+        """Factor that lowers a peak to `ceiling`; 1 if the peak is below it."""
         return 1.0 if self.is_float or peak <= self.ceiling else self.ceiling / peak
 
     def check(self, sample_rate: int, n_channels: int) -> None:
-        """Raise UsageError where the container cannot hold such sound."""
+        """Raise UsageError if the container does not support bit depth, rate (Hz) or channels."""
         limits = CONTAINERS[self.container]
         if not self.is_lossy and self.bit_depth not in limits.bit_depths:
             raise UsageError(
-                f"--format {self.container} cannot hold --bit-depth {self.bit_depth}; use "
-                f"--bit-depth {limits.bit_depths[-1]}, or --format wav"
+                f"`container={self.container!r}` cannot hold `bit_depth={self.bit_depth!r}`; use "
+                f"`bit_depth={limits.bit_depths[-1]!r}`, or `container='wav'`"
             )
         if limits.sample_rates and sample_rate not in limits.sample_rates:
             nearest = min(
                 limits.sample_rates, key=lambda rate: (rate < sample_rate, abs(rate - sample_rate))
             )
             raise UsageError(
-                f"--format {self.container} cannot hold {sample_rate} Hz; add --sample-rate "
-                f"{nearest}, or use --format flac"
+                f"`container={self.container!r}` cannot hold {sample_rate} Hz; add "
+                f"`sample_rate={nearest}`, or use `container='flac'`"
             )
         if n_channels > limits.max_channels:
             raise UsageError(
-                f"--format {self.container} holds at most {limits.max_channels} channels, not "
-                f"{n_channels}; use --format wav, or --downmix"
+                f"`container={self.container!r}` holds at most {limits.max_channels} channels, not "
+                f"{n_channels}; use `container='wav'`, or `downmix=True`"
             )
 
     def sndfile_format(self, n_samples: int, n_channels: int) -> tuple[str, str]:
-        """libsndfile's names of format and subtype for a file of this length."""
+        """libsndfile's (format, subtype) for a file of `n_samples` samples per channel.
+
+        Raises UsageError for AIFF of more than 4 GiB.
+        """
         container = CONTAINERS[self.container]
         subtype = container.codec or BIT_DEPTHS[self.bit_depth]
         n_bytes = n_samples * n_channels * int(self.bit_depth[:2]) // 8
-        # A margin for the header and for tags with their pictures.
+        # Leaves room for the header and for tags with pictures.
         if not self.is_lossy and n_bytes >= 2**32 - 2**25:
             if self.container == "wav":
                 return "RF64", subtype
             if self.container == "aiff":
-                raise UsageError("--format aiff ends at 4 GiB; use --format wav, flac, caf or w64")
+                raise UsageError(
+                    "`container='aiff'` ends at 4 GiB; use `container='wav'`, flac, caf or w64"
+                )
         return container.sndfile_format, subtype
 
 
-# A stem can lie 20 dB below the mix, so what is finer than 16 bit stays so. Everything that this
-# table leaves out (8 bit, u-law, ADPCM, lossy codecs) becomes 16 bit.
+# A stem can be 20 dB below the mixture, so a resolution above 16 bit is kept. Every other subtype
+# (8 bit, u-law, ADPCM, lossy codecs) becomes 16 bit.
 _BIT_DEPTH_OF_INPUT = {
     "PCM_20": "24",
     "PCM_24": "24",
@@ -138,36 +145,45 @@ _BIT_DEPTH_OF_INPUT = {
 
 
 def choose_encoding(info: "AudioInfo", container: str | None, bit_depth: str | None) -> Encoding:
-    """The encoding of the stems of an input: what the user asked for, else like the input.
+    """Choose container and bit depth of the outputs for an input.
 
-    None means not asked for. The container is then wav; the bit depth is the input's own, at
-    least 16 bit (fewer would drown a quiet stem in noise), at most what the container holds.
-    Raw has no header to tell its format, so its default is always 32-bit float, little endian,
-    channels interleaved. Raises UsageError for unknown names; see `Encoding.check` for the rest.
+    Args:
+        info: format of the input.
+        container: a key of `CONTAINERS`; None is wav.
+        bit_depth: a key of `BIT_DEPTHS`; None is that of the input, at least 16 bit (a quiet stem
+            would drown in noise) and at most the limit of the container. Raw files have no header,
+            so their default is always 32-bit float (little endian, interleaved).
+
+    Raises:
+        UsageError: an unknown name; `Encoding.check` finds combinations that do not work.
     """
     container = container or "wav"
     if container not in CONTAINERS:
-        raise UsageError(f"--format {container} is unknown; use one of {', '.join(CONTAINERS)}")
+        raise UsageError(
+            f"`container={container!r}` is unknown; use one of {', '.join(CONTAINERS)}"
+        )
     if bit_depth is None:
         default = "32f" if container == "raw" else _BIT_DEPTH_OF_INPUT.get(info.subtype, "16")
         held = CONTAINERS[container].bit_depths
         return Encoding(container, default if default in held else held[-1])
     if bit_depth not in BIT_DEPTHS:
-        raise UsageError(f"--bit-depth {bit_depth} is unknown; use one of {', '.join(BIT_DEPTHS)}")
+        raise UsageError(
+            f"`bit_depth={bit_depth!r}` is unknown; use one of {', '.join(BIT_DEPTHS)}"
+        )
     return Encoding(container, bit_depth)
 
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """What an input is."""
+    """Format of an input."""
 
     sample_rate: int
-    """Hz, 8000 to 192000."""
+    """In Hz, 8000 to 192000."""
     n_channels: int
     container: str
-    """Lower-case: "wav", "flac", "ogg", "mp3", ..."""
+    """Format name in lower case: "wav", "flac", "ogg", "mp3", ..."""
     subtype: str
-    """libsndfile's name of the sample format: "PCM_16", "FLOAT", "VORBIS", ...; what ffmpeg decodes
-    has such a name where it is lossless, "DSD", or ""."""
+    """Sample format as libsndfile names it ("PCM_16", "FLOAT", "VORBIS", ...); for files decoded
+    by ffmpeg such a name if lossless, "DSD", or "" if lossy."""
     layout: Layout = ()
-    """The speaker of each channel, in WAV order (`mssgen.audio.speakers`); () if unknown."""
+    """Speaker of each channel, in WAV order (`mssgen.audio.speakers`); () if unknown."""

@@ -1,4 +1,4 @@
-"""What libsndfile cannot read goes through the ffmpeg program, where it is installed."""
+"""Decodes files that libsndfile cannot read with the ffmpeg program, if it is installed."""
 
 import errno
 import logging
@@ -20,7 +20,7 @@ from mssgen.errors import AudioError
 _log = logging.getLogger(__name__)
 _PROBE_TIMEOUT_S = 20.0
 
-# First bytes of what only ffmpeg reads: (offset, bytes, what it is).
+# Formats that only ffmpeg reads: (offset, first bytes, name).
 _FFMPEG_KINDS = (
     (4, b"ftyp", "MP4 (m4a, mp4, mov)"),
     (0, bytes.fromhex("3026b2758e66cf11"), "Windows Media (wma, asf)"),
@@ -40,8 +40,8 @@ _FFMPEG_KINDS = (
 )
 
 
-# Plain containers of sound. What is left out opens other files or devices (playlists, lists of
-# files, scripts), or takes anything for sound (raw samples).
+# Plain audio containers. Formats that open other files or devices (playlists, lists of files,
+# scripts) or accept any data (raw samples) are excluded.
 _FORMATS = (
     *("aac", "ac3", "aiff", "amr", "amrnb", "amrwb", "ape", "asf", "au", "avi", "caf", "dsf"),
     *("dts", "dtshd", "eac3", "flac", "flv", "gxf", "iff", "ircam", "loas", "matroska", "webm"),
@@ -50,9 +50,9 @@ _FORMATS = (
     *("w64", "wav", "wsd", "wtv", "wv", "xwma"),
 )
 _ALLOWED = ("-protocol_whitelist", "file", "-format_whitelist", ",".join(_FORMATS))
-# Containers whose time stamps tell where sound begins and where it pauses.
+# Containers whose time stamps mark a late start and gaps.
 _TIMED_FORMATS = {"matroska", "mov", "avi", "mpegts", "mpeg", "flv", "nut", "mxf"}
-# Encoders' delays and the rounding of time stamps stay below this.
+# Encoder delays and rounding of time stamps are below this.
 _MIN_DELAY_S = 0.05
 _LOSSLESS = {
     *("alac", "ape", "flac", "mlp", "mp4als", "ralf", "shorten", "tak", "truehd", "tta"),
@@ -60,9 +60,9 @@ _LOSSLESS = {
 }
 _SAMPLE_BITS = {"u8": 8, "s16": 16, "s32": 32, "s64": 64}
 _MAX_RATE = 192_000
-# A player's rate for DSD: above it there is hardly more than its shaped noise.
+# Usual PCM rate for DSD: above its band there is mostly shaped noise.
 _DSD_RATE = 88_200
-# ffmpeg that neither gives samples nor ends for so long is waiting for something.
+# If ffmpeg outputs nothing for so long, it is blocked.
 _PATIENCE_S = 60.0
 _DAMAGE = re.compile(
     r"Error while decoding|Error submitting|Invalid data found|decode_frame\(\) failed|partial file"
@@ -78,16 +78,16 @@ _TRACK = re.compile(
 
 @dataclass(frozen=True)
 class Decoded:
-    """What ffmpeg made of a file."""
+    """A file decoded by ffmpeg."""
 
     path: Path
-    """A float32 wav."""
+    """The decoded float32 wav."""
     subtype: str
-    """libsndfile's name of the sample format, as "PCM_24"; "" of lossy ones."""
+    """Original sample format as libsndfile names it ("PCM_24", ...); "" for lossy codecs."""
     losses: tuple[str, ...] = ()
-    """What is missing: the end of a sentence that begins with the file's name."""
+    """Missing audio; each item continues a sentence that starts with the file's name."""
     notes: tuple[str, ...] = ()
-    """What else the user should know, likewise."""
+    """Other remarks, in the same form."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,7 @@ class _Stream:
 
     @property
     def subtype(self) -> str:
+        """Sample format as libsndfile names it; "" for lossy codecs."""
         kind = self.sample_format.removesuffix("p")
         is_pcm = self.codec.startswith("pcm_") and "law" not in self.codec
         if self.codec.startswith("dsd"):
@@ -117,7 +118,7 @@ class _Stream:
 
     @property
     def out_rate(self) -> int:
-        """The rate to decode at: one of those that are read."""
+        """Rate to decode at, in Hz: the stream's, or a lower one for DSD and very high rates."""
         if self.codec.startswith("dsd"):
             return min(_DSD_RATE, self.sample_rate)
         rate = self.sample_rate
@@ -127,10 +128,11 @@ class _Stream:
 
     @property
     def filters(self) -> list[str]:
+        """ffmpeg options that fill gaps with silence and set the rate."""
         chain = []
-        # Windows Media counts a decoder's delay as a late start: heeded beside pictures only.
+        # Windows Media counts the decoder's delay as a late start: use it beside video only.
         if self.formats & _TIMED_FORMATS or ("asf" in self.formats and self.has_video):
-            # Silence where the time stamps leave a hole; nothing is stretched.
+            # Inserts silence into gaps of the time stamps, without stretching.
             begin = ":first_pts=0" if self.start_s >= _MIN_DELAY_S else ""
             chain.append(f"aresample=async=1{begin}")
         if self.out_rate != self.sample_rate:
@@ -143,16 +145,23 @@ def decode(
 ) -> Decoded:
     """Decode the first audio track to a float32 wav in `folder`.
 
-    The samples keep the time line of the file: silence stands for a late start and for holes.
-    `head` is the start of the file; ffmpeg is ended when `cancel` is set.
+    Samples keep their time in the file: a late start and gaps become silence.
 
-    Raises AudioError when ffmpeg is missing, cannot decode the file, waits without end or was
-    cancelled; OSError when `folder` is full.
+    Args:
+        file: the file to decode.
+        folder: temporary folder for the wav and ffmpeg's log.
+        name: the file in messages.
+        head: first bytes of the file, to name formats that need ffmpeg.
+        cancel: ffmpeg is stopped once this is set.
+
+    Raises:
+        AudioError: ffmpeg is missing, cannot decode the file, is blocked or was cancelled.
+        OSError: `folder` is full.
     """
     program = shutil.which("ffmpeg")
     if program is None:
         raise AudioError(f"{name} is {_needs_ffmpeg(head)}")
-    # "file:" and what is allowed: neither an odd name nor a playlist may open anything else.
+    # "file:" and the whitelists: neither a strange name nor a playlist can open anything else.
     source = [*_ALLOWED, "-i", f"file:{file.absolute()}", "-map", "0:a:0"]
     call = [program, "-hide_banner", "-nostdin"]
     watch = _Watch(folder, name, cancel)
@@ -167,17 +176,17 @@ def decode(
     notes: tuple[str, ...] = ()
     if stream.out_rate != stream.sample_rate:
         what = "DSD" if stream.codec.startswith("dsd") else f"sampled at {stream.sample_rate} Hz"
-        notes = (f"is {what}: it is read at {stream.out_rate} Hz",)
+        notes = (f"is {what} and read at {stream.out_rate} Hz",)
     losses = [f"is damaged: ffmpeg could not decode all of it ({n_errors} errors)"] * (n_errors > 0)
     declared_s, held_s = stream.duration_s or 0.0, _held_s(decoded, stream.out_rate)
-    # Pictures may last longer than the sound.
+    # The video may be longer than the audio.
     if not stream.has_video and held_s < declared_s - max(0.2, 0.002 * declared_s):
         losses.append(cut_short(held_s, declared_s))
     return Decoded(decoded, stream.subtype, tuple(losses), notes)
 
 
 def _held_s(wav: Path, sample_rate: int) -> float:
-    """The length of what ffmpeg wrote, from its size: its header does not know it."""
+    """Duration of ffmpeg's wav in seconds, from its size: the header of a pipe lacks it."""
     with open(wav, "rb") as file:
         head = file.read(256)
     at = head.find(b"fmt ")
@@ -193,7 +202,7 @@ def _needs_ffmpeg(head: bytes) -> str:
 
 
 def _described(said: str, name: str) -> _Stream:
-    """The first audio track, from what ffmpeg prints about its input and the first samples."""
+    """Parse the first audio track from ffmpeg's description of its input and first samples."""
     if re.search(r"Stream map .*matches no streams", said):
         raise AudioError(f"{name} holds no sound; choose another file")
     track = _TRACK.search(said)
@@ -219,7 +228,7 @@ def _described(said: str, name: str) -> _Stream:
 
 
 def is_silent_film(file: Path) -> bool:
-    """Whether ffmpeg finds no sound track in a file that it can read; False where it is unsure."""
+    """Whether ffmpeg can read a file and finds no audio track in it; False if unsure."""
     if (program := shutil.which("ffmpeg")) is None:
         return False
     source = [*_ALLOWED, "-i", f"file:{file.absolute()}"]
@@ -238,19 +247,21 @@ def is_silent_film(file: Path) -> bool:
 
 
 def _not_sound(name: str) -> AudioError:
-    return AudioError(f"{name} is damaged or not a sound file, says ffmpeg; get a new copy of it")
+    return AudioError(
+        f"{name} is damaged or not a sound file, according to ffmpeg; get a new copy of it"
+    )
 
 
 @dataclass(frozen=True)
 class _Watch:
-    """Runs ffmpeg so that it cannot outlive us, wait for ever, or ask the terminal."""
+    """Runs ffmpeg: it cannot outlive this process, block forever, or read the terminal."""
 
     folder: Path
     name: str
     cancel: threading.Event | None
 
     def run(self, command: Sequence[str], output: BinaryIO | None) -> str:
-        """Copy what it writes to `output`; returns what it says. AudioError where it fails."""
+        """Copy ffmpeg's standard output to `output` and return its log; AudioError if it fails."""
         log = self.folder / "ffmpeg.log"
         with open(log, "wb") as errors, _process(command, errors) as process:
             pipe = cast(BinaryIO, process.stdout)
@@ -272,7 +283,7 @@ class _Watch:
         with open(log, "rb") as file:
             said = file.read(2**20).decode(errors="replace")
         if process.returncode and not re.search(r"Stream map .*matches no streams", said):
-            # Its lines read badly: for --verbose only.
+            # Its lines are hard to read: for debug logs only.
             _log.debug("ffmpeg on %s: %s", self.name, said.strip())
             if "No space left on device" in said:
                 raise OSError(errno.ENOSPC, "No space left on device", str(self.folder))
@@ -284,13 +295,13 @@ class _Watch:
             raise AudioError(f"{self.name} was not read: it was interrupted")
         if time.monotonic() - last > _PATIENCE_S:
             raise AudioError(
-                f"{self.name} keeps ffmpeg waiting without giving sound; get a new copy of it"
+                f"{self.name} keeps ffmpeg waiting without any output; get a new copy of it"
             )
 
 
 @contextmanager
 def _process(command: Sequence[str], errors: BinaryIO) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that ends with the block. If we are killed, its pipe breaks, and it ends too."""
+    """A process that ends with the block, or through its broken pipe if we are killed."""
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors
     )

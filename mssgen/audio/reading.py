@@ -1,9 +1,7 @@
-"""Sound files in: every input becomes float32 blocks [C, T] that can be read more than once.
+"""Reading sound files as float32 blocks [C, T'], any number of times and in constant memory.
 
-libsndfile reads wav, flac, ogg, opus, mp3, aiff, caf, w64 and more; what it does not know (m4a,
-wma, ...) goes through ffmpeg where that is installed. Nothing here holds a song: memory is one
-block, whatever the length. The names of writing
-(`encoding`, `stem_writer`, `targets`) can be had from here too: one door for all sound files.
+libsndfile reads wav, flac, ogg, opus, mp3, aiff, caf, w64 and more; other formats (m4a, wma, ...)
+are decoded by the ffmpeg program if it is installed.
 """
 
 import logging
@@ -35,9 +33,9 @@ from mssgen.audio.spooling import reading, spool, temporary_folder
 from mssgen.errors import AudioError, UsageError
 
 MIN_RATE, MAX_RATE = 8_000, 192_000
-# A damaged header can claim a thousand channels; no music has more than this.
+# A damaged header can claim thousands of channels; no music has more than this.
 MAX_CHANNELS = 64
-# Some programs scale float samples like 32-bit integers; what is above that is damage.
+# Some programs scale float samples like 32-bit integers; larger values are damage.
 MAX_MAGNITUDE = 2.0**32
 
 _log = logging.getLogger(__name__)
@@ -49,30 +47,30 @@ class AudioSource:
     """A sound file that can be read from its start any number of times."""
 
     name: str
-    """As the user gave it, or "standard input"."""
+    """Path as the user gave it, or "standard input"."""
     path: Path
-    """The file that is read; temporary for standard input and for what ffmpeg decoded."""
+    """The file that is read: a temporary one for standard input and for files decoded by ffmpeg."""
     info: AudioInfo
     _reader: PartReader
     warnings: list[str] = field(default_factory=list)
-    """What is missing of a damaged file and what else was noticed, each the end of a sentence that
-    begins with the name; what only decoding shows is added by the first pass."""
+    """Damage and other remarks, each continuing a sentence that starts with the name; the first
+    pass adds damage that only decoding reveals."""
     _order: tuple[int, ...] = ()
-    """Which channel of the file is first, second, ... here; () changes nothing."""
+    """Channels of the file in WAV order; () keeps the order of the file."""
     _cancel: threading.Event | None = None
     _decoded_from: Path | None = None
-    """What ffmpeg made `path` of."""
+    """The file that ffmpeg decoded to `path`; None if libsndfile reads it."""
 
     @property
     def original(self) -> Path:
-        """The file that holds the tags: `path`, or what ffmpeg decoded."""
+        """The file that holds the tags: `path`, or the one that ffmpeg decoded."""
         return self._decoded_from or self.path
 
     def blocks(self, block_samples: int = BLOCK_SAMPLES) -> Iterator[NDArray[np.float32]]:
         """Yield the file from its start as blocks [C, T'], T' at most `block_samples`.
 
-        What is damaged is left out or silent, with a warning. Raises AudioError where the file
-        holds no samples, or was opened with `strict` and something is missing.
+        Damaged stretches are skipped or replaced by silence, with a warning. Raises AudioError if
+        the file holds no samples, or is incomplete and was opened with `strict`.
         """
         rate, n_read = self.info.sample_rate, 0
         for part_rate, blocks in self._reader.streams(block_samples):
@@ -90,16 +88,16 @@ class AudioSource:
 
     @cached_property
     def n_samples(self) -> int:
-        """The length T; a file that does not declare it for sure is read through once."""
+        """Length in samples; if the header does not reliably declare it, the file is decoded."""
         self._reader.search()
         return self._seekable_samples or sum(block.shape[1] for block in self.blocks())
 
     def segment(self, start_sample: int, n_samples: int) -> NDArray[np.float32]:
-        """Samples `start_sample` and on, [C, n_samples], with zeros after the end of the file.
+        """`n_samples` samples from `start_sample`, [C, n_samples], zero-padded after the end.
 
-        Uncompressed files and FLAC are read at that place only; all others are decoded from their
-        start, because a lossy decoder that begins in the middle gives other samples.
-        Raises AudioError as `blocks` does, and where the file is damaged at that place.
+        Uncompressed files and FLAC are read at that place only; other files are decoded from the
+        start, because a lossy decoder that starts in the middle outputs different samples.
+        Raises AudioError as `blocks` does, and if the file is damaged at that place.
         """
         if self._seekable_samples:
             found = self._seek(start_sample, n_samples)
@@ -116,7 +114,7 @@ class AudioSource:
 
     @cached_property
     def _seekable_samples(self) -> int:
-        """The length of a file whose every sample can be found at once; else 0."""
+        """Length in samples of a file with sample-accurate seeking; 0 for other files."""
         is_exact = self.info.subtype.startswith(("PCM_", "FLOAT", "DOUBLE"))
         if not (is_exact or self._decoded_from is not None):
             return 0
@@ -136,7 +134,7 @@ class AudioSource:
         return self._in_order(np.ascontiguousarray(block.T))
 
     def _in_order(self, block: NDArray[np.float32]) -> NDArray[np.float32]:
-        """A block [C, T'] of the file with its channels in the order of WAV."""
+        """Reorder the channels of a block [C, T'] of the file to WAV order."""
         return block[list(self._order)] if self._order else block
 
 
@@ -149,20 +147,19 @@ def open_source(
     warn: Callable[[str], None] | None = None,
     cancel: threading.Event | None = None,
 ) -> Iterator[AudioSource]:
-    """Open a sound file; "-" is standard input (or `stdin`), spooled to a temporary file.
-
-    Pipes are spooled too, because a song is read twice.
+    """Open a sound file; standard input and pipes are first copied to a temporary file.
 
     Args:
-        path: the file, or "-".
-        stdin: read in place of standard input.
-        strict: refuse a file of which something is missing, instead of warning.
-        warn: told each warning as a sentence; None logs it.
-        cancel: once set, reading ends with AudioError.
+        path: the file, or "-" for standard input.
+        stdin: stream to read instead of standard input.
+        strict: refuse an incomplete file instead of warning.
+        warn: called with each warning, a sentence; None logs it.
+        cancel: reading raises AudioError once this is set.
 
     Raises:
-        AudioError: the file is missing, a folder, not readable, empty, not sound, outside 8 to
-            192 kHz, or only ffmpeg could read it and ffmpeg is not installed.
+        AudioError: the file is missing, a folder, unreadable, empty, not a sound file, outside 8 to
+            192 kHz, or needs ffmpeg and ffmpeg is not installed.
+        UsageError: standard input is closed or a terminal.
     """
     name = "standard input" if str(path) == "-" else str(path)
     with ExitStack() as stack:
@@ -184,7 +181,7 @@ def open_source(
 
 @dataclass(frozen=True)
 class _Warnings:
-    """What is to be said about a file."""
+    """Collects and passes on the warnings about one file."""
 
     name: str
     strict: bool
@@ -192,25 +189,25 @@ class _Warnings:
     said: list[str] = field(default_factory=list)
 
     def note(self, note: str) -> None:
-        """Say something: the end of a sentence that begins with the name."""
+        """Warn; `note` continues a sentence that starts with the name."""
         self.said.append(note)
         self.warn(f"{self.name} {note}")
 
     def loss(self, loss: str) -> None:
-        """Say that something is missing; AudioError if that must not be."""
+        """Warn that audio is missing, or raise AudioError if `strict`."""
         if self.strict:
-            raise AudioError(f"{self.name} {loss}; get a complete copy, or leave out --strict")
+            raise AudioError(f"{self.name} {loss}; get a complete copy, or leave out `strict`")
         self.note(loss)
 
 
 def _identify(
     stack: ExitStack, file: Path, said: _Warnings, cancel: threading.Event | None
 ) -> AudioSource:
-    """The source behind `file`, by libsndfile or else by ffmpeg."""
+    """Open `file` with libsndfile, else with ffmpeg; AudioError if neither can read it."""
     name = said.name
     if file.is_dir():
         with reading(name):
-            os.scandir(file).close()  # a folder that cannot be read is told as such
+            os.scandir(file).close()  # raises if the folder cannot be read
         raise AudioError(f"{name} is a folder, not a sound file; name a file in it")
     with reading(name), open(file, "rb") as opened:
         head = opened.read(4096)
@@ -220,7 +217,7 @@ def _identify(
     if source is not None:
         return source
     if _is_text(head):
-        raise AudioError(f"{name} is text, not sound, whatever its name says; give a sound file")
+        raise AudioError(f"{name} is text, not sound, despite its name; give a sound file")
     folder = temporary_folder(stack)
     with reading(name):
         decoded = ffmpeg.decode(file, folder, name, head, cancel)
@@ -237,7 +234,7 @@ def _identify(
 
 
 def _probe(file: Path, said: _Warnings) -> AudioSource | None:
-    """What libsndfile says about the file; None where it cannot open it."""
+    """Open a file with libsndfile; None if libsndfile cannot open it."""
     name = said.name
     with reading(name):
         found = find_layout(file)
@@ -247,7 +244,7 @@ def _probe(file: Path, said: _Warnings) -> AudioSource | None:
             n_samples, log = opened.frames, opened.extra_info
             container, subtype = opened.format.lower(), opened.subtype
     except DECODE_ERRORS as error:
-        # What libsndfile knows and finds broken may be all that there is.
+        # libsndfile knows the format but finds it malformed: without ffmpeg, give up here.
         is_known = getattr(error, "code", None) == _SF_ERR_MALFORMED_FILE
         if is_known and shutil.which("ffmpeg") is None:
             raise AudioError(f"{name} is damaged or cut short; get a new copy of it") from error
@@ -258,11 +255,11 @@ def _probe(file: Path, said: _Warnings) -> AudioSource | None:
         raise AudioError(f"{name} holds no samples; choose another file")
     if not MIN_RATE <= rate <= MAX_RATE:
         raise AudioError(
-            f"{name} has {rate} samples per second where 8000 to 192000 can be read; resample it"
+            f"{name} has a sample rate of {rate} Hz, and 8000 to 192000 Hz can be read; resample it"
         )
     if n_channels > MAX_CHANNELS:
         raise AudioError(
-            f"{name} has {n_channels} channels where {MAX_CHANNELS} can be read; split it"
+            f"{name} has {n_channels} channels, and at most {MAX_CHANNELS} can be read; split it"
         )
     container = "wav" if container in ("wavex", "rf64") else container
     for loss in _losses(found, container, log, n_samples / rate):
@@ -275,7 +272,7 @@ def _probe(file: Path, said: _Warnings) -> AudioSource | None:
 def _losses(
     layout: FileLayout | None, container: str, log: str, duration_s: float
 ) -> Iterator[str]:
-    """What is missing, by the headers."""
+    """Missing audio according to the headers; each item continues a sentence."""
     if layout is not None:
         yield from layout.losses
         return
@@ -288,13 +285,13 @@ def _losses(
 
 
 def _held_share(log: str) -> float | None:
-    """The share that a file holds of what its header declares, by libsndfile's log; None of all."""
+    """Fraction of the declared length that the file holds, from libsndfile's log; None if whole."""
     label = r"(?:data|SSND|Data Size|riff)"
     for declared, held in re.findall(rf"^\s*{label}\s*: (\d+) \(should be (\d+)\)", log, re.M):
         size = int(declared)
         # Programs that write to a pipe cannot know the length and declare about 2 or 4 GiB.
         is_placeholder = size > 2**62 or any(abs(size - n) < 2**16 for n in (2**31, 2**32))
-        # Some writers count the header in: a few dozen bytes are not a loss.
+        # Some writers include the header in the size: a few dozen bytes are not a loss.
         if size - int(held) > 64 and not is_placeholder:
             return max(1, int(held)) / size
     match = re.search(r"frame count (\d+) does not match value from 'ds64' chunk of (\d+)", log)
@@ -304,7 +301,11 @@ def _held_share(log: str) -> float | None:
 
 
 def _with_channels(block: NDArray[np.float32], n_channels: int) -> NDArray[np.float32]:
-    """A part [C', T] with the channels of the whole: mono goes to all, more than those to mono."""
+    """Convert a block [C', T] to [n_channels, T].
+
+    Mono is copied to all channels, mono output is the mean; otherwise channels are cut or
+    zero-padded.
+    """
     if len(block) == n_channels:
         return block
     if n_channels == 1:
@@ -328,18 +329,21 @@ def _is_text(head: bytes) -> bool:
 def check_finite(
     block: NDArray[np.float32], position_samples: int, sample_rate: int, name: str
 ) -> None:
-    """Raise AudioError where a block [C, T'] that starts at `position_samples` holds no sound."""
+    """Raise AudioError if a block [C, T'] at `position_samples` holds NaN, infinity or huge values.
+
+    `name` is the file, for the message.
+    """
     is_bad = ~(np.abs(block) <= MAX_MAGNITUDE).all(axis=0)  # NaN compares as false
     if is_bad.any():
         position_s = (position_samples + int(is_bad.argmax())) / sample_rate
         raise AudioError(
-            f"{name} holds samples that are no sound (NaN, infinite or huge), the first at "
+            f"{name} holds invalid samples (NaN, infinite or huge), the first at "
             f"{position_s:.3f} s; repair it or export it again"
         )
 
 
 class Source(Protocol):
-    """Sound that can be read more than once; `mssgen.audio.reading.AudioSource` is one."""
+    """Audio that can be read more than once, such as `mssgen.audio.reading.AudioSource`."""
 
     @property
     def name(self) -> str: ...
@@ -348,5 +352,5 @@ class Source(Protocol):
     def info(self) -> AudioInfo: ...
 
     def blocks(self, block_samples: int = BLOCK_SAMPLES) -> Iterator[NDArray[np.float32]]:
-        """[C, T'] from the start."""
+        """Yield blocks [C, T'] from the start, T' at most `block_samples`."""
         ...

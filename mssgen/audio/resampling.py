@@ -1,4 +1,4 @@
-"""Between sample rates, in blocks, to the exact length."""
+"""Streaming sample rate conversion, and lengths at another rate."""
 
 from collections.abc import Iterable, Iterator
 
@@ -12,9 +12,9 @@ BLOCK_SAMPLES = 2**16
 def resample(
     blocks: Iterable[NDArray[np.float32]], n_channels: int, in_rate: int, out_rate: int
 ) -> Iterator[NDArray[np.float32]]:
-    """Resample blocks [C, T'] from `in_rate` to `out_rate` (Hz), without shifting them in time.
+    """Resample blocks [C, T'] from `in_rate` to `out_rate` (Hz) without delay.
 
-    The whole has T * out_rate / in_rate samples to within one; see `fit_length`.
+    The total length is T * out_rate / in_rate to within one sample; `fit_length` makes it exact.
     """
     if in_rate == out_rate:
         yield from blocks
@@ -34,7 +34,7 @@ def at_rate(audio: NDArray[np.float32], in_rate: int, out_rate: int) -> NDArray[
 def fit_length(
     blocks: Iterable[NDArray[np.float32]], n_channels: int, n_samples: int
 ) -> Iterator[NDArray[np.float32]]:
-    """Yield exactly `n_samples` in all from blocks [C, T']: the end is cut or padded with zeros."""
+    """Cut or zero-pad the end of a stream of blocks [C, T'] to exactly `n_samples` in total."""
     n_left = n_samples
     for block in blocks:
         if n_left == 0:
@@ -48,5 +48,5 @@ def fit_length(
 
 
 def out_samples(n_samples: int, in_rate: int, out_rate: int) -> int:
-    """The length at another rate, rounded to the nearest sample."""
+    """Length or position in samples at `out_rate`, rounded to the nearest sample."""
     return (2 * n_samples * out_rate + in_rate) // (2 * in_rate)

@@ -1,8 +1,8 @@
-"""Which loudspeaker each channel is for, and the orders that containers keep channels in.
+"""Speaker layouts: the loudspeaker of each channel, and the channel orders of containers.
 
-In mssgen channels have one order everywhere, that of WAV: by the bits of dwChannelMask
-(WAVE_FORMAT_EXTENSIBLE). Readers bring channels into it, writers take them out of it. A layout is a
-tuple of speaker names, one for each channel; () where nothing says what the channels are.
+A layout is a tuple of speaker names, one per channel; () if the speakers are unknown. Within mssgen
+channels are always in WAV order, the order of the bits of dwChannelMask (WAVE_FORMAT_EXTENSIBLE);
+readers and writers convert from and to the order of the container.
 
 Sources: Microsoft, "Multiple channel audio data and WAVE files"; Vorbis I specification, 4.3.9
 (also RFC 7845, 5.1.1.2, for Opus); RFC 9639, 9.1.3 and 8.6.2, for FLAC; Apple, "Core Audio Format
@@ -16,11 +16,11 @@ def _names(words: str) -> Layout:
     return tuple(words.split())
 
 
-# By bit of dwChannelMask. "s" is at the side, "b" is behind, "c" next to the centre, "T" above.
+# By bit of dwChannelMask. "s" is side, "b" back, "c" next to the centre, "T" top.
 NAMES = _names("L R C LFE Lb Rb Lc Rc Cb Ls Rs T TL TC TR TLb TCb TRb")
 
-# In a container without a mask, by number of channels, in the order of WAV. FLAC, Vorbis and Opus
-# agree on these, and so does ffmpeg.
+# Default speakers by number of channels, in WAV order, for containers without a mask. FLAC, Vorbis,
+# Opus and ffmpeg agree on these.
 _USUAL: dict[int, Layout] = {
     n: _names(names)
     for n, names in enumerate(
@@ -49,25 +49,26 @@ _VORBIS: dict[int, Layout] = {
 _IN_VORBIS_ORDER = ("ogg", "opus")
 _HAVE_USUAL = (*_IN_VORBIS_ORDER, "flac")
 _MIRRORED = (("L", "R"), ("Lb", "Rb"), ("Lc", "Rc"), ("Ls", "Rs"), ("TL", "TR"), ("TLb", "TRb"))
-# Surround at the side or behind: one name for both where a container has only one of them.
+# Side and back surround: one name for both in containers that have only one pair.
 _BEHIND = {"Ls": "Lb", "Rs": "Rb"}
 
 
 def layout_of_mask(mask: int, n_channels: int) -> Layout:
-    """The layout of a dwChannelMask; () where it does not name all the channels."""
+    """Layout of a dwChannelMask; () if the mask does not name all channels."""
     names = tuple(name for bit, name in enumerate(NAMES) if mask >> bit & 1)
     return names if len(names) == n_channels and not mask >> len(NAMES) else ()
 
 
 def mask_of_layout(layout: Layout) -> int:
-    """The dwChannelMask of a layout; 0 of none."""
+    """dwChannelMask of a layout; 0 for ()."""
     return sum(1 << NAMES.index(name) for name in layout)
 
 
 def usual_layout(n_channels: int, container: str) -> Layout:
-    """What a file without a mask has, in the file's own order; () where that is not known.
+    """Default layout of a file without a mask, in the file's own order; () if there is none.
 
-    Six channels are 5.1 everywhere; other numbers mean something only where the format says so.
+    Six channels are 5.1 in every container; other numbers above two only where the format's
+    specification names the speakers.
     """
     if container in _IN_VORBIS_ORDER:
         return _VORBIS.get(n_channels, ())
@@ -76,21 +77,23 @@ def usual_layout(n_channels: int, container: str) -> Layout:
 
 
 def canonical(layout: Layout) -> Layout:
-    """The same speakers in the order of WAV."""
+    """Sort a layout into WAV order."""
     return tuple(sorted(layout, key=NAMES.index))
 
 
 def order_from(layout: Layout) -> tuple[int, ...]:
-    """Which channel of a file comes first, second, ... in the order of WAV; () changes nothing."""
+    """Indices that reorder the channels of a file with this layout to WAV order; () if none move.
+
+    Channel i in WAV order is channel `order[i]` of the file.
+    """
     order = tuple(layout.index(name) for name in canonical(layout))
     return () if order == tuple(range(len(order))) else order
 
 
 def order_for(layout: Layout, n_channels: int, container: str) -> tuple[int, ...]:
-    """Which channel goes first, second, ... into a file of this container; () changes nothing.
+    """Indices that reorder channels from WAV order to that of the container; () if none move.
 
-    Channels that are not known go where those of the usual layout would: whoever reads the file
-    takes them for these.
+    Channels of unknown speakers are treated as the default layout, as any reader of the file will.
     """
     if container not in _IN_VORBIS_ORDER or n_channels not in _VORBIS:
         return ()
@@ -101,37 +104,38 @@ def order_for(layout: Layout, n_channels: int, container: str) -> tuple[int, ...
 
 
 def what_is_lost(layout: Layout, container: str) -> str | None:
-    """A sentence about speakers that a container cannot name; None where it keeps them all."""
+    """Warning about speakers that a container cannot store; None if it stores the layout."""
     n_channels = len(layout)
     if n_channels < 3 or container in ("wav", "caf", "aiff", "flac"):
         return None
     if container in ("raw", "w64"):
-        # Six channels are taken for 5.1 without a word.
+        # Six channels are read as 5.1 anyway.
         if container == "w64" and _is_like(layout, _USUAL[6]):
             return None
         return (
-            f"{container} does not say which speaker a channel is for: they are in the order "
+            f"{container} does not store the speakers of the channels; their order is "
             f"{' '.join(layout)}"
         )
     usual = _USUAL.get(n_channels, ())
     if _is_like(layout, usual):
         return None
-    taken = f", and players will take them for {' '.join(usual)}" if usual else ""
+    taken = f", and players will assume {' '.join(usual)}" if usual else ""
     return (
-        f"{container} has no place for the speakers {' '.join(layout)}: the channels are in this "
-        f"order{taken} (--format wav keeps them)"
+        f"{container} cannot store the speakers {' '.join(layout)}: the channels are in this "
+        f"order{taken} (`container='wav'` keeps the speakers)"
     )
 
 
 def has_own_mask(layout: Layout) -> bool:
-    """Whether FLAC needs a tag to tell this layout."""
+    """Whether a FLAC file needs a tag to store this layout."""
     return bool(layout) and layout != _USUAL.get(len(layout))
 
 
 def pairs_of(layout: Layout, n_channels: int) -> tuple[tuple[int, int], ...]:
-    """Channels that belong together, (left, right); one that stands alone is with itself.
+    """Stereo pairs of channel indices (left, right); a channel without a partner is (i, i).
 
-    By meaning where the layout is known; else the first with the second, and so on.
+    Channels are paired by speaker if the layout is known, else the first with the second, and so
+    on.
     """
     if not layout:
         pairs = [(n, min(n + 1, n_channels - 1)) for n in range(0, n_channels, 2)]
@@ -150,6 +154,5 @@ def _is_like(layout: Layout, other: Layout) -> bool:
 
 
 def _alike(layout: Layout) -> Layout:
-    """The layout with the side called behind where there is only one such pair: few containers
-    tell one from the other."""
+    """Rename side surrounds to back if they are the only pair: few containers distinguish them."""
     return layout if "Lb" in layout else tuple(_BEHIND.get(name, name) for name in layout)

@@ -1,4 +1,4 @@
-"""Temporary copies of what can be read only once, and the system's errors as sentences."""
+"""Temporary copies of streams that can be read only once, and operating-system errors in words."""
 
 import errno
 import select
@@ -13,12 +13,15 @@ from mssgen.leftovers import scratch_folder
 
 
 def spool(stack: ExitStack, stream: BinaryIO, name: str) -> Path:
-    """Copy a stream to a temporary file that lives as long as the stack."""
+    """Copy a stream to a temporary file, removed when the stack closes.
+
+    `name` is the stream in error messages. Raises AudioError.
+    """
     file = temporary_folder(stack) / "input"
     with reading(name), open(file, "wb") as spooled:
         read = getattr(stream, "read1", stream.read)
         while True:
-            # A signal that another thread takes does not wake a read: look up now and then.
+            # A signal handled by another thread does not interrupt a read: poll instead.
             while not is_ready(stream, timeout_s=0.5):
                 pass
             if not (data := read(2**20)):
@@ -27,28 +30,30 @@ def spool(stack: ExitStack, stream: BinaryIO, name: str) -> Path:
 
 
 def is_ready(stream: BinaryIO, timeout_s: float) -> bool:
-    """Whether a read would not wait; always true where that cannot be asked."""
+    """Whether a read returns without blocking; true if the system cannot tell."""
     try:
         return bool(select.select([stream], [], [], timeout_s)[0])
-    except (OSError, ValueError):  # no pipe, or none of Unix
+    except (OSError, ValueError):  # not a pipe, or not on Unix
         return True
 
 
 def temporary_folder(stack: ExitStack) -> Path:
-    """A folder that lives as long as the stack."""
+    """Create a temporary folder, removed when the stack closes; raises AudioError."""
     with reading("the temporary folder"):
         return stack.enter_context(scratch_folder())
 
 
 @contextmanager
 def reading(name: str) -> Iterator[None]:
-    """Turn the system's errors into sentences."""
+    """Raise OSError and ValueError in the block as AudioError about the file `name`."""
     try:
         yield
     except FileNotFoundError as error:
         raise AudioError(f"{name} does not exist; check its spelling") from error
     except PermissionError as error:
-        raise AudioError(f"{name} may not be read by this user; change its permissions") from error
+        raise AudioError(
+            f"{name} cannot be read (permission denied); change its permissions"
+        ) from error
     except (OSError, ValueError) as error:
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise AudioError(

@@ -1,7 +1,7 @@
-"""Titles, artists and cover art: from the song into its stems, where the format can hold them.
+"""Copies titles, artists and cover art from a song into its stems, if the format can hold them.
 
-Only names of one neutral set travel. What describes the mix as a signal (ReplayGain, R128,
-iTunes' loudness, recording codes, fingerprints) stays behind, for a stem is another signal.
+Only the fields of one neutral set are copied. Fields that describe the mixture as a signal
+(ReplayGain, R128, iTunes' loudness, recording codes, fingerprints) are not: a stem differs.
 """
 
 import base64
@@ -33,49 +33,59 @@ _FIELDS = {
     "initialkey": ("TKEY", "", "WM/InitialKey"),
     "comment": ("COMM", "\xa9cmt", "Description"),
 }
-# The block that holds a picture in FLAC has a 24-bit length; ogg follows the same layout.
+# A picture block in FLAC has a 24-bit length; Ogg uses the same layout.
 _MAX_PICTURE_BYTES = 2**24 - 2**12
 _FRONT_COVER = 3
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One image: its media type ("image/jpeg"), its role (3 is the front cover), its bytes."""
+    """One image."""
 
     mime: str
+    """Media type: "image/jpeg", ..."""
     type: int
+    """Picture type of ID3; 3 is the front cover."""
     data: bytes
 
 
 @dataclass(frozen=True)
 class Tags:
-    """What a song says about itself: neutral lower-case names, each with its values."""
+    """Tags of a song."""
 
     fields: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Values by neutral lower-case name (a Vorbis comment)."""
     pictures: tuple[Picture, ...] = ()
     made_by: str = ""
-    """How the stem came about; not read from a song, whose encoder is its own."""
+    """Provenance of the stem, written as its encoder; not read from songs."""
 
     def for_stem(self, stem: str) -> "Tags":
-        """The same with the stem's name behind the title: "Song (bass)"."""
+        """Copy with the name of the stem added to the title: "Song (bass)"."""
         title = tuple(f"{value} ({stem})" for value in self.fields.get("title", ()))
         return Tags(self.fields | ({"title": title} if title else {}), self.pictures, self.made_by)
 
 
 def read_tags(path: Path) -> Tags:
-    """Read the tags of a sound file; one without tags, or an odd one, gives empty `Tags`."""
+    """Read the tags of a sound file; empty if it has none or they cannot be read."""
     try:
         return _read(path)
-    except Exception as error:  # tags are never a reason to lose a song
+    except Exception as error:  # unreadable tags must not stop a separation
         _log.debug("no tags from %s: %r", path, error)
         return Tags()
 
 
 def write_tags(path: Path, tags: Tags, *, stem: str, container: str) -> bool:
-    """Write the tags into a finished stem of format `container`, whatever its file name.
+    """Write tags into a finished stem.
 
-    Returns whether the file now carries them: caf, w64 and raw cannot. A failure is logged as a
-    warning and leaves the sound as it was, because a tag must never cost a stem.
+    Args:
+        path: the file, whatever its suffix.
+        tags: tags of the song.
+        stem: name of the stem, added to the title.
+        container: format of the file, a key of `mssgen.audio.encodings.CONTAINERS`.
+
+    Returns:
+        Whether the file now holds the tags: caf, w64 and raw cannot. Failures are logged as a
+        warning and leave the audio as it was.
     """
     write = _WRITERS.get(container)
     if write is None or not (tags.fields or tags.pictures or tags.made_by):
@@ -83,7 +93,7 @@ def write_tags(path: Path, tags: Tags, *, stem: str, container: str) -> bool:
     try:
         write(path, tags.for_stem(stem))
     except Exception as error:
-        _log.warning("the %s stem could not be tagged (%s); its sound is complete", stem, error)
+        _log.warning("the %s stem could not be tagged (%s); its audio is complete", stem, error)
         return False
     return True
 
@@ -102,7 +112,7 @@ def _read(path: Path) -> Tags:
         return _from_mp4(found)
     if isinstance(found, ASFTags):
         return Tags(_kept({name: found.get(key, ()) for name, (_, _, key) in _FIELDS.items()}))
-    # Empty tags are false, and may come with pictures.
+    # Empty tags are falsy but may come with pictures.
     if found or getattr(file, "pictures", ()):
         found = {} if found is None else found
         pictures = tuple(getattr(file, "pictures", ())) or tuple(_ogg_pictures(found))
@@ -110,7 +120,7 @@ def _read(path: Path) -> Tags:
             _kept({name: found.get(name, ()) for name in _FIELDS}),
             tuple(Picture(one.mime, int(one.type), one.data) for one in pictures),
         )
-    # The INFO list of a wav: mutagen passes over it, libsndfile reads it.
+    # The INFO list of a wav: mutagen ignores it, libsndfile reads it.
     import soundfile as sf
 
     with sf.SoundFile(path) as sound:
@@ -118,7 +128,7 @@ def _read(path: Path) -> Tags:
 
 
 def _kept(found: dict[str, Any]) -> dict[str, tuple[str, ...]]:
-    """Neutral fields that have a value, as text."""
+    """Keep the neutral fields that have a value, as text."""
     fields = {}
     for name, values in found.items():
         texts = tuple(text for text in (str(value).strip() for value in values) if text)
@@ -130,7 +140,7 @@ def _kept(found: dict[str, Any]) -> dict[str, tuple[str, ...]]:
 def _from_id3(found: Any) -> Tags:
     values: dict[str, Any] = {}
     for name, (frame_id, _, _) in _FIELDS.items():
-        # Comments with a description are iTunes' notes about loudness and gaps.
+        # Comments with a description are iTunes data about loudness and gaps.
         frames = [one for one in found.getall(frame_id) if not getattr(one, "desc", "")]
         if frames:
             values[name] = frames[0].genres if frame_id == "TCON" else frames[0].text
@@ -208,7 +218,7 @@ def _add_id3(frames: Any, tags: Tags) -> None:
     if tags.made_by:
         frames.add(id3.TSSE(encoding=3, text=[tags.made_by]))
     for index, picture in enumerate(tags.pictures):
-        # Two pictures of one description would be one: the later gets its number.
+        # Pictures with the same description would replace each other: number them.
         frames.add(
             id3.APIC(
                 encoding=3,

@@ -1,7 +1,7 @@
-"""Stems out: every file is complete under its name, or absent.
+"""Writing stems: every output file is complete or absent.
 
-A stem is written to a hidden file beside its target and renamed when it is done. Memory is one
-block, whatever the length.
+A stem is written in constant memory to a hidden file beside its target, which is renamed at the
+end.
 """
 
 import os
@@ -22,24 +22,37 @@ from mssgen.audio.containers.channel_maps import write_layout
 from mssgen.audio.containers.stable_bytes import settle
 from mssgen.audio.containers.wav_chunks import StudioChunks, write_studio_chunks
 from mssgen.audio.encodings import CONTAINERS, Encoding
+from mssgen.audio.resampling import BLOCK_SAMPLES
 from mssgen.audio.speakers import Layout, order_for
 from mssgen.audio.tags import Tags, write_tags
 from mssgen.errors import AudioError, UsageError
 from mssgen.files import Draft, unwritable
 
 CLIP_MODES = ("rescale", "clamp", "none")
-BLOCK_SAMPLES = 2**16
+
+
+def check_clip(clip: str) -> None:
+    """Raise UsageError unless `clip` is one of `CLIP_MODES`."""
+    if clip not in CLIP_MODES:
+        raise UsageError(f"`clip={clip!r}` is unknown; use one of {', '.join(CLIP_MODES)}")
+
+
+def over_full_scale(gain: float, clip: str, *, lowered: str = "the output was lowered") -> str:
+    """Warning about a peak that needs `gain` below 1 to fit; `lowered` names the lowered files."""
+    done = f"{lowered} by as much" if clip == "rescale" else "peaks were clipped"
+    over_db = -20 * np.log10(gain)
+    return f"the peak is {over_db:.1f} dB over full scale; {done} (`bit_depth='32f'` avoids this)"
 
 
 class StemWriter:
     """One output file, complete or absent.
 
-    With `clip="rescale"` and an encoding that ends at full scale the gain is known only when the
-    last sample is, so the samples wait in an unnamed temporary file as float32; otherwise they
-    are encoded as they come. `clip="clamp"` limits to full scale. `clip="none"` leaves samples
-    above full scale to the format: float keeps them, integers saturate, lossy codecs take them.
-    16 bit is dithered (triangular, seeded by the file name: two runs give the same bytes), except
-    where a sample is exactly zero: silence stays silent.
+    With `clip="rescale"` and an encoding that ends at full scale, the gain is known only after the
+    last sample, so float32 samples are kept in an unnamed temporary file until then; otherwise
+    samples are encoded as they arrive. `clip="clamp"` limits to full scale. `clip="none"` leaves
+    samples above full scale to the format: float keeps them, integers saturate, lossy codecs
+    encode them. 16 bit is dithered (triangular, seeded by the file name, so two runs write the
+    same bytes), except samples that are exactly zero: silence stays silent.
     """
 
     def __init__(
@@ -53,13 +66,22 @@ class StemWriter:
         clip: str,
         layout: Layout = (),
     ) -> None:
-        """Create the folder and start the file; `layout` are its speakers, as in `AudioInfo`.
+        """Create the folder and start the file.
 
-        Channels come in the order of WAV; the file has the order of its format. Raises UsageError
-        or AudioError if it cannot.
+        Args:
+            target: path of the finished file.
+            sample_rate: in Hz.
+            n_channels: number of channels C.
+            n_samples: length T that will be written.
+            encoding: container and bit depth.
+            clip: one of `CLIP_MODES`.
+            layout: speaker of each channel, in WAV order; the file gets the order of its format.
+
+        Raises:
+            UsageError: the encoding does not fit, or `clip` is unknown.
+            AudioError: the file cannot be created.
         """
-        if clip not in CLIP_MODES:
-            raise UsageError(f"--clip {clip} is unknown; use one of {', '.join(CLIP_MODES)}")
+        check_clip(clip)
         encoding.check(sample_rate, n_channels)
         self._target, self._encoding, self._clip = target, encoding, clip
         self._n_channels, self._n_samples, self._n_written = n_channels, n_samples, 0
@@ -87,18 +109,18 @@ class StemWriter:
 
     @property
     def peak(self) -> float:
-        """The largest magnitude written so far, before any gain or limit; 1 is full scale."""
+        """Largest magnitude written so far, before gain and limiting; 1 is full scale."""
         return self._peak
 
     def write(self, block: NDArray[np.float32]) -> None:
-        """Append samples [C, T']; raises AudioError when the disk is full."""
+        """Append samples [C, T']; raises AudioError for NaN and if the disk is full."""
         if not block.size:
             return
         peak = float(np.abs(block).max())
         if not np.isfinite(peak):
             self.discard()
             raise AudioError(
-                f"{self._target} would hold samples that are no numbers; try --precision fp32"
+                f"{self._target} would hold NaN or infinite samples; try `precision='fp32'`"
             )
         self._peak = max(self._peak, peak)
         self._n_written += block.shape[1]
@@ -117,12 +139,18 @@ class StemWriter:
         studio: StudioChunks | None = None,
         announce: Callable[[Path], None] | None = None,
     ) -> Path:
-        """Encode what waits, multiplied by `gain`; tag it, give it its name and return that.
+        """Complete the file, give it its name and return its path.
 
-        `gain` is for clip="rescale" only. `tags` are the song's; `stem` is added to the title.
-        `announce` is told where the complete file is before it gets its name.
-        `studio` goes into a wav only.
-        Raises AudioError when the disk is full or the target cannot be replaced.
+        Args:
+            gain: factor for all samples; only 1 unless `clip="rescale"` held them back.
+            tags: tags of the mixture.
+            stem: name of the stem, added to the title.
+            studio: studio chunks to add to a wav.
+            announce: called with the path of the complete file before it is renamed to its target.
+
+        Raises:
+            AudioError: the disk is full or the target cannot be replaced.
+            ValueError: the number of samples is not `n_samples`, or `gain` comes too late.
         """
         if self._n_written != self._n_samples:
             raise ValueError(f"{self._n_written} samples written of {self._n_samples}")
@@ -151,7 +179,7 @@ class StemWriter:
         return self._target
 
     def discard(self) -> None:
-        """Remove what is unfinished; a finished stem stays. May be called any number of times."""
+        """Remove an unfinished file; a finished one stays. May be called any number of times."""
         if self._spool is not None:
             with suppress(OSError):
                 self._spool.close()
@@ -180,7 +208,7 @@ class StemWriter:
 
     @contextmanager
     def _reported(self) -> Iterator[None]:
-        """Turn the system's errors into sentences and leave nothing half written."""
+        """Raise OSError as AudioError; on any error remove the unfinished file."""
         try:
             yield
         except OSError as error:
@@ -192,12 +220,12 @@ class StemWriter:
 
 
 def _seed(target: Path) -> int:
-    """What stands for chance in a file: the same name gives the same bytes."""
+    """Seed of dither and Ogg serial number, from the file name: two runs write the same bytes."""
     return zlib.crc32(os.fsencode(target.name))
 
 
 class _Encoder:
-    """A new file at `path` that takes blocks [C, T'] in the given encoding; raises OSError."""
+    """Encodes blocks [C, T'] into the empty file at `path`; raises OSError."""
 
     def __init__(
         self,
@@ -231,20 +259,20 @@ class _Encoder:
             self._sound.write(np.ascontiguousarray(frames))
 
     def close(self) -> None:
-        """Complete the file."""
+        """Write the header and close the file."""
         with self._noted():
             self._sound.close()
             self._file.close()
 
     def abandon(self) -> None:
-        """Let go of the file as it is."""
+        """Close the file as it is, ignoring errors."""
         with suppress(OSError, sf.SoundFileError):
             self._sound.close()
         self._file.close()
 
     @contextmanager
     def _noted(self) -> Iterator[None]:
-        # libsndfile knows only that a write came short; the reason stands in the file's note.
+        # libsndfile reports only a short write; the reason is in `_NotingFile.error`.
         try:
             yield
         except (sf.SoundFileError, AssertionError) as error:
@@ -253,11 +281,14 @@ class _Encoder:
             raise self._file.error
 
     def _quantise(self, block: NDArray[np.float32]) -> NDArray[np.int16] | NDArray[np.int32]:
-        """Round [C, T'] to integers [T', C]; libsndfile's own scale is 32767, but 32768 to read."""
+        """Round [C, T'] to integers [T', C] at scale 32768, with which libsndfile also reads.
+
+        libsndfile itself would write at scale 32767.
+        """
         limit = 2.0 ** (self._bits - 1)
         frames = block.T * np.float32(limit)
         if self._bits == 16:
-            # One draw a sample, in the order of time: the bytes do not depend on the blocks.
+            # Drawn sample by sample in time, so the bytes do not depend on the block length.
             noise = self._random.random((*frames.shape, 2), dtype=np.float32)
             frames = np.where(frames == 0, frames, frames + noise[..., 0] - noise[..., 1])
         whole: NDArray[np.float32] = np.clip(np.rint(frames), -limit, limit - 1)
@@ -265,7 +296,7 @@ class _Encoder:
 
 
 class _NotingFile:
-    """An empty file for libsndfile's callbacks that notes the error which those would swallow."""
+    """An empty file for libsndfile's callbacks; `error` keeps the first error they swallow."""
 
     def __init__(self, path: Path) -> None:
         self._file = open(path, "r+b", buffering=2**18)  # noqa: SIM115
@@ -296,9 +327,9 @@ class _NotingFile:
 
 
 def copy_to_stdout(path: Path, stream: BinaryIO) -> None:
-    """Copy a finished file into `stream` in blocks.
+    """Copy a finished file to `stream` in blocks.
 
-    Raises AudioError when that cannot be written; BrokenPipeError passes, it is no failure.
+    Raises AudioError if writing fails; BrokenPipeError passes, for the reader may stop early.
     """
     try:
         with open(path, "rb") as file:
@@ -308,6 +339,3 @@ def copy_to_stdout(path: Path, stream: BinaryIO) -> None:
         raise
     except OSError as error:
         raise AudioError(unwritable("standard output", error)) from error
-
-
-CUT_OFF = "what is above was cut off"

@@ -187,13 +187,18 @@ def separate(
         else:
             # A bag is thinned out to what the stems need.
             plan = plan_for(lookup(name, "separate").stems) if name in REGISTRY else None
+            if plan and enhance and not encoder:
+                encoder = _shipped(plan.stems)  # a stem without an encoder costs no download
             found = resolve(
                 name, wanted_stems=plan.stems if plan else None, stage="separate", **hub
             )
             if plan is None and (known := made_by.stems_of_separator(found)):
                 plan = plan_for(known)
             if enhance and not encoder:
-                encoder = _shipped(plan.stems if plan else stem or ())
+                if plan is None:  # only the loaded model knows its stems
+                    plain = load_separator(name, device=device, precision=precision, **hub)
+                    plan = plan_for(plain.sources)
+                encoder = _shipped(plan.stems)
             if plan is not None:
                 made = made_by.of_separator(found, plan.stems, cut, precision)
                 for each in encoder or ():

@@ -36,7 +36,7 @@ _PLAIN = frozenset((
     "overwrite", "packages", "pairs", "precision", "private", "ratings", "recipe",
     "references", "refine", "refiner", "residual", "resume", "sample_rate", "seconds", "seed",
     "set", "shifts", "steps", "stem", "strength", "strict", "temperature", "template",
-    "two_stems", "without",
+    "n_codebooks", "two_stems", "without",
 ))
 # fmt: on
 _PARAMETER = re.compile(r"`(\w+)(?:=(\"[^\"`]*\"|'[^'`]*'|[^`\s]*))?`")

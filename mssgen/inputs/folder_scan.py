@@ -1,4 +1,4 @@
-"""What a folder holds: its songs, and what was left out of them and why."""
+"""Scans a folder for songs, and notes which files were left out and why."""
 
 import os
 import re
@@ -18,15 +18,15 @@ SOUND_EXTENSIONS = (
     *(".mpc", ".mp+", ".ofr", ".shn", ".dsf", ".dff", ".ac3", ".eac3", ".ec3", ".dts", ".thd"),
     *(".mlp", ".amr", ".ra", ".qcp", ".bwf", ".voc", ".ircam", ".sf", ".nist", ".sph", ".8svx"),
 )
-"""Files that are sound, by suffix; a few of them may hold a picture as well."""
+"""Suffixes of sound files."""
 VIDEO_EXTENSIONS = (
     *(".mkv", ".mov", ".avi", ".m4v", ".mpg", ".mpeg", ".vob", ".wmv", ".asf", ".flv", ".f4v"),
     *(".3gp", ".3g2", ".m2ts", ".mts", ".ogv", ".ogx", ".mxf", ".qt", ".rm", ".rmvb", ".divx"),
 )
-"""Containers that may hold no sound."""
+"""Suffixes of video files, which may hold no sound."""
 _MAYBE_VIDEO = {*VIDEO_EXTENSIONS, ".mp4", ".webm"}
 _MAX_EXAMPLES = 3
-# First bytes of sound whose name does not say so.
+# First bytes of sound files, for files without a suffix.
 _SOUND_START = re.compile(
     rb"(RIFF|RF64)....WAVE|fLaC|OggS|ID3|FORM....AIF[FC]|\.snd|caff|riff|....ftypM4A|wvpk|TTA1"
     rb"|MAC |MPCK|DSD ",
@@ -35,33 +35,34 @@ _SOUND_START = re.compile(
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a name begins with one dot; "...And Justice for All" does not hide."""
+    """Whether a name starts with exactly one dot; "...And Justice for All" is not hidden."""
     return name.startswith(".") and not name.startswith("..")
 
 
 def leads_up(path: Path) -> bool:
-    """Whether a folder is a link to one that it lies in: to follow it would never end."""
+    """Whether a folder is a link to one of its parents: following it would never end."""
     return path.is_symlink() and path.parent.resolve().is_relative_to(path.resolve())
 
 
 def suffix_of(name: str) -> str:
-    """The suffix in lower case with its dot; spaces at the end do not count."""
+    """Suffix in lower case, with the dot and without trailing spaces."""
     return os.path.splitext(name)[1].strip().lower()
 
 
 @dataclass
 class LeftOut:
-    """What is not taken although its name may suggest it, by reason."""
+    """Paths that were left out although they look like input, by reason."""
 
     found: dict[tuple[str, str], list[str]] = field(default_factory=dict)
-    """Paths by the reason for one and for many."""
+    """Paths by (reason in the singular, reason in the plural)."""
 
     def add(self, path: Path, one: str, many: str) -> None:
+        """Leave out a path; `one` and `many` are the reason in the singular and plural."""
         self.found.setdefault((one, many), []).append(str(path))
 
     @property
     def message(self) -> str:
-        """One line for all of it; "" where nothing was left out."""
+        """Warning in one line; "" if nothing was left out."""
         parts = []
         for (one, many), paths in self.found.items():
             shown = [*paths[:_MAX_EXAMPLES], *(["..."] if len(paths) > _MAX_EXAMPLES else [])]
@@ -71,20 +72,20 @@ class LeftOut:
 
 @dataclass
 class FolderScan:
-    """A walk through a folder and all below it.
+    """Recursive scan of a folder.
 
-    Links to folders are followed, but no folder is entered twice: a loop ends, and what has a place
-    of its own goes by that. Folders that mssgen wrote are left out, unless one is `root` itself.
+    Links to folders are followed after all real folders, and no folder is entered twice. Folders
+    that mssgen wrote are left out, except `root` itself.
     """
 
     root: Path
     extensions: Collection[str]
     excluded: Path | None = None
-    """A folder not to enter; resolved."""
+    """A folder to skip, links resolved."""
     with_outputs: bool = True
-    """Whether the outputs of `separate` and `enhance` count as written by mssgen."""
+    """Whether the output folders of `separate` and `enhance` count as written by mssgen."""
     with_own: bool = False
-    """Whether folders that mssgen wrote are taken like any other."""
+    """Whether to enter folders that mssgen wrote."""
     left_out: LeftOut = field(default_factory=LeftOut)
     songs: list[Path] = field(default_factory=list)
     unreadable: list[Path] = field(default_factory=list)
@@ -92,7 +93,7 @@ class FolderScan:
     _seen: set[tuple[int, int]] = field(default_factory=set)
 
     def run(self) -> "FolderScan":
-        """Walk, and sort what was found: files before folders, in order of name."""
+        """Scan, then sort `songs` and `unreadable`: by name, files before folders."""
         folders = [self.root]
         while folders or self._links:
             folder = folders.pop() if folders else self._links.pop(0)
@@ -113,7 +114,7 @@ class FolderScan:
         return [(index < len(parts) - 1, part) for index, part in enumerate(parts)]
 
     def _enter(self, folder: Path) -> list[Path]:
-        """Take the files of a folder and return the folders in it."""
+        """Take the files of a folder and return its subfolders; raises OSError."""
         with os.scandir(folder) as entries:
             names = {entry.name for entry in entries}
         is_own = not self.with_own and folder != self.root
@@ -135,10 +136,10 @@ class FolderScan:
         return folders
 
     def _kind(self, path: Path) -> int:
-        """The type of a file, links followed; 0 for links to nowhere."""
+        """File type (`stat.S_IFMT`), links followed; 0 for broken links."""
         try:
             return stat.S_IFMT(path.stat().st_mode)
-        except PermissionError:  # of what a link leads to: reading it will say so
+        except PermissionError:  # of a link's target: reading it later reports the error
             return stat.S_IFREG
         except OSError:
             if not is_hidden(path.name):
@@ -159,14 +160,14 @@ class FolderScan:
         return False
 
     def _take(self, path: Path, kind: int) -> None:
-        """Sort a file into songs and what is left out."""
+        """Add a file to `songs` or `left_out`, or ignore it."""
         suffix = suffix_of(path.name)
         if suffix not in self.extensions:
             if not suffix and ".wav" in self.extensions and _starts_like_sound(path, kind):
                 one, many = "sound file without a suffix", "sound files without a suffix"
                 self.left_out.add(path, one, many)
         elif is_hidden(path.name):
-            # "._song.wav" is what macOS keeps beside "song.wav" on foreign disks.
+            # macOS writes "._song.wav" beside "song.wav" on foreign disks.
             if not (path.name.startswith("._") and path.with_name(path.name[2:]).exists()):
                 self.left_out.add(path, "hidden file", "hidden files")
         elif kind != stat.S_IFREG:  # a named pipe may never end

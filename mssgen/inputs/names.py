@@ -1,16 +1,16 @@
-"""Names of files as people read them: "é" is one letter, however a system composes it."""
+"""File names in Unicode normal form: "é" is one character, however the file system stores it."""
 
 import unicodedata
 from pathlib import Path
 
 
 def composed(name: str) -> str:
-    """The name in Unicode's form NFC; macOS and copies made by it may have NFD."""
+    """Normalise a name to Unicode NFC; macOS and copies made by it may use NFD."""
     return unicodedata.normalize("NFC", name)
 
 
 def as_on_disk(path: Path) -> Path:
-    """The path under which a file stands, where its letters may be composed differently."""
+    """Path as the disk spells it, if only its Unicode normal form differs; else `path` itself."""
     if path.exists() or path == path.parent:
         return path
     parent = as_on_disk(path.parent)

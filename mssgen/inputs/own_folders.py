@@ -1,11 +1,11 @@
-"""Folders that mssgen wrote: what lies in them is made from songs, and is not one."""
+"""Recognises folders that mssgen wrote, whose files are results and not songs."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
 OUTPUTS = "manifest.jsonl"
-"""Stands in the output folders of `separate` and `enhance`."""
-# The file that each command leaves in its folder, and words that only ours has in it.
+"""File in the output folders of `separate` and `enhance`."""
+# The file that each command writes into its folder, and bytes that identify it as ours.
 _DERIVED: Mapping[str, tuple[bytes, ...]] = {
     "pairs.json": (b'"mssgen_version"',),
     "manifest.json": (b'"mssgen_version"',),  # rendered songs
@@ -17,9 +17,9 @@ _MAX_BYTES = 2**20
 
 
 def is_own_folder(folder: Path, names: set[str], *, with_outputs: bool) -> bool:
-    """Whether mssgen wrote `folder`, which has files of these names.
+    """Whether mssgen wrote `folder`, which holds files of these names.
 
-    `with_outputs` counts the stems of `separate` and `enhance` too, which are the input of others.
+    `with_outputs` includes the stems of `separate` and `enhance`, which other commands read.
     """
     if with_outputs and OUTPUTS in names:
         return True

@@ -1,4 +1,4 @@
-"""From what the user names (files, folders, lists) to the songs to work on."""
+"""Finds the songs among the inputs of a command: files, folders and lists."""
 
 import logging
 import os
@@ -10,7 +10,7 @@ from mssgen.errors import AudioError, UsageError
 from mssgen.inputs.folder_scan import SOUND_EXTENSIONS, VIDEO_EXTENSIONS, FolderScan, LeftOut
 from mssgen.inputs.lists import read_list
 
-# What is taken from folders; a file that is named outright may be called anything.
+# Suffixes of files taken from folders; a file that is named itself may have any suffix.
 EXTENSIONS = (*SOUND_EXTENSIONS, *VIDEO_EXTENSIONS)
 STDIN = "-"
 _log = logging.getLogger(__name__)
@@ -18,41 +18,41 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Track:
-    """A song: where it is, and its name in output paths."""
+    """A song: its path, and its name in output paths."""
 
     path: str
-    """As the user gave it; "-" is standard input."""
+    """Path as the user gave it; "-" is standard input."""
     name: str
-    """Without suffix; folders below a named folder are kept, divided by "/"."""
+    """Name without suffix; below a folder given as input, the path relative to it ("a/b")."""
 
     @property
     def label(self) -> str:
-        """As it is shown to the user."""
+        """Name in messages."""
         return "standard input" if self.path == STDIN else self.path
 
     @property
     def real_path(self) -> str:
-        """The same for every way to write the path of one file."""
+        """Absolute path with links resolved, equal for every spelling of a path."""
         return STDIN if self.path == STDIN else os.path.realpath(self.path)
 
     @property
     def is_folder(self) -> bool:
-        """Whether this is a folder, which could not be read."""
+        """Whether this is a folder (one that could not be read)."""
         return self.path != STDIN and os.path.isdir(self.path)
 
     @property
     def suffix(self) -> str:
-        """Without the dot."""
+        """Suffix of the file, without the dot."""
         return Path(self.path).suffix.lstrip(".")
 
     @property
     def parent(self) -> str:
-        """The name of the folder that holds it."""
+        """Name of the folder that holds the file; "stdin" for standard input."""
         return "stdin" if self.path == STDIN else Path(os.path.abspath(self.path)).parent.name
 
     @property
     def in_parent(self) -> str:
-        """Its name below `parent`, unless it has a folder already or lies in the current one."""
+        """`name`, prefixed with `parent` unless it has a folder or lies in the current folder."""
         is_here = self.path == STDIN or Path(os.path.abspath(self.path)).parent == Path.cwd()
         return self.name if is_here or "/" in self.name else f"{self.parent}/{self.name}"
 
@@ -66,32 +66,33 @@ def find_tracks(
     skip_outputs: bool = True,
     skip_own: bool = True,
 ) -> list[Track]:
-    """Expand files, folders (recursively, in order of name) and what `list_file` names.
+    """Expand files, folders (recursively, sorted by name) and a list of files to tracks.
 
-    The same file named twice is taken once. A folder that cannot be read is a track that cannot be
-    opened: it fails in its turn, and the others do not. What is left out of folders although it
-    looks like sound is logged as a warning.
+    A file that is named twice is taken once. An unreadable folder becomes a track that fails when
+    it is opened, so that the others are processed. Files skipped in folders although they look like
+    sound are logged as a warning.
 
     Args:
         inputs: paths; "-" is standard input.
-        list_file: see `mssgen.inputs.lists.read_list`.
-        output_dir: a folder to leave out: a second run over a folder does not separate the stems
-            of the first one.
-        extensions: of the files to take from folders.
-        skip_outputs: leave out the outputs of `separate` and `enhance`, wherever they are.
-        skip_own: leave out other folders that mssgen wrote: reports, training pairs, ...
+        list_file: list of more inputs, see `mssgen.inputs.lists.read_list`.
+        output_dir: folder to skip, so that a second run does not separate the stems of the first.
+        extensions: suffixes of the files to take from folders, with the dot.
+        skip_outputs: skip the output folders of `separate` and `enhance`, wherever they are.
+        skip_own: skip other folders that mssgen wrote: reports, training pairs, ...
 
     Raises:
-        UsageError: nothing is named, or the list cannot be read.
-        AudioError: a folder holds no sound files, or nothing but what cannot be read.
+        UsageError: no input is given, or the list cannot be read.
+        AudioError: a folder holds no sound files, or only unreadable folders.
     """
     if list_file == STDIN and STDIN in inputs:
-        raise UsageError("- is standard input, which --list - reads already; name files instead")
+        raise UsageError(
+            "'-' is standard input, which `list_file='-'` reads already; name files instead"
+        )
     names = [*inputs, *(read_list(list_file) if list_file is not None else [])]
     if not names:
-        raise UsageError("no input: name a sound file, a folder, '-' or --list FILE")
-    if "" in names:  # an empty shell variable, which must not mean this folder
-        raise UsageError("an input is an empty word: name a sound file or a folder")
+        raise UsageError("no input: name a sound file, a folder, '-' or a `list_file`")
+    if "" in names:  # an empty shell variable, which must not mean the current folder
+        raise UsageError("an input is empty: name a sound file or a folder")
     left_out = LeftOut()
     tracks: dict[str, Track] = {}
     for name in names:
@@ -119,23 +120,23 @@ def find_tracks(
 def _excluded(folder: Path, output_dir: Path | None) -> Path | None:
     excluded = output_dir.resolve() if output_dir is not None else None
     if excluded is not None and folder.resolve().is_relative_to(excluded):
-        return None  # the user asks for the outputs' own folder
+        return None  # the user asks for the output folder itself
     return excluded
 
 
 def _in_folder(scan: FolderScan) -> list[Track]:
-    """The songs, and the folders that cannot be read; AudioError where there are no songs."""
+    """Tracks for the songs and the unreadable folders; AudioError if there are no songs."""
     root = scan.root
     if scan.songs:
         songs = [Track(str(path), _name(path.relative_to(root))) for path in scan.songs]
-        # Called differently from any song beside it.
+        # A name that no song beside it has.
         return songs + [
             Track(str(path), f"{path.relative_to(root).as_posix()} (folder)")
             for path in scan.unreadable
         ]
     if scan.unreadable:
         raise AudioError(
-            f"{scan.unreadable[0]} may not be read by this user; change its permissions"
+            f"{scan.unreadable[0]} cannot be read (permission denied); change its permissions"
         )
     is_sound = scan.extensions is EXTENSIONS
     kind = "sound files" if is_sound else f"{' or '.join(scan.extensions)} files"

@@ -1,71 +1,71 @@
-"""Files to `.codes` files and back: names, what exists, and a count of what failed."""
+"""Coding of many sound files to `.codes` files, and decoding of these."""
 
-import logging
 import os
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mssgen.audio.encodings import CONTAINERS, AudioInfo, Encoding, choose_encoding
 from mssgen.audio.reading import open_source
 from mssgen.audio.resampling import out_samples
 from mssgen.audio.speakers import what_is_lost
-from mssgen.audio.writing import CUT_OFF, StemWriter, copy_to_stdout
+from mssgen.audio.writing import StemWriter, copy_to_stdout, over_full_scale
 from mssgen.checkpoints.registry import REGISTRY
 from mssgen.codecs.base import Codec
 from mssgen.codecs.coding import decode_coded, encode_source
 from mssgen.codecs.container import SUFFIX, CodedAudio, pack, read_codes, write_codes
-from mssgen.errors import AudioError, MssgenError, UsageError
-from mssgen.events import Done, Failed, Hook, Progress, Skipped, Start, Warned, Written, ignore
+from mssgen.errors import UsageError
+from mssgen.events import Done, Hook, Progress, Start, Warned, Written, ignore
 from mssgen.files import is_there
 from mssgen.inputs.tracks import EXTENSIONS, STDIN, Track
 from mssgen.jobs.decisions import Decision, Places, decide
 from mssgen.jobs.manifest import Manifest
 from mssgen.jobs.song_record import SongRecord
+from mssgen.jobs.tally import Tally
 from mssgen.leftovers import scratch_folder
 
 _OUTPUT = "output"
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class CodecOutput:
-    """Where results go."""
+    """Destination of coded or decoded files."""
 
     path: str = "codes"
-    """A file (with the suffix of what is written), a folder, or "-" for standard output."""
+    """A file with the suffix of the output format, a folder, or "-" for standard output."""
     existing: str = "refuse"
-    """What to do with what is there; see `mssgen.jobs.decisions.EXISTING`."""
+    """Handling of files that exist already; see `mssgen.jobs.decisions.EXISTING`."""
 
     @property
     def is_stdout(self) -> bool:
+        """Whether `path` is standard output."""
         return self.path == "-"
 
     def check(self, tracks: Sequence[Track], suffix: str) -> None:
-        """Raise UsageError for a path that does not take what is written."""
+        """Raise UsageError if `path` does not fit the tracks or files with this suffix."""
         if (self.is_stdout or self.is_file(suffix)) and len(tracks) != 1:
-            raise UsageError(f"-o {self.path} takes one input, not {len(tracks)}: name a folder")
+            raise UsageError(
+                f"`output` {self.path} takes one input, not {len(tracks)}: name a folder"
+            )
         if self.is_stdout and sys.stdout.isatty():
-            raise UsageError("-o - would fill the terminal; pipe it, or name a file")
+            raise UsageError("`output='-'` would fill the terminal; pipe it, or name a file")
         given = Path(self.path).suffix.lower()
         is_folder = self.path.endswith("/") or Path(self.path).is_dir()
         if given in (*EXTENSIONS, SUFFIX, ".raw") and given != suffix and not is_folder:
             raise UsageError(
-                f"-o {self.path} is called like a {given} file, and {suffix} is written: name a "
-                f"{suffix} file or a folder"
+                f"`output` {self.path} ends with {given}, but {suffix} is written: name a {suffix} "
+                "file or a folder"
             )
 
     def is_file(self, suffix: str) -> bool:
+        """Whether `path` is a file with this suffix."""
         return Path(self.path).suffix.lower() == suffix
 
     def manifest(self, suffix: str) -> Manifest | None:
-        """Of a folder."""
+        """Manifest of the output folder; None if the output is a file or standard output."""
         is_folder = not self.is_stdout and not self.is_file(suffix)
         return Manifest(self.path) if is_folder else None
 
@@ -76,10 +76,10 @@ class CodecOutput:
         made: Mapping[str, Any] | None,
         manifest: Manifest | None,
     ) -> list[Decision]:
-        """What becomes of each track; no targets for standard output. UsageError: see `decide`."""
+        """One decision per track; standard output is the target "-". UsageError: see `decide`."""
         self.check(tracks, suffix)
         if self.is_stdout:
-            return [Decision()]
+            return [Decision({_OUTPUT: Path("-")})]
         if self.is_file(suffix):
             return [self._file_decision(tracks[0])]
         places = Places(Path(self.path), "{track}.{ext}", suffix[1:])
@@ -93,16 +93,19 @@ class CodecOutput:
         )
 
     def _file_decision(self, track: Track) -> Decision:
-        """For a file that was named outright, of which no manifest tells."""
+        """Decide about a single output file, for which there is no manifest."""
         target = Path(self.path)
         if track.real_path == os.path.realpath(target):
-            raise UsageError(f"{target} would replace the input {track.label}: choose another -o")
+            raise UsageError(
+                f"{target} would replace the input {track.label}: choose another `output`"
+            )
         if not is_there(target) or self.existing == "overwrite":
             return Decision({_OUTPUT: target})
         if self.existing == "skip":
             return Decision()
         return Decision(
-            refusal=f"{target} exists: use --overwrite to replace it or --skip-existing to keep it"
+            refusal=f"{target} exists: use `existing='overwrite'` to replace it or "
+            "`existing='skip'` to keep it"
         )
 
 
@@ -118,9 +121,19 @@ def encode_files(
 ) -> Done:
     """Code sound files; one that fails does not stop the others.
 
-    Damaged files are coded as far as they can be read, with a warning; `strict` refuses them.
-    `files_of_codec` are their hashes, see `mssgen.jobs.made_by.hashes_of`; without them what exists
-    is never taken for the same. Raises UsageError for wrong options, before any work.
+    Args:
+        tracks: the sound files.
+        codec: the codec.
+        output: destination of the `.codes` files.
+        n_codebooks: number of codebooks to keep, the first ones; None keeps all.
+        strict: refuse damaged files; otherwise they are coded as far as they can be read, with a
+            warning.
+        files_of_codec: hashes of the codec's files, see `mssgen.jobs.made_by.hashes_of`; None means
+            that no existing output counts as complete.
+        hook: called with events; failures of single files are reported here.
+
+    Raises:
+        UsageError: a wrong option; raised before any work.
     """
     codec.check_n_codebooks(n_codebooks)
     made = {"codec": files_of_codec, "n_codebooks": n_codebooks} if files_of_codec else None
@@ -144,7 +157,7 @@ def encode_files(
             record.check_input()
             write_codes(target, coded, announce=record.announcing(target, made))
 
-    return _run(tracks, output, SUFFIX, made, work, hook)
+    return _run("coding", tracks, output, SUFFIX, made, work, hook)
 
 
 def decode_files(
@@ -164,18 +177,18 @@ def decode_files(
     """Decode `.codes` files; one that fails does not stop the others.
 
     Args:
-        tracks: the files.
-        load: gives a codec by its name, or path.
-        output: where to.
-        codec: its name or path; None takes the one that each file names, if the registry knows it.
-        n_codebooks: decode from the first levels only; None: from all.
+        tracks: the `.codes` files.
+        load: loads a codec by name or path; called once per codec.
+        output: destination of the sound files.
+        codec: name or path; None uses the codec named in each file, if the registry has it.
+        n_codebooks: number of codebooks to decode, the first ones; None decodes all.
         container, bit_depth, sample_rate, clip: see `mssgen.jobs.batch.WriteOptions`.
-        files_of_codec: the hashes of `codec`, see `mssgen.jobs.made_by.hashes_of`; without them
-            what a named codec made is never taken for the same.
-        hook: told what happens.
+        files_of_codec: hashes of the files of `codec`, see `mssgen.jobs.made_by.hashes_of`; if
+            `codec` is given without them, no existing output counts as complete.
+        hook: called with events; failures of single files are reported here.
 
     Raises:
-        UsageError: a wrong option, before any work.
+        UsageError: a wrong option; raised before any work.
     """
     choose_encoding(AudioInfo(48_000, 1, "", "PCM_16"), container, bit_depth)
     codecs: dict[str, Codec] = {}
@@ -196,11 +209,11 @@ def decode_files(
             name = codec or coded.codec
             if codec is None and name not in REGISTRY:
                 raise UsageError(
-                    f"{track.label} was made by a codec called '{name:.80}', which is in no list "
-                    "here: give its path as --codec"
+                    f"{track.label} was made by the codec '{name:.80}', which is not a known name; "
+                    "give its path as `codec`"
                 )
             loaded = codecs.get(name) or codecs.setdefault(name, load(name))
-            coded = _first_levels(coded, loaded, n_codebooks, track.label)
+            coded = _truncated(coded, loaded, n_codebooks, track.label)
             rate = sample_rate or coded.sample_rate
             info = AudioInfo(rate, coded.n_channels, "", "PCM_16")
             encoding = choose_encoding(info, container, bit_depth)
@@ -216,18 +229,17 @@ def decode_files(
             if target is None:
                 copy_to_stdout(path, sys.stdout.buffer)
 
-    return _run(tracks, output, f".{container}", made, work, hook)
+    return _run("decoding", tracks, output, f".{container}", made, work, hook)
 
 
-def _first_levels(
-    coded: CodedAudio, codec: Codec, n_codebooks: int | None, label: str
-) -> CodedAudio:
+def _truncated(coded: CodedAudio, codec: Codec, n_codebooks: int | None, label: str) -> CodedAudio:
+    """Keep the first `n_codebooks` codebooks; UsageError if the file, `label`, has fewer."""
     if n_codebooks is None:
         return coded
     if not 1 <= n_codebooks <= coded.codes.n_codebooks:
         raise UsageError(
-            f"{label} holds {coded.codes.n_codebooks} codebooks: --n-codebooks {n_codebooks} is "
-            "not among them"
+            f"{label} holds {coded.codes.n_codebooks} codebooks, so `n_codebooks={n_codebooks}` "
+            "is out of range"
         )
     return replace(coded, codes=codec.truncate(coded.codes, n_codebooks))
 
@@ -262,13 +274,12 @@ def _write_sound(
             hook(Progress(label, n_done / sample_rate, n_samples / sample_rate))
         gain = encoding.gain_for(writer.peak)
         if gain < 1:
-            done = "it was lowered by that" if clip == "rescale" else CUT_OFF
-            over_db = -20 * np.log10(gain)
-            hook(Warned(label, f"the sound peaks {over_db:.1f} dB over full scale; {done}"))
+            hook(Warned(label, over_full_scale(gain, clip)))
         writer.finish(gain if clip == "rescale" else 1.0, announce=announce)
 
 
 def _run(
+    doing: str,
     tracks: Sequence[Track],
     output: CodecOutput,
     suffix: str,
@@ -276,42 +287,29 @@ def _run(
     work: Callable[[Track, Path | None, SongRecord], None],
     hook: Hook,
 ) -> Done:
-    """Do `work` on each track, count and tell; `made` is what decides how the outputs sound."""
-    started = time.monotonic()
-    n_done = n_skipped = n_failed = 0
+    """Do `work` on each track whose output is not complete.
+
+    `work` gets the target, None for standard output. `made` is all that determines the content of
+    the outputs; None if unknown.
+    """
+    tally = Tally(doing, hook)
     manifest = output.manifest(suffix)
     decisions = output.decisions(tracks, suffix, made, manifest)
     for track, decision in zip(tracks, decisions, strict=True):
-        target = decision.targets.get(_OUTPUT)
-        if target is None and not decision.refusal and not output.is_stdout:
-            n_skipped += 1
-            hook(Skipped(track.label))
+        if tally.settled(track, decision):
             continue
+        target = None if output.is_stdout else decision.targets[_OUTPUT]
         record = SongRecord(manifest, track, {})
-        try:
-            if decision.refusal:
-                raise AudioError(decision.refusal)
+        with tally.attempt(track, record):
             record.opened()
             work(track, target, record)
-            record.done()
-            n_done += 1
             if target is not None:
                 hook(Written(track.label, suffix[1:], target))
-        except BrokenPipeError:
-            raise
-        except Exception as error:
-            n_failed += 1
-            _log.debug("%s failed", track.label, exc_info=True)
-            name = "" if isinstance(error, MssgenError) else f"unexpected {type(error).__name__}: "
-            record.failed(f"{name}{error}")
-            hook(Failed(track.label, f"{name}{error}"))
-    done = Done(n_done, n_skipped, n_failed, time.monotonic() - started)
-    hook(done)
-    return done
+    return tally.finish()
 
 
 def _local(stack: ExitStack, path: str) -> Path:
-    """The file itself; standard input and pipes become a temporary file."""
+    """Path to read a `.codes` file from: a temporary copy of standard input or of a pipe."""
     if path != STDIN and not Path(path).is_fifo():
         return Path(path)
     folder = stack.enter_context(scratch_folder())
@@ -328,9 +326,9 @@ def _local(stack: ExitStack, path: str) -> Path:
 
 
 def container_of(output: str, container: str | None) -> str:
-    """The format to write: the one asked for, else that of the file's suffix, else wav."""
+    """Container to write: the given one, else that of the suffix of `output`, else wav."""
     suffix = Path(output).suffix.lower().lstrip(".")
     chosen = container or (suffix if suffix in CONTAINERS else "wav")
     if chosen not in CONTAINERS:
-        raise UsageError(f"--format {chosen} is unknown; use one of {', '.join(CONTAINERS)}")
+        raise UsageError(f"`container={chosen!r}` is unknown; use one of {', '.join(CONTAINERS)}")
     return chosen

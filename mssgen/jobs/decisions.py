@@ -1,7 +1,7 @@
-"""Which songs are to be made: what exists is looked at before any model is loaded.
+"""Decides per song which outputs to write, before any model is loaded.
 
-A song whose files were made from it in the same way is skipped; one whose files are in the way, or
-that cannot have a place of its own, is refused, and the others are not.
+A song is skipped if its outputs exist and were made from the same input with the same options. It
+is refused if other files exist at its targets, or if it shares a target with another song.
 """
 
 import os
@@ -18,27 +18,31 @@ from mssgen.inputs.tracks import STDIN, Track
 from mssgen.jobs.manifest import Entry, InputFile, Manifest
 
 EXISTING = ("refuse", "resume", "skip", "overwrite")
-"""What to do with outputs that are there: "refuse" the song; "resume" skips what the manifest knows
-to be the same, and refuses the rest; "skip" keeps whatever is there; "overwrite" replaces it."""
+"""Handling of existing outputs: "refuse" refuses the song; "resume" keeps outputs that the manifest
+records as made from the same input with the same options, and refuses others; "skip" keeps all;
+"overwrite" replaces all."""
 _OF_TRACK = ("track", "parent", "path")
 Made = Mapping[str, Mapping[str, Any] | None]
-"""By output: what decides how it sounds, see `manifest.Output.made`; None: that is not known."""
+"""By output: all that determines its samples, see `manifest.Output.made`; None if unknown."""
 
 
 @dataclass(frozen=True)
 class Places:
-    """Where outputs go."""
+    """Names of the output files."""
 
     folder: Path
+    """Output folder."""
     template: str
+    """Path below `folder`, such as "{track}/{stem}.{ext}"; see `mssgen.files.safe_target`."""
     extension: str
+    """Suffix without the dot."""
 
     def target(self, track: Track, stem: str) -> Path:
-        """Raises UsageError where the track's name gives no path inside the folder."""
+        """Path of one output; UsageError if it is not inside the folder."""
         return self.expand(self.template, track, stem)
 
     def expand(self, template: str, track: Track, stem: str) -> Path:
-        """The same for another template."""
+        """Path of one output by another template; UsageError if it is not inside the folder."""
         return safe_target(
             self.folder,
             template,
@@ -53,13 +57,14 @@ class Places:
 
 @dataclass(frozen=True)
 class Decision:
-    """What becomes of a song: its files to write, or why there are none."""
+    """The files to write for one song, or the reason to refuse it."""
 
     targets: dict[str, Path] = field(default_factory=dict)
-    """By output; empty where the song is complete, or refused."""
+    """Files to write, by output; empty if the song is complete or refused."""
     kept: tuple[Entry, ...] = ()
-    """What is known of its other files."""
+    """Manifest entries of its existing files that are kept."""
     refusal: str = ""
+    """Error message; "" if the song is not refused."""
 
 
 def decide(
@@ -71,14 +76,21 @@ def decide(
     manifest: Manifest | None,
     cure: str = "",
 ) -> list[Decision]:
-    """One decision per song; `options` is what all outputs have in common.
+    """Decide for every song, in order.
 
-    `cure` says how songs that would share a file are told apart; "": by another template.
+    Args:
+        songs: tracks, each with its outputs.
+        places: names of the output files.
+        existing: one of `EXISTING`.
+        options: values that determine the samples of all outputs.
+        manifest: manifest of the output folder; None if there is none.
+        cure: advice for songs that share a file; "" suggests another template.
 
-    Raises UsageError for what is wrong with the call as a whole: a template that gives no paths, or
-    one file for all songs; an output in the place of an input.
+    Raises:
+        UsageError: the call as a whole is wrong: the template is invalid or the same for all songs,
+            or an output would replace an input.
     """
-    # In a folder that does not exist no link leads anywhere.
+    # A folder that does not exist, so no link can lead out of it.
     probe = Places(places.folder / ".mssgen-none", places.template, places.extension)
     probe.target(Track("a/b.wav", "b"), "stem")
     targets: list[dict[str, Path]] = []
@@ -91,14 +103,14 @@ def decide(
             targets.append({})
             refusals.append(str(error))
     if refusals and all(refusals):
-        raise UsageError(refusals[0])  # no song has a place: that is the call's fault
+        raise UsageError(refusals[0])  # no song has a valid path: the call is wrong
     tracks = [track for track, _ in songs]
     _check_inputs(tracks, targets)
     shared = _shared(tracks, targets, places, cure)
     if shared and not any(f"{{{each}}}" in places.template for each in _OF_TRACK):
         raise UsageError(
-            f"--template {places.template!r} does not tell songs apart: files would be written "
-            "twice; use {track}"
+            f"`template` {places.template!r} gives several songs the same paths, so files "
+            "would be written twice; use {track}"
         )
     for index, refusal in shared.items():
         refusals[index] = refusal
@@ -133,14 +145,10 @@ def _existing(
         except MssgenError as error:
             return Decision(refusal=str(error))
         if existing == "refuse" or objection:
-            why = (
-                f"and {objection}"
-                if objection
-                else "and was made from this file with these options"
-            )
+            why = objection or "was made from this file with these options"
             return Decision(
-                refusal=f"{path} exists {why}: use --overwrite to replace it, --skip-existing to "
-                "keep it, or another --output"
+                refusal=f"{path} exists and {why}: use `existing='overwrite'` to replace it, "
+                "`existing='skip'` to keep it, or another `output_dir`"
             )
         entries += [known.entry] if known is not None else []
     return Decision(missing, tuple(entries))
@@ -154,35 +162,36 @@ def _objection(
     options: Mapping[str, Any],
     manifest: Manifest | None,
 ) -> str:
-    """Why the file at `path` is not known to be what would be made; "" if it is."""
+    """Why the file at `path` may differ from the output to write; "" if it is known to be equal."""
     if manifest is None or made is None:
-        return "there is no telling what made it"
+        return "it is not known how it was made"
     if track.path == STDIN:
-        return "standard input cannot be compared with what it was made from"
+        return "standard input cannot be compared with the input that it was made from"
     return manifest.objection(path, source, options, made)
 
 
 def _check_inputs(tracks: Sequence[Track], targets: Sequence[dict[str, Path]]) -> None:
-    """Raise UsageError for an output in the place of an input, and two of a song in one place."""
+    """Raise UsageError if an output is an input, or if two outputs of a song are the same file."""
     inputs = {track.real_path: track.label for track in tracks if track.path != STDIN}
     for track, paths in zip(tracks, targets, strict=True):
         if len(set(paths.values())) < len(paths):
             double = next(p for p in paths.values() if list(paths.values()).count(p) > 1)
             raise UsageError(
-                f"{double} would be written twice, for {track.label}: use a --template with "
+                f"{double} would be written twice, for {track.label}: use a `template` with "
                 "{stem}"
             )
         for path in paths.values():
             if (song := inputs.get(os.path.realpath(path))) is not None:
                 raise UsageError(
-                    f"{path} would replace the input {song}: choose another --output or --template"
+                    f"{path} would replace the input {song}: choose another `output_dir` or "
+                    "`template`"
                 )
 
 
 def _shared(
     tracks: Sequence[Track], targets: Sequence[dict[str, Path]], places: Places, cure: str
 ) -> dict[int, str]:
-    """Why songs are refused, by their number, that would share a file with others."""
+    """Refusals of songs that share a file with another song, by index."""
     claims = defaultdict[str, dict[int, Path]](dict)
     for index, paths in enumerate(targets):
         for path in paths.values():
@@ -195,13 +204,13 @@ def _shared(
         labels = " and ".join(tracks[index].label for index in songs)
         for index, path in songs.items():
             refusals.setdefault(
-                index, f"{labels} would both be written to {path}; none was: {cure}"
+                index, f"{labels} would both be written to {path}, so neither was: {cure}"
             )
     return refusals
 
 
 def _cure(tracks: Sequence[Track], targets: Sequence[dict[str, Path]], places: Places) -> str:
-    """The first change to the template that gives each song a place of its own."""
+    """Advice: the first change to the template that gives each song its own files."""
     template = places.template
     with_suffix = template
     for name in ("track", "path"):
@@ -216,5 +225,5 @@ def _cure(tracks: Sequence[Track], targets: Sequence[dict[str, Path]], places: P
         except UsageError:
             continue
         if len(set(paths)) == len(paths):
-            return f"add --template '{candidate}'"
-    return "name them in two calls, each with its own --output"
+            return f"use `template` {candidate!r}"
+    return "name them in two calls, each with its own `output_dir`"

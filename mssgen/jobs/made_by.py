@@ -1,5 +1,6 @@
-"""What makes a stem, known before any model is loaded: the files of its models and the options that
-change its sound, as values for the manifest.
+"""Records for the manifest of what determines a stem: hashes of its models' files, and options.
+
+They are computed before any model is loaded.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,10 +28,10 @@ def of_separator(
     options: "SeparationOptions",
     precision: str = "auto",
 ) -> dict[str, dict[str, Any]]:
-    """By stem: the model's files that give it, and how the mixture is cut up.
+    """Record of a separator, by stem: hashes of the files that output the stem, and the options.
 
-    `precision` is as it was asked for: "auto" may be another one on another machine, and what is
-    left half done there is to be resumed here. Raises CheckpointError for files out of reach.
+    `precision` is recorded as given: a run with "auto" can be resumed on a machine where "auto"
+    is another precision. Raises CheckpointError if a file cannot be read.
     """
     how: dict[str, Any] = {"overlap": options.overlap, "shifts": options.shifts}
     if options.shifts:
@@ -64,10 +65,21 @@ def of_enhancer(
     offline: bool = False,
     progress: bool = False,
 ) -> dict[str, Any]:
-    """The files of an encoder (or, with `stage` "codec", of a codec), of the codec behind it and
-    of refiners, how it is blended and refined, and the mixture that it hears.
+    """Record of an enhancer: hashes of its files and of the mixture, and its options.
 
-    Raises UsageError for a wrong name, CheckpointError for files out of reach.
+    Args:
+        checkpoint: name or path of an encoder, or of a codec if `stage` is "codec".
+        stem: the stem, which names the default refiners.
+        stage: "enhance" or "codec".
+        blend: how the codec's output is blended with the stem; None if it is not.
+        refining: refiners of the codes and their options; None if there are none.
+        mixture: path of the mixture that is given to the encoder.
+        offline: never contact the hub.
+        progress: draw a bar on standard error while downloading.
+
+    Raises:
+        UsageError: a wrong name.
+        CheckpointError: a file is missing or cannot be read.
     """
     find = partial(resolve, offline=offline, progress=progress)
     path = find(checkpoint, stage=stage).paths[0]
@@ -85,7 +97,7 @@ def of_enhancer(
             networks["coarse"] = refining.coarse
         for network, named in networks.items():
             name = named or f"{network}_{stem}"
-            if named or name in REGISTRY:  # loading says what is missing
+            if named or name in REGISTRY:  # loading reports missing refiners
                 made["refine"]["networks"][network] = hashes_of(find(name, stage="refine").paths[0])
     if mixture is not None:
         made["mixture"] = _hash(Path(mixture))
@@ -95,9 +107,9 @@ def of_enhancer(
 def stem_of_encoder(
     checkpoint: str, *, offline: bool = False, progress: bool = False
 ) -> str | None:
-    """The stem that an encoder was trained for, from its config.json; None for anything else.
+    """The stem of an encoder, from its config.json; None if the checkpoint is not an encoder.
 
-    Raises UsageError for a wrong name, CheckpointError for files out of reach and damaged ones.
+    Raises UsageError for a wrong name, CheckpointError for missing and damaged files.
     """
     path = resolve(checkpoint, offline=offline, progress=progress, stage="enhance").paths[0]
     stem = read_json(path / CONFIG).get("stem") if (path / CONFIG).is_file() else None
@@ -105,7 +117,7 @@ def stem_of_encoder(
 
 
 def stems_of_separator(resolved: ResolvedModel) -> tuple[str, ...] | None:
-    """The stems of a folder of ours, from its config.json; None where only loading tells."""
+    """Stems of a checkpoint folder, from its config.json; None if the model must be loaded."""
     path = resolved.paths[0]
     if len(resolved.paths) > 1 or not path.is_dir():
         return None
@@ -116,11 +128,11 @@ def stems_of_separator(resolved: ResolvedModel) -> tuple[str, ...] | None:
 
 
 def hashes_of(path: Path) -> list[str]:
-    """Of all files of a checkpoint that decide what it does: a folder, or a file."""
+    """SHA-256 hashes of the files of a checkpoint (folder or file) that determine its output."""
     if path.is_dir():
         names = [name for name in checkpoint_files(path) if name not in (TRAINING, CARD)]
         return [_hash(path / name) for name in names]
-    beside = path.with_name(CONFIG)  # options of files that carry none
+    beside = path.with_name(CONFIG)  # options of files that hold none
     return [_hash(path), *([_hash(beside)] if beside.is_file() else [])]
 
 

@@ -1,9 +1,9 @@
-"""OUTPUT/manifest.jsonl: what each file in an output folder was made from, and how.
+"""OUTPUT/manifest.jsonl: records the input and options of each file in an output folder.
 
-One JSON object per line, appended and never rewritten. A song that was finished has a line with the
-state "done", one that could not be made "failed"; each of its files is announced in a line
-"writing" before it gets its name. So whatever lies there after a kill can be told from a file of
-the user's, and only what was made from the same input in the same way is ever called complete.
+One JSON object per line, appended and never rewritten. A finished song has a line with the state
+"done", a failed one "failed". Each output file is recorded in a line "writing" before it gets its
+name, so files of a killed run can be told from other files. An output counts as complete only if it
+was made from the same input with the same options.
 """
 
 import json
@@ -34,31 +34,31 @@ State = Literal["writing", "done", "failed"]
 
 @dataclass(frozen=True)
 class Stamp:
-    """What the system knows of a file; where all of it is equal, so is the content."""
+    """Identity of a file in the file system; equal stamps mean equal content."""
 
     path: str
     """Absolute, links resolved."""
     size: int
     mtime_ns: int
     ctime_ns: int
-    """Unlike the time of modification, no program can set it back."""
+    """Unlike the modification time, programs cannot set it."""
     inode: int
 
 
 class InputFile:
-    """An input; its content is hashed at most once, and only when that is needed."""
+    """An input file; its stamp is read once, and its content hashed at most once, when needed."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = os.path.realpath(path)
 
     @cached_property
     def stamp(self) -> Stamp | None:
-        """None for what cannot be read twice, such as a pipe, and for what is not there."""
+        """Stamp at first access; None for missing files and files that are not regular (pipes)."""
         return _stamp(self.path)
 
     @cached_property
     def sha256(self) -> str:
-        """Of the content; raises AudioError where it cannot be read."""
+        """Hex digest of the content; raises AudioError if the file cannot be read."""
         try:
             return sha256_of(Path(self.path))
         except OSError as error:
@@ -67,11 +67,11 @@ class InputFile:
             ) from None
 
     def record(self) -> "InputRecord | None":
-        """What the manifest keeps; None for what cannot be read twice."""
+        """Record for the manifest; None without a `stamp`. Raises AudioError."""
         return InputRecord(**asdict(self.stamp), sha256=self.sha256) if self.stamp else None
 
     def has_changed(self) -> bool:
-        """Whether the file is another one than when it was first looked at."""
+        """Whether the file differs from its `stamp`."""
         return self.stamp is not None and _stamp(self.path) != self.stamp
 
 
@@ -87,12 +87,12 @@ def _stamp(path: str) -> Stamp | None:
 
 @dataclass(frozen=True)
 class InputRecord(Stamp):
-    """An input as it was when it was used."""
+    """Stamp and content hash of an input at the time it was used."""
 
     sha256: str
 
     def is_of(self, source: InputFile) -> bool:
-        """Whether `source` has this content; hashes it unless it is the same, untouched file."""
+        """Whether `source` has the same content; hashes it unless the stamps are equal."""
         stamp = source.stamp
         if stamp is None or stamp.size != self.size:
             return False
@@ -102,49 +102,50 @@ class InputRecord(Stamp):
 
 @dataclass(frozen=True)
 class Output:
-    """A file that was made."""
+    """One output file."""
 
     path: str
-    """Below the folder, with forward slashes."""
+    """Relative to the output folder, with forward slashes."""
     size: int
+    """In bytes."""
     sha256: str
     made: dict[str, Any] = field(default_factory=dict)
-    """What decides how this one file of a song sounds."""
+    """Models and options that determine the samples of this output."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One line."""
+    """One line of the manifest."""
 
     state: State
     source: InputRecord | None
-    """None for standard input and pipes."""
+    """The input; None for standard input and pipes."""
     options: dict[str, Any]
-    """What decides how all files of the song sound."""
+    """Options that determine the samples of all outputs of the song."""
     outputs: tuple[Output, ...] = ()
     gain: float = 1.0
-    """By which all outputs were multiplied to keep within full scale."""
+    """Factor of all outputs, so that they fit into full scale."""
     about: dict[str, Any] = field(default_factory=dict)
-    """What does not decide: names, the device, ..."""
+    """Values that are not compared: names, the device, ..."""
     seconds: float = 0.0
-    """That it took."""
+    """Processing time."""
     error: str = ""
     version: str = __version__
+    """Version of mssgen."""
 
 
 @dataclass(frozen=True)
 class Made:
-    """The latest that is known of a file: the line that names it, and which of its outputs."""
+    """An output file with the manifest entry that records it."""
 
     entry: Entry
     output: Output
 
 
 class Manifest:
-    """The manifest of one folder, read once; what is appended is known at once.
+    """The manifest of one output folder, which may not exist yet.
 
-    Raises UsageError where another program's file has that name, AudioError where it cannot be
-    read. A folder without one is fine.
+    Raises UsageError if the file belongs to another program, AudioError if it cannot be read.
     """
 
     def __init__(self, folder: Path | str) -> None:
@@ -155,29 +156,30 @@ class Manifest:
             self._learn(entry)
 
     def append(self, entry: Entry) -> None:
-        """Add a line, on the disk when this returns; raises AudioError where that fails."""
+        """Append a line and force it to the disk; raises AudioError if that fails."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             _append(self.path, _line(entry))
         except OSError as error:
             raise AudioError(
-                f"{self.path} cannot be written: {error.strerror or error}; choose another --output"
+                f"{self.path} cannot be written: {error.strerror or error}; choose another "
+                "`output_dir`"
             ) from error
         self._learn(entry)
 
     def output(self, target: Path, content: Path, made: Mapping[str, Any]) -> Output:
-        """What to say of `target`, whose content is in the file `content`; raises OSError."""
+        """Record of the output `target`, whose content is in the file `content`; raises OSError."""
         return Output(self.name(target), content.stat().st_size, sha256_of(content), dict(made))
 
     def name(self, target: Path) -> str:
-        """The path of an output below the folder."""
+        """Path of an output relative to the folder, with forward slashes."""
         return target.relative_to(self.folder).as_posix()
 
     def made(self, target: Path) -> Made | None:
-        """What made the file that lies at `target`; None where that is not known.
+        """Record of the file that is now at `target`; None if there is none.
 
-        A file whose latest line is not "done" may be that line's or an older one's: its content
-        tells. Raises AudioError where it cannot be read.
+        If the latest line is not "done", an older file may still be there, so the content hash
+        decides. Raises AudioError if the file cannot be read.
         """
         known = self._known.get(self.name(target), [])
         if not known or known[-1].entry.state == "done":
@@ -188,9 +190,9 @@ class Manifest:
     def objection(
         self, target: Path, source: InputFile, options: Mapping[str, Any], made: Mapping[str, Any]
     ) -> str:
-        """Why the file at `target` cannot be taken for what these would give; "" if it can.
+        """Why the file at `target` may differ from an output of this input and options, or "".
 
-        Raises AudioError where a file cannot be read.
+        Raises AudioError if a file cannot be read.
         """
         known = self.made(target)
         if known is None:
@@ -199,7 +201,7 @@ class Manifest:
         if target.stat().st_size != output.size:
             return "was changed after mssgen made it"
         if entry.source is None or source.stamp is None:
-            return "was made from a pipe, or would be: that cannot be compared"
+            return "was made from a pipe, or is to be: pipes cannot be compared"
         if not entry.source.is_of(source):
             changed = entry.source.path == source.path
             which = f"{source.path} has changed since" if changed else entry.source.path
@@ -215,9 +217,9 @@ class Manifest:
 
 
 def read_entries(path: Path) -> list[Entry]:
-    """The lines of a manifest in order; none where there is no file, and damaged ones are left out.
+    """Read the lines of a manifest in order, skipping damaged ones; empty if there is no file.
 
-    Raises UsageError for a link and for another program's file, AudioError for what cannot be read.
+    Raises UsageError for a link and for another program's file, AudioError if it cannot be read.
     """
     try:
         is_link = path.is_symlink()
@@ -227,13 +229,13 @@ def read_entries(path: Path) -> list[Entry]:
     except OSError as error:
         raise AudioError(
             f"{path} cannot be read ({error.strerror or error}); move it away, or choose another "
-            "--output"
+            "`output_dir`"
         ) from None
     lines = [line for line in (part.strip(b"\0 \t\r") for part in data.split(b"\n")) if line]
     if is_link or (lines and not any(_may_be_ours(line) for line in lines)):
         raise UsageError(
-            f"{path} is {'a link' if is_link else 'a file of another program'}, and mssgen keeps "
-            "its record under that name; choose another --output"
+            f"{path} is {'a link' if is_link else 'a file of another program'}, and mssgen writes "
+            "its manifest under that name; choose another `output_dir`"
         )
     return [entry for entry in map(_parsed, lines) if entry is not None]
 
@@ -243,7 +245,7 @@ def _may_be_ours(line: bytes) -> bool:
 
 
 def _line(entry: Entry) -> bytes:
-    # ASCII only: names of files that are not text survive as escapes.
+    # ASCII only: file names that are not valid text survive as escapes.
     content = {_KEY: FORMAT_VERSION, **asdict(entry)}
     return json.dumps(content, separators=(",", ":")).encode("ascii")
 
@@ -265,7 +267,7 @@ def _parsed(line: bytes) -> Entry | None:
 
 
 def _is_sound(entry: Entry) -> bool:
-    """Whether the values that are relied on have their types."""
+    """Whether the values that are used have the right types."""
     return isinstance(entry.options, dict) and all(
         isinstance(output.path, str)
         and isinstance(output.made, dict)
@@ -275,7 +277,7 @@ def _is_sound(entry: Entry) -> bool:
 
 
 def _append(path: Path, line: bytes) -> None:
-    """One write at the end, after every other process's; a torn last line is ended first."""
+    """Append a line with one locked write; an incomplete last line is terminated first."""
     flags = os.O_RDWR | os.O_CREAT | os.O_APPEND
     flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
     number = os.open(path, flags, 0o666)
@@ -299,13 +301,13 @@ def _last_byte(number: int, size: int) -> bytes:
 @contextmanager
 def _locked(number: int) -> Iterator[None]:
     if fcntl is not None:
-        with suppress(OSError):  # some network file systems know no locks
+        with suppress(OSError):  # some network file systems have no locks
             fcntl.flock(number, fcntl.LOCK_EX)
     yield  # closing the file unlocks it
 
 
 def _differing(before: Any, now: Any, name: str = "") -> list[str]:
-    """The names of the values in which two tables differ, each once."""
+    """Names of the values that differ between two nested dicts, each once."""
     if isinstance(before, dict) and isinstance(now, dict):
         found = [
             each

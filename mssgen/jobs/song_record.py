@@ -1,4 +1,4 @@
-"""What the manifest is told of one song while it is made."""
+"""Manifest entries of one song, written while it is processed."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -13,12 +13,12 @@ from mssgen.jobs.manifest import Entry, InputFile, Manifest, State
 
 
 class SongRecord:
-    """The lines of one song; without a manifest it notes nothing.
+    """Writes the manifest entries of one song.
 
     Args:
-        manifest: of the output folder, or None.
+        manifest: manifest of the output folder; None writes nothing.
         track: the song.
-        options: what decides how all of its outputs sound.
+        options: values that determine the samples of all its outputs.
     """
 
     def __init__(self, manifest: Manifest | None, track: Track, options: Mapping[str, Any]) -> None:
@@ -27,29 +27,32 @@ class SongRecord:
         self._entry = Entry("writing", None, dict(options), about={"input": track.label})
         self._started = time.monotonic()
         if self._file is not None:
-            _ = self._file.stamp  # as it is before it is read
+            _ = self._file.stamp  # before the file is read
 
     def opened(self) -> None:
-        """Hash the input, which can be read; raises AudioError."""
+        """Hash the input; call once it is known to be readable. Raises AudioError."""
         if self._file is not None:
             self._entry = replace(self._entry, source=self._file.record())
 
     def check_input(self) -> None:
-        """Raise AudioError where the input is not what it was: nobody could say what was read."""
+        """Raise AudioError if the input has changed since it was hashed."""
         if self._file is not None and self._file.has_changed():
             raise AudioError(
-                f"{self._track.label} was changed while it was read, and nothing was written; run "
-                "the command again"
+                f"{self._track.label} was changed while it was read, and nothing was written; try "
+                "again"
             )
 
     def finishing(self, gain: float, about: Mapping[str, Any]) -> None:
-        """All outputs are complete but for their names, and multiplied by `gain`."""
+        """Note the gain of all outputs and values for `Entry.about`, before files are renamed."""
         self._entry = replace(self._entry, gain=gain, about={**self._entry.about, **about})
 
     def announcing(
         self, target: Path, made: Mapping[str, Any] | None
     ) -> Callable[[Path], None] | None:
-        """What notes an output before it gets its name; raises AudioError and OSError."""
+        """Function that records an output before it gets its name; None without a manifest.
+
+        It is called with the path of the complete file, and raises AudioError and OSError.
+        """
         manifest = self._manifest
         if manifest is None:
             return None
@@ -63,11 +66,11 @@ class SongRecord:
         return announce
 
     def done(self) -> None:
-        """All outputs have their names; raises AudioError."""
+        """Record that all outputs are complete; raises AudioError."""
         self._close("done")
 
     def failed(self, message: str) -> None:
-        """The song failed; noted as far as there is a folder to note it in."""
+        """Record that the song failed, if the output folder exists."""
         if self._manifest is not None and self._manifest.folder.is_dir():
             with suppress(MssgenError):
                 self._close("failed", message)

@@ -1,4 +1,4 @@
-"""Processes that work for another one and must not outlive it."""
+"""Worker processes that end with their parent."""
 
 import multiprocessing
 import os
@@ -7,10 +7,10 @@ from threading import Thread
 
 
 def end_with_parent() -> None:
-    """To be called first in a worker: it ends when the process that began it is gone.
+    """End this worker process when its parent is gone; call it first in a worker.
 
-    A process that is killed, or that the system ends for want of memory, tells its workers nothing,
-    and they would wait for work for ever.
+    A parent that is killed, by a user or for lack of memory, cannot stop its workers, which would
+    wait for work forever.
     """
     parent = multiprocessing.parent_process()
     if parent is not None:

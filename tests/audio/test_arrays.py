@@ -94,7 +94,7 @@ def test_what_is_not_sound_is_a_wrong_call(samples: Any, rate: Any, separator: S
 
 
 def test_samples_beyond_fp32_are_told(separator: Separator) -> None:
-    with pytest.raises(MssgenError, match="holds samples that are no sound"):
+    with pytest.raises(MssgenError, match="holds invalid samples"):
         mssgen.separate(np.full((2, 99), 1e300), 44_100, separator=separator)
 
 

@@ -259,6 +259,22 @@ def test_separate_and_enhance_in_one_pass(
     np.testing.assert_array_equal(read("chain/song/drums.wav"), read("plain/song/drums.wav"))
 
 
+def test_a_local_model_gets_the_built_in_encoders(
+    mssgen: Program, tiny_model: Path, here: Path
+) -> None:
+    """Also where only the loaded model knows its stems."""
+    words = ("separate", "song.wav", "-m", tiny_model / "model.safetensors")
+    assert mssgen(*words, "-o", "plain").code == 0
+    result = mssgen(*words, "--enhance", "-o", "enhanced")
+    assert result.code == 0, result.err
+    changed = [
+        path.name
+        for path in sorted(Path("plain/song").iterdir())
+        if not np.array_equal(read(path), read(f"enhanced/song/{path.name}"))
+    ]
+    assert {"bass.wav", "drums.wav"} <= set(changed)
+
+
 def test_all_stems_of_a_song_hear_it(mssgen: Program, here: Path) -> None:
     song = read("song.wav")
     for name, gain in (("bass", 0.5), ("drums", 0.3)):

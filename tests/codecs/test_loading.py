@@ -472,7 +472,7 @@ def test_missing_files_and_names(tmp_path: Path) -> None:
         read_codec(tmp_path / "missing.pth")
     with pytest.raises(UsageError, match=r"unknown model 'encodec'.*did you mean .*encodec_"):
         load_codec("encodec")
-    with pytest.raises(UsageError, match="--device abacus"):
+    with pytest.raises(UsageError, match="`device='abacus'`"):
         load_codec("encodec_24khz", device="abacus")
 
 

@@ -199,9 +199,11 @@ def test_an_unreadable_folder_fails_alone(
     assert (result.code, files(result)) == (1, ["plain.wav"])
     [error] = [event for event in result.events if event["event"] == "error"]
     assert error["track"] == "lost+found"
-    assert "lost+found may not be read by this user; change its permissions" in error["message"]
+    assert (
+        "lost+found cannot be read (permission denied); change its permissions" in error["message"]
+    )
     assert alone.code == 1
-    assert "lost+found may not be read by this user" in alone.err
+    assert "lost+found cannot be read" in alone.err
 
 
 OWN = {

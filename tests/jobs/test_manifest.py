@@ -153,7 +153,9 @@ def test_what_it_cannot_understand_is_passed_over(
 
 def test_a_file_of_another_program_is_never_written_to(tmp_path: Path) -> None:
     (tmp_path / MANIFEST).write_text('{"audio_filepath": "a.wav"}\n')
-    with pytest.raises(UsageError, match=r"manifest\.jsonl is a file of another program.*--output"):
+    with pytest.raises(
+        UsageError, match=r"manifest\.jsonl is a file of another program.*`output_dir`"
+    ):
         Manifest(tmp_path)
     victim = tmp_path / "victim"
     (tmp_path / "o").mkdir()

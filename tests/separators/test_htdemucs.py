@@ -523,7 +523,7 @@ class TestDevices:
     @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
     @pytest.mark.parametrize("name", ["cuda", "cuda:0", "cuda:7"])
     def test_an_absent_gpu_is_a_wrong_call(self, name: str) -> None:
-        with pytest.raises(UsageError, match=f"--device {name} .*--device cpu") as caught:
+        with pytest.raises(UsageError, match=f"`device='{name}'` .*`device='cpu'`") as caught:
             choose_device(name)
         assert caught.value.exit_code == 2
 
@@ -536,7 +536,7 @@ class TestDevices:
         assert choose_device("cpu") == CPU
 
     def test_unknown_precision(self) -> None:
-        with pytest.raises(UsageError, match="--precision int3"):
+        with pytest.raises(UsageError, match="`precision='int3'`"):
             choose_precision("int3", CPU)
 
     def test_fp16_on_a_cpu(self) -> None:

@@ -1,7 +1,7 @@
-"""A file seen in another way: byte ranges of it, and bytes of ours in between.
+"""Views of a file: byte ranges of it and other bytes, joined to a virtual file.
 
-libsndfile believes headers and stops at the first bad frame. Through a view it gets a header that
-says the truth, and only frames that are whole; the file itself stays as it is.
+libsndfile trusts headers and stops at the first damaged frame. A view gives it a corrected header
+and intact frames only, without changing the file.
 """
 
 import os
@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 Piece = bytes | range
-"""Bytes as they are, or a range of byte positions in the file."""
+"""Literal bytes, or a range of byte positions in the file."""
 
 
 class ByteView:
-    """A read-only binary file made of pieces; closes with `close` or as a context manager."""
+    """A read-only virtual file that joins `pieces`; close it, or use it as a context manager."""
 
     def __init__(self, path: Path, pieces: Sequence[Piece]) -> None:
         self._file = open(path, "rb")  # noqa: SIM115 (closed in close)
@@ -68,9 +68,9 @@ class ByteView:
 
 
 def patched(pieces: Sequence[Piece], position: int, data: bytes) -> tuple[Piece, ...]:
-    """The same pieces with `data` in place of what the file has at byte `position` and on.
+    """Replace the bytes of the file from `position` on with `data`.
 
-    The bytes to replace must lie within one range.
+    The replaced bytes must be within one range of `pieces`.
     """
     changed: list[Piece] = []
     for piece in pieces:

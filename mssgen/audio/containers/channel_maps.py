@@ -1,6 +1,6 @@
-"""Which channel of a file is for which speaker, as containers write it in their headers.
+"""Reads and writes the speakers of channels in the headers of containers.
 
-`mssgen.audio.speakers` has the names and the sources.
+Names and sources are in `mssgen.audio.speakers`.
 """
 
 import logging
@@ -20,11 +20,11 @@ from mssgen.audio.speakers import (
 _log = logging.getLogger(__name__)
 
 _EXTENSIBLE = 0xFFFE
-_MASK_AT = 20  # bytes from the start of the content of `fmt `
+_MASK_AT = 20  # offset in the content of `fmt `, bytes
 _W64_FORMAT = bytes.fromhex("666d7420f3acd3118cd100c04f8edb8a")
 _FLAC_MASK = "WAVEFORMATEXTENSIBLE_CHANNEL_MASK"
-# Core Audio: tag (without the number of channels in its lower half) to speakers in the file's
-# order. Where there is one pair of surrounds, its name is that which WAV has for it, "behind".
+# Core Audio: layout tag (without the number of channels in its lower half) to speakers in the
+# file's order. A single pair of surrounds is named back, as in WAV.
 _CORE_AUDIO = {
     113: "L R C",
     114: "C L R",
@@ -54,19 +54,19 @@ _CORE_AUDIO = {
     138: "L R Lb Rb LFE",
 }
 _USE_DESCRIPTIONS, _USE_BITMAP = 0, 1
-# Labels 1 to 18 are the bits of a mask, 33 and 34 the surrounds behind those at the side.
+# Labels 1 to 18 are the bits of a mask; 33 and 34 are back surrounds beside side surrounds.
 _BEHIND = 33
 _LABELS = dict(enumerate(NAMES, start=1)) | {_BEHIND: "Lb", _BEHIND + 1: "Rb"}
 _AT_THE_SIDE = {5: "Ls", 6: "Rs"}
 
 
 def read_layout(path: Path, container: str, subtype: str, n_channels: int) -> Layout:
-    """The speakers of a file's channels in the file's own order; () where they are not known.
+    """Read the speakers of a file, in its own channel order; () if they are unknown.
 
     Args:
         path: the file.
-        container, subtype: libsndfile's names, lower and upper case.
-        n_channels: as many names are returned, or none.
+        container, subtype: libsndfile's names, in lower and upper case.
+        n_channels: number of channels; a header with another number is ignored.
     """
     container = "opus" if subtype == "OPUS" else container
     try:
@@ -81,7 +81,7 @@ def read_layout(path: Path, container: str, subtype: str, n_channels: int) -> La
 
 
 def write_layout(path: Path, layout: Layout, container: str) -> None:
-    """Tell a finished file of `container` its speakers, where the format has a place for them.
+    """Write the speakers into a finished file, if its format can hold them.
 
     A wav must have been written as WAVE_FORMAT_EXTENSIBLE. Raises OSError.
     """
@@ -106,7 +106,7 @@ def _of_mask(mask: int, n_channels: int) -> Layout | None:
 
 
 def _of_format(content: bytes, n_channels: int) -> Layout | None:
-    """From the content of a wav's `fmt `; None where it has no mask."""
+    """Layout from the content of `fmt ` in a wav; None if it has no mask."""
     if int.from_bytes(content[:2], "little") != _EXTENSIBLE or len(content) < _MASK_AT + 4:
         return None
     return _of_mask(int.from_bytes(content[_MASK_AT : _MASK_AT + 4], "little"), n_channels)
@@ -172,7 +172,7 @@ def _of_comments(block: bytes, n_channels: int) -> Layout | None:
 def _opus(file: BinaryIO, n_channels: int) -> Layout | None:
     head = file.read(4096)
     at = head.find(b"OpusHead")
-    # Families but 0 and 1 have no speakers (ambisonics, or no meaning).
+    # Mapping families above 1 have no speakers (ambisonics or undefined).
     return () if at >= 0 and n_channels > 2 and head[at + 18] > 1 else None
 
 

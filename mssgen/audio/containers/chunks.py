@@ -1,4 +1,4 @@
-"""The chunks that wav, rf64, aiff and caf files are made of: where each one is."""
+"""Finds the chunks of wav, rf64, aiff and caf files."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,15 +15,15 @@ class Chunk:
     name: bytes
     """Four bytes."""
     start: int
-    """Of its content, in bytes from the start of the file."""
+    """Position of the content, in bytes from the start of the file."""
     size: int
-    """Of its content, as the file declares it."""
+    """Declared size of the content, in bytes."""
 
 
 def chunks(file: BinaryIO) -> Iterator[Chunk]:
-    """The chunks of a RIFF, RF64, BW64, AIFF or CAF file; none of any other, or after damage.
+    """Yield the chunks of a RIFF, RF64, BW64, AIFF or CAF file up to damage; none for other files.
 
-    `file` may be read and moved between two of them.
+    The position of `file` may be changed between two chunks.
     """
     file.seek(0)
     head = file.read(12)
@@ -54,7 +54,7 @@ def _is_wave(head: bytes) -> bool:
 
 
 def find_chunk(file: BinaryIO, name: bytes, *, n_bytes: int) -> bytes | None:
-    """The first `n_bytes` of a chunk's content; None where there is no such chunk."""
+    """First `n_bytes` of the content of chunk `name`; None if there is no such chunk."""
     for chunk in chunks(file):
         if chunk.name == name:
             file.seek(chunk.start)

@@ -1,4 +1,4 @@
-"""What a sound file really holds: parts that libsndfile reads one after the other, and losses."""
+"""Layout of a damaged or joined sound file: parts for libsndfile to read in order, and losses."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -7,7 +7,7 @@ from mssgen.audio.containers.byte_views import Piece
 
 
 class Bytes(Protocol):
-    """What the scanners read: `bytes`, or a mapped file (`mmap`)."""
+    """Content of a file for the scanners: `bytes`, or a mapped file (`mmap`)."""
 
     def __len__(self) -> int: ...
 
@@ -18,16 +18,16 @@ class Bytes(Protocol):
 
 @dataclass(frozen=True)
 class Part:
-    """A stretch of a sound file that is a whole file for libsndfile."""
+    """A stretch of a sound file that libsndfile can read as a file of its own."""
 
     pieces: tuple[Piece, ...]
     n_lost_before: int = 0
-    """Samples that are lost before it, at its own rate: silence keeps their place."""
+    """Samples lost before the part, at its own rate; replaced by silence."""
     ends_at: int | None = None
-    """The place of its last sample in the stream that began with an earlier part, where headers
-    tell that: silence then takes the place of what is lost before it."""
+    """End of the part in samples since the start of its stream, if headers declare it; silence then
+    replaces the samples lost before the part."""
     n_samples: int | None = None
-    """How many of its samples are good; None: all."""
+    """Number of valid samples; None if all are."""
 
 
 @dataclass(frozen=True)
@@ -36,25 +36,25 @@ class FileLayout:
 
     parts: tuple[Part, ...]
     losses: tuple[str, ...] = ()
-    """What is missing and where: the end of a sentence that begins with the file's name."""
+    """Missing audio; each item continues a sentence that starts with the file's name."""
 
 
 def cut_short(held_s: float, declared_s: float) -> str:
-    """The loss of a file whose end is missing."""
+    """Description of a missing end."""
     return f"is cut short: it holds {held_s:.3f} s of the {declared_s:.3f} s it declares"
 
 
 def damaged(at_s: float, lost_s: float) -> str:
-    """The loss of a file with a damaged place."""
-    return f"is damaged at {at_s:.2f} s: about {lost_s:.2f} s of sound are missing"
+    """Description of a damaged place."""
+    return f"is damaged at {at_s:.2f} s: about {lost_s:.2f} s of audio are missing"
 
 
-MAX_TOLD = 8
+MAX_LOSSES = 8
 
 
-def told(losses: list[str]) -> tuple[str, ...]:
-    """At most `MAX_TOLD` losses, the others as a number."""
-    if len(losses) <= MAX_TOLD:
+def first_losses(losses: list[str]) -> tuple[str, ...]:
+    """The first `MAX_LOSSES` losses, and the number of the others."""
+    if len(losses) <= MAX_LOSSES:
         return tuple(losses)
-    n_more = len(losses) - MAX_TOLD
-    return (*losses[:MAX_TOLD], f"is damaged at {n_more} more places")
+    n_more = len(losses) - MAX_LOSSES
+    return (*losses[:MAX_LOSSES], f"is damaged at {n_more} more places")

@@ -1,7 +1,7 @@
-"""The frames of FLAC files: how long a file really is, and where its sound goes on after damage.
+"""FLAC frames: finds the true length of a file, and where audio resumes after damage (RFC 9639).
 
-Headers after RFC 9639. The number of samples in the first block of a FLAC file is written last: it
-is 0 in streams, and wrong where a program stopped early.
+The number of samples in the first block of a FLAC file is written last: it is 0 in streams, and
+wrong if a program stopped early.
 """
 
 import re
@@ -13,7 +13,7 @@ from mssgen.audio.containers.file_layout import Bytes, FileLayout, Part, cut_sho
 _SYNC = re.compile(rb"\xff[\xf8\xf9]")
 _JOIN = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
 _INFO_STOP = 42
-# What may stand behind the last frame, besides zeros.
+# Tags that may follow the last frame, besides zeros.
 _BEHIND = (b"TAG", b"APETAGEX", b"ID3", b"LYRICSBEGIN")
 _TAIL_BYTES = 2**18
 
@@ -34,45 +34,50 @@ _CRC8, _CRC16 = _table(0x07, 8), _table(0x8005, 16)
 
 @dataclass(frozen=True)
 class StreamInfo:
-    """The first block of a FLAC file."""
+    """STREAMINFO, the first block of a FLAC file."""
 
     start: int
-    """Of the file, bytes."""
+    """Position of the FLAC file in the data, in bytes."""
     min_block: int
+    """Smallest frame, in samples."""
     max_block: int
+    """Largest frame, in samples."""
     sample_rate: int
     n_channels: int
     n_samples: int
-    """0: not known."""
+    """Length in samples; 0 if unknown."""
     data: bytes
-    """The block without its header, 34 bytes."""
+    """Content of the block, 34 bytes."""
 
     @property
     def block_samples(self) -> int:
-        """Of all frames but the last; 0 where they differ."""
+        """Samples per frame, except the last; 0 if frames differ in length."""
         return self.min_block if self.min_block == self.max_block else 0
 
     def head(self, n_samples: int) -> bytes:
-        """The start of a file with this block only, and this number of samples."""
+        """Header of a FLAC file that has only this block, with the length `n_samples`."""
         packed = int.from_bytes(self.data[10:18], "big") >> 36 << 36 | n_samples
         return b"fLaC\x80\0\0\x22" + self.data[:10] + packed.to_bytes(8, "big") + self.data[18:]
 
 
 @dataclass(frozen=True)
 class Frame:
-    """Where a frame lies: bytes, and samples from the start of the song."""
+    """Place of a frame."""
 
     start: int
+    """In bytes from the start of the data."""
     position: int
+    """In samples from the start of the stream."""
     n_samples: int
 
     @property
     def end(self) -> int:
+        """Position of the next frame, in samples."""
         return self.position + self.n_samples
 
 
 def stream_info(data: Bytes, start: int = 0) -> StreamInfo | None:
-    """The first block of the FLAC file that starts at byte `start`."""
+    """Parse the first block of the FLAC file at byte `start`; None if there is none."""
     head = data[start : start + _INFO_STOP]
     if len(head) < _INFO_STOP or not _JOIN.match(head):
         return None
@@ -90,7 +95,7 @@ def stream_info(data: Bytes, start: int = 0) -> StreamInfo | None:
 
 
 def parse_frame(data: Bytes, start: int, info: StreamInfo) -> Frame | None:
-    """The frame at byte `start`; None where its header is wrong."""
+    """Parse the frame header at byte `start`; None if it is not valid."""
     head = data[start : start + 18]
     if len(head) < 6 or head[0] != 0xFF or head[1] & 0xFE != 0xF8 or head[3] & 1:
         return None
@@ -117,7 +122,7 @@ def parse_frame(data: Bytes, start: int, info: StreamInfo) -> Frame | None:
 
 
 def _coded_number(head: bytes) -> tuple[int | None, int]:
-    """(the number of a frame or sample, where it ends); it is coded as UTF-8 codes characters."""
+    """(number of the frame or sample, index after it), coded like a UTF-8 character from byte 4."""
     first = head[4]
     n_more = 0
     while first << n_more & 0x80:
@@ -141,7 +146,7 @@ def _crc(data: bytes, table: tuple[int, ...], n_bits: int) -> int:
 
 
 def last_frame(data: Bytes, info: StreamInfo, stop: int) -> tuple[Frame, Frame | None] | None:
-    """(the last frame that is whole, the one after it that is not) before byte `stop`."""
+    """(last complete frame, incomplete frame after it or None) before byte `stop`."""
     size = _TAIL_BYTES
     while True:
         first = max(info.start + _INFO_STOP, stop - size)
@@ -164,7 +169,7 @@ def last_frame(data: Bytes, info: StreamInfo, stop: int) -> tuple[Frame, Frame |
 
 
 def _is_whole(data: bytes) -> bool:
-    """Whether a frame that starts `data` ends in it: its checksum makes the rest of a CRC zero."""
+    """Whether the frame at the start of `data` ends in it: its CRC-16, checksum included, is 0."""
     value = 0
     for n_bytes, byte in enumerate(data, 1):
         value = (value << 8 & 0xFFFF) ^ _CRC16[value >> 8 ^ byte]
@@ -176,10 +181,7 @@ def _is_whole(data: bytes) -> bool:
 
 
 def scan(data: Bytes) -> FileLayout | None:
-    """The parts of a FLAC file; None where its number of samples is right.
-
-    Raises no errors: a file in which no frame can be found is left to the decoder.
-    """
+    """Layout of a FLAC file; None if its declared length is right or no frame is found."""
     info = stream_info(data)
     if info is None:
         return None
@@ -190,7 +192,7 @@ def scan(data: Bytes) -> FileLayout | None:
 
 
 def layout(data: Bytes) -> FileLayout | None:
-    """As `scan`, and the whole file is searched for others that were joined to it."""
+    """Layout of a FLAC file, searching all of it for joined FLAC files; None as for `scan`."""
     starts = [match.start() for match in _JOIN.finditer(data)]  # type: ignore[call-overload]
     parts, losses = [], []
     is_plain = len(starts) == 1
@@ -201,7 +203,7 @@ def layout(data: Bytes) -> FileLayout | None:
             return None
         frame, broken = last
         if broken is not None and broken.end == info.n_samples:
-            frame, broken = broken, None  # with junk behind it, or cut: the decoder will tell
+            frame, broken = broken, None  # junk follows it, or it is cut: left to the decoder
         is_plain &= frame.end == info.n_samples
         if info.n_samples > frame.end:
             rate = info.sample_rate
@@ -221,7 +223,10 @@ def layout(data: Bytes) -> FileLayout | None:
 
 
 def resume(data: Bytes, part: Part, n_samples: int) -> Part | None:
-    """The part that follows the damage after the first `n_samples` of `part`; None at the end."""
+    """Find where audio resumes after damage behind the first `n_samples` samples of `part`.
+
+    Returns the rest as a part of its own; None if no frame follows.
+    """
     first = next((piece.start for piece in part.pieces if isinstance(piece, range)), 0)
     stop = part.pieces[-1].stop if isinstance(part.pieces[-1], range) else len(data)
     info = None
@@ -238,7 +243,7 @@ def resume(data: Bytes, part: Part, n_samples: int) -> Part | None:
         frame = parse_frame(data, match.start(), info)
         if frame is None or frame.position <= begin + n_samples:
             continue
-        # The next header confirms it, or it is the last.
+        # A frame counts if the next header confirms it, or if it is the last.
         if before is not None and (before.end == frame.position):
             break
         before = frame

@@ -1,7 +1,7 @@
-"""Sizes in the headers of WAV and CAF files that say less than the file holds.
+"""WAV and CAF headers that declare less audio than the file holds.
 
-A recorder that crashed leaves 0; one that passed 4 GiB leaves the rest of a division by 2^32; what
-was written to a pipe says -1. The samples are there all the same.
+A recorder that crashed leaves the size 0, one that passed 4 GiB the size modulo 2^32, and a program
+that writes to a pipe -1. The samples are there nevertheless.
 """
 
 import struct
@@ -11,13 +11,13 @@ from mssgen.audio.containers.byte_views import patched
 from mssgen.audio.containers.file_layout import Bytes, FileLayout, Part, cut_short
 
 _UNKNOWN = 0xFFFFFFFF
-# More than this behind a wrapped size is not a list of tags.
+# More bytes than this after the data are not a list of tags.
 _MAX_EXTRA_BYTES = 2**25
 _TAGS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICSBEGIN")
 
 
 def scan_wav(data: Bytes) -> FileLayout | None:
-    """The whole of a WAV file whose data are longer than their size says; None: it is in order."""
+    """Layout of a WAV file whose data are longer than declared; None if the size is right."""
     if data[:4] != b"RIFF" or data[8:12] != b"WAVE":
         return None
     for name, start, size in _chunks(data):
@@ -25,7 +25,7 @@ def scan_wav(data: Bytes) -> FileLayout | None:
             continue
         n_held = len(data) - start
         if size == 0 and n_held > 8 and not _is_chunk(data, start):
-            loss = "has a header that says 0 samples, as a recorder leaves that was stopped early"
+            loss = "declares 0 samples, as after a recording that was interrupted"
             return FileLayout((_whole(data, start),), (f"{loss}: its end may be missing",))
         n_beyond = n_held - size
         if n_beyond >= 2**32 and n_beyond % 2**32 <= _MAX_EXTRA_BYTES:
@@ -39,16 +39,16 @@ def scan_wav(data: Bytes) -> FileLayout | None:
         if is_sound and any(data[after : after + 2**16]):
             return FileLayout(
                 (Part((range(len(data)),)),),
-                (f"holds {n_beyond} bytes behind the sound that its header declares, not read",),
+                (f"holds {n_beyond} bytes after the audio that its header declares; not read",),
             )
         return None
     return None
 
 
 def _whole(data: Bytes, start: int, n_bytes: int | None = None) -> Part:
-    """The file with a data chunk of `n_bytes` from byte `start`; None: to the end of the file.
+    """The file with a data chunk of `n_bytes` from byte `start`; None is up to the end.
 
-    Over 4 GiB it becomes RF64 (EBU Tech 3306).
+    Above 4 GiB the header becomes RF64 (EBU Tech 3306).
     """
     n_bytes = len(data) - start if n_bytes is None else n_bytes
     stop = start + n_bytes
@@ -62,7 +62,7 @@ def _whole(data: Bytes, start: int, n_bytes: int | None = None) -> Part:
 
 
 def _chunks(data: Bytes) -> Iterator[tuple[bytes, int, int]]:
-    """(name, first byte of the content, size that is declared)."""
+    """Yield (name, position of the content, declared size) of each chunk."""
     position = 12
     while position + 8 <= len(data):
         name, size = struct.unpack("<4sI", data[position : position + 8])
@@ -71,7 +71,7 @@ def _chunks(data: Bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _is_chunk(data: Bytes, position: int) -> bool:
-    """Whether a chunk that fits into the file begins here, or the file ends."""
+    """Whether a chunk that fits into the file starts at `position`, or the file ends there."""
     head = data[position : position + 8]
     if len(head) < 8:
         return True
@@ -80,7 +80,7 @@ def _is_chunk(data: Bytes, position: int) -> bool:
 
 
 def scan_caf(data: Bytes) -> FileLayout | None:
-    """A CAF file with the size of the data that it holds; None: the size is right."""
+    """Layout of a CAF file whose declared data size is wrong; None if it is right."""
     position, bytes_per_s = 8, 0.0
     while data[:4] == b"caff" and position + 12 <= len(data):
         name, size = struct.unpack(">4sq", data[position : position + 12])

@@ -1,14 +1,21 @@
-"""The frames of MPEG audio files: what is whole, where a new file begins, what a header misses.
+"""MPEG audio frames: finds intact frames, joined files and wrong frame counts.
 
-Frame headers after ISO/IEC 11172-3 and 13818-3; the Xing (Info) and VBRI headers, which tell the
-number of frames, as LAME and Fraunhofer's encoder write them.
+Frame headers follow ISO/IEC 11172-3 and 13818-3; Xing (Info) and VBRI headers, which declare the
+number of frames, are those of LAME and of Fraunhofer's encoder.
 """
 
 import re
 from dataclasses import dataclass
 
 from mssgen.audio.containers.byte_views import Piece, patched
-from mssgen.audio.containers.file_layout import Bytes, FileLayout, Part, cut_short, damaged, told
+from mssgen.audio.containers.file_layout import (
+    Bytes,
+    FileLayout,
+    Part,
+    cut_short,
+    damaged,
+    first_losses,
+)
 
 _RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
 # kbit/s by (is MPEG 1, layer), from index 1 on.
@@ -20,40 +27,43 @@ _KBPS = {
     (False, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
     (False, 3): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
-# After damage, this many frames in a row are sound and not a coincidence.
+# After damage, so many consecutive frames count as audio and not as a coincidence.
 _N_TO_TRUST = 3
 _SYNC = re.compile(rb"\xff[\xe2-\xff]")
 _VBRI_OFFSET = 36
-# LAME's 12 bits of padding end here, 144 bytes after the word Xing.
+# Offset of LAME's two padding bytes from the frame count (142 and 8 bytes after the word Xing).
 _PADDING_AFTER_COUNT = 142 - 8
 
 
 @dataclass(frozen=True)
 class Header:
-    """What the four bytes of a frame header say."""
+    """A parsed frame header (4 bytes)."""
 
     version: int
+    """Version bits: 3 is MPEG-1, 2 is MPEG-2, 0 is MPEG-2.5."""
     layer: int
     sample_rate: int
     is_mono: bool
     n_bytes: int
+    """Length of the frame, header included."""
     n_samples: int
+    """Samples of the frame per channel."""
 
     @property
     def kind(self) -> tuple[int, int, int, bool]:
-        """What stays the same within one stream."""
+        """Fields that are constant within one stream."""
         return self.version, self.layer, self.sample_rate, self.is_mono
 
     @property
     def xing_offset(self) -> int:
-        """Where the Xing header lies in a frame of layer III, after the side information."""
+        """Position of the Xing header in a frame of layer III: after the side information."""
         if self.version == 3:
             return 21 if self.is_mono else 36
         return 13 if self.is_mono else 21
 
 
 def parse_header(data: bytes) -> Header | None:
-    """The header at the start of `data`; None where there is none, or of free bit rate."""
+    """Parse the header at the start of `data`; None if it is not valid or has a free bit rate."""
     if len(data) < 4 or data[0] != 0xFF or data[1] & 0xE0 != 0xE0:
         return None
     version, layer = data[1] >> 3 & 3, 4 - (data[1] >> 1 & 3)
@@ -73,33 +83,36 @@ def parse_header(data: bytes) -> Header | None:
 
 @dataclass
 class _Run:
-    """Frames in a row, of one kind."""
+    """Consecutive frames of one kind; positions are in bytes."""
 
     start: int
     header: Header
     info_start: int | None = None
-    """Of the frame with the number of frames, which holds no sound."""
+    """Start of the frame with the Xing or VBRI header, which holds no audio."""
     info_stop: int = 0
     count_at: int | None = None
+    """Position of the declared number of frames."""
     has_size: bool = False
-    """Whether the number of bytes stands behind the number of frames."""
+    """Whether the number of bytes follows the number of frames."""
     padding: bytes = b""
-    """The two bytes in which LAME tells how much to trim from the end."""
+    """LAME's two bytes with the number of samples to trim from the end."""
     n_declared: int | None = None
+    """Declared number of frames."""
     stop: int = 0
     n_frames: int = 0
     n_bytes_lost_before: int = 0
-    """0: the frames before it are whole."""
+    """Damaged bytes before the run; 0 if the frames before it are intact."""
 
     @property
     def begins_a_file(self) -> bool:
+        """Whether the run is the start of an MPEG file."""
         return self.info_start is not None or not self.n_bytes_lost_before
 
 
 def scan(data: Bytes) -> FileLayout | None:
-    """The parts of an MPEG audio file; None where it is in order, or is of free bit rate.
+    """Layout of an MPEG audio file; None if it is intact or has a free bit rate.
 
-    A part ends where bytes are damaged, where the format changes, and where a new file begins.
+    A new part begins after damage, where the format changes, and where another file was joined.
     """
     runs, has_rest = _find_runs(data)
     if not runs:
@@ -127,17 +140,17 @@ def scan(data: Bytes) -> FileLayout | None:
     if has_rest and not losses:
         losses.append(f"ends within a frame after {n_s:.2f} s: it may be cut short")
     is_plain = len(runs) == 1 and runs[0].n_declared == runs[0].n_frames and not losses
-    return None if is_plain else FileLayout(tuple(parts), told(losses))
+    return None if is_plain else FileLayout(tuple(parts), first_losses(losses))
 
 
 def _n_lost(file: list[_Run]) -> int:
-    """Frames that the header of a file declares and that are not there."""
+    """Number of declared frames that are missing."""
     declared = file[0].n_declared
     return max(0, (declared or 0) - sum(run.n_frames for run in file))
 
 
 def _find_runs(data: Bytes) -> tuple[list[_Run], bool]:
-    """All runs, and whether the file ends within a frame."""
+    """All runs, and whether the file ends in an incomplete frame."""
     position, stop = _skip_tags(data, 0), _end_of_sound(data)
     runs: list[_Run] = []
     n_bytes_lost, has_rest = 0, False
@@ -163,7 +176,7 @@ def _find_runs(data: Bytes) -> tuple[list[_Run], bool]:
 
 
 def _add(runs: list[_Run], data: Bytes, position: int, header: Header, n_bytes_lost: int) -> int:
-    """Append a frame to the last run, or to a new one; returns the damage that is not told yet."""
+    """Append a frame to the last run or to a new one; returns the damaged bytes left to record."""
     frame = data[position : position + min(header.n_bytes, 256)]
     count = _count(frame, header)
     last = runs[-1] if runs else None
@@ -184,7 +197,7 @@ def _add(runs: list[_Run], data: Bytes, position: int, header: Header, n_bytes_l
 
 
 def _count(frame: bytes, header: Header) -> tuple[int | None, int | None] | None:
-    """(number of frames, where it stands) of a Xing or VBRI header; None: a frame of sound."""
+    """(number of frames, its offset) in a Xing or VBRI header; None if the frame holds audio."""
     if header.layer != 3:
         return None
     at = header.xing_offset
@@ -199,14 +212,14 @@ def _count(frame: bytes, header: Header) -> tuple[int | None, int | None] | None
 
 
 def _pieces(run: _Run, *, is_last: bool) -> tuple[Piece, ...]:
-    """The run as a file of its own, whose header declares just its frames."""
+    """Pieces of a virtual file with the frames of the run and a header that declares them."""
     sound = range(run.start, run.stop)
     if run.info_start is not None and run.count_at is not None:
         pieces: tuple[Piece, ...] = (range(run.info_start, run.stop),)
         if run.n_declared != run.n_frames:
             size = (run.stop - run.info_start).to_bytes(4, "big") if run.has_size else b""
             pieces = patched(pieces, run.count_at, run.n_frames.to_bytes(4, "big") + size)
-        # Nothing is to be trimmed from an end that is not the end of the song.
+        # Trim nothing unless this is the end of the song.
         if not is_last and len(run.padding) == 2:
             kept = bytes([run.padding[0] & 0xF0, 0])
             pieces = patched(pieces, run.count_at + _PADDING_AFTER_COUNT, kept)
@@ -217,7 +230,7 @@ def _pieces(run: _Run, *, is_last: bool) -> tuple[Piece, ...]:
 
 
 def _info_frame(run: _Run) -> bytes:
-    """A silent frame that tells the number of frames: libsndfile would guess it, and stop there."""
+    """A silent frame with an Info header: without it, libsndfile guesses the number of frames."""
     header = run.header
     first = _SILENT_HEADERS[header.kind]
     frame = bytearray(parsed.n_bytes if (parsed := parse_header(first)) else 0)
@@ -228,7 +241,7 @@ def _info_frame(run: _Run) -> bytes:
 
 
 def _silent_header(version: int, rate_index: int, *, is_mono: bool) -> bytes:
-    """Of layer III, at 128 or 64 kbit/s: long enough for a Xing header."""
+    """Frame header of layer III at 128 or 64 kbit/s: long enough for a Xing header."""
     bit_rate = 9 if version == 3 else 8
     mode = 0xC0 if is_mono else 0
     return bytes([0xFF, 0xE0 | version << 3 | 1 << 1 | 1, bit_rate << 4 | rate_index << 2, mode])
@@ -243,7 +256,7 @@ _SILENT_HEADERS = {
 
 
 def _is_trusted(data: Bytes, position: int, stop: int) -> bool:
-    """Whether frames of one kind follow each other from `position` on."""
+    """Whether consecutive frames of one kind start at `position`."""
     kind = None
     for _ in range(_N_TO_TRUST):
         header = parse_header(data[position : position + 4])
@@ -264,7 +277,7 @@ def _next_frame(data: Bytes, position: int, stop: int) -> int | None:
 
 
 def _skip_tags(data: Bytes, position: int) -> int:
-    """Past ID3v2, ID3v1 and APE tags at `position`."""
+    """Position after any ID3v2, ID3v1 and APE tags at `position`."""
     while True:
         head = data[position : position + 32]
         if head[:3] == b"ID3" and len(head) >= 10 and max(head[6:10]) < 128:
@@ -280,7 +293,7 @@ def _skip_tags(data: Bytes, position: int) -> int:
 
 
 def _end_of_sound(data: Bytes) -> int:
-    """Where the tags at the end begin."""
+    """Position of the tags at the end, else the length of the data."""
     stop = len(data)
     while True:
         tail = data[max(0, stop - 160) : stop]

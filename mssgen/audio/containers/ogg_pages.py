@@ -1,7 +1,7 @@
-"""The pages of Ogg files: what is whole, and which streams follow each other (RFC 3533, RFC 7845).
+"""Ogg pages: finds intact pages and the streams of chained files (RFC 3533, RFC 7845).
 
 Radio recordings and joined files are chains of streams, each with its own headers; libsndfile
-reads the first one. A page whose checksum is wrong is left out, as libogg does.
+reads only the first one. Pages with a wrong checksum are skipped, as in libogg.
 """
 
 import zlib
@@ -10,30 +10,30 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from mssgen.audio.containers.byte_views import Piece
-from mssgen.audio.containers.file_layout import Bytes, FileLayout, Part, damaged, told
+from mssgen.audio.containers.file_layout import Bytes, FileLayout, Part, damaged, first_losses
 
 _HEADER_BYTES = 27
 _MAX_SEGMENTS = 255
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 _OPUS_RATE = 48_000
-# First bytes of a stream's first packet, and how many packets head it before its sound.
+# First bytes of a stream's first packet, and its number of header packets.
 _SOUND_KINDS = {b"\x01vorbis": 3, b"OpusHead": 2, b"\x7fFLAC": 0, b"Speex   ": 2}
 NO_END = "has no end mark: it may be cut short"
 
 
 @dataclass(frozen=True)
 class Page:
-    """A page that is whole."""
+    """An intact page; `start`, `stop` and `body` are byte offsets in the file."""
 
     start: int
     stop: int
     flags: int
     position: int
-    """Of the last packet that ends here, in samples; -1 where none does."""
+    """End of the last packet that ends in this page, in samples; -1 if none does."""
     serial: int
     number: int
     body: int
-    """Where its packets begin."""
+    """Start of the packets."""
 
     @property
     def is_first(self) -> bool:
@@ -46,24 +46,24 @@ class Page:
 
 @dataclass
 class _Link:
-    """One stream of sound of a chain."""
+    """One audio stream of a chain."""
 
     kind: bytes
     serial: int
     first: Page
     pages: list[Page] = field(default_factory=list)
     holes: list[int] = field(default_factory=list)
-    """Indices of the pages before which others are lost."""
+    """Indices of pages whose predecessors are lost."""
 
 
 def checksum(page: bytes) -> int:
-    """Of a page whose own checksum is set to zero: CRC-32, not reflected, without inversions."""
+    """Checksum of a page whose own checksum field is zero: CRC-32, not reflected, not inverted."""
     reflected = zlib.crc32(page.translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
     return int(f"{reflected:032b}"[::-1], 2)
 
 
 def pages(data: Bytes) -> Iterator[Page]:
-    """The pages that are whole, in order; what lies between them is passed over."""
+    """Yield the intact pages in order; other bytes are skipped."""
     position = 0
     while (position := data.find(b"OggS", position)) >= 0:
         page = _parse(data, position)
@@ -89,7 +89,7 @@ def _parse(data: Bytes, start: int) -> Page | None:
 
 
 def scan(data: Bytes) -> FileLayout | None:
-    """The parts of an Ogg file; None where it is one stream in order, or nothing that is known."""
+    """Layout of an Ogg file; None if it is one intact stream, or of an unknown kind."""
     links = _find_links(data)
     if not links:
         return None
@@ -103,11 +103,11 @@ def scan(data: Bytes) -> FileLayout | None:
         _add_parts(data, link, header, parts, losses)
     if not links[-1].pages[-1].is_last:
         losses.append(NO_END)
-    return FileLayout(tuple(parts), told(losses))
+    return FileLayout(tuple(parts), first_losses(losses))
 
 
 def _find_links(data: Bytes) -> list[_Link]:
-    """The streams of sound, one after the other; of those that are mixed, the first."""
+    """Audio streams in order; of multiplexed streams only the first."""
     links: list[_Link] = []
     is_in_headers = False
     for page in pages(data):
@@ -130,9 +130,9 @@ def _find_links(data: Bytes) -> list[_Link]:
 
 
 def _true_header(data: Bytes, link: _Link) -> bytes | None:
-    """The first page of an Opus stream that claims another rate than 48 kHz, put right.
+    """First page of an Opus stream with its rate set to 48 kHz; None if it need not change.
 
-    The rate in the header is that of the recording; all Opus decodes at 48 kHz (RFC 7845, 5.1).
+    The rate in the header is that of the recording; Opus always decodes at 48 kHz (RFC 7845, 5.1).
     """
     page = bytearray(data[link.first.start : link.first.stop])
     at = link.first.body - link.first.start + 12
@@ -147,7 +147,7 @@ def _true_header(data: Bytes, link: _Link) -> bytes | None:
 def _add_parts(
     data: Bytes, link: _Link, header: bytes | None, parts: list[Part], losses: list[str]
 ) -> None:
-    """One part for each stretch of a stream without a hole."""
+    """Append one part per gapless stretch of a stream to `parts`, and its damage to `losses`."""
     n_heads = _n_header_pages(data, link)
     heads, rate = link.pages[:n_heads], _rate(data, link)
     bounds = [n_heads, *(hole for hole in link.holes if hole > n_heads), len(link.pages)]
@@ -167,24 +167,24 @@ def _add_parts(
 
 
 def _pre_skip(data: Bytes, link: _Link) -> int:
-    """Samples at the start of an Opus stream that are not played, but counted."""
+    """Samples at the start of an Opus stream that are counted but not played."""
     head = data[link.first.body : link.first.body + 12]
     return int.from_bytes(head[10:12], "little") if link.kind == b"OpusHead" else 0
 
 
 def _n_lost(link: _Link, first: int) -> int:
-    """About how many samples are lost before page `first`, by the positions around them."""
+    """Estimated number of samples lost before page `first`, from the positions around the gap."""
     before = max(page.position for page in link.pages[:first])
     found = [page.position for page in link.pages[first:] if page.position >= 0]
     if not found:
         return 0
     n_pages = link.pages[first].number - link.pages[first - 1].number - 1
-    # The pages before it and itself share what lies between the two positions.
+    # The lost pages and page `first` share the samples between the two positions.
     return max(0, (found[0] - before) * n_pages // (n_pages + 1))
 
 
 def _rate(data: Bytes, link: _Link) -> int:
-    """Samples per second of the positions."""
+    """Rate in Hz of the page positions."""
     head = data[link.first.body : link.first.body + 64]
     if link.kind == b"\x01vorbis":
         return int.from_bytes(head[12:16], "little") or _OPUS_RATE
@@ -196,7 +196,7 @@ def _rate(data: Bytes, link: _Link) -> int:
 
 
 def _n_header_pages(data: Bytes, link: _Link) -> int:
-    """How many pages hold the headers, by the packets that end in them."""
+    """Number of pages that hold the header packets."""
     n_packets = 0
     for index, page in enumerate(link.pages):
         if page.position > 0 or n_packets >= _SOUND_KINDS[link.kind] > 0:
@@ -207,7 +207,7 @@ def _n_header_pages(data: Bytes, link: _Link) -> int:
 
 
 def _joined(shown: list[Page]) -> list[range]:
-    """Ranges of the file, those that touch as one."""
+    """Byte ranges of the pages, adjacent ones merged."""
     ranges: list[range] = []
     for page in shown:
         if ranges and ranges[-1].stop == page.start:

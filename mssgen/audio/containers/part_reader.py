@@ -1,4 +1,4 @@
-"""Reads the parts of a sound file one after the other, and past damage where that is possible."""
+"""Reads the parts of a sound file in order, skipping damage where possible."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mssgen.audio.containers import flac_frames
 from mssgen.audio.containers.byte_views import ByteView
-from mssgen.audio.containers.file_layout import MAX_TOLD, Part, cut_short, damaged
+from mssgen.audio.containers.file_layout import MAX_LOSSES, Part, cut_short, damaged
 from mssgen.audio.containers.parts import (
     DECODE_ERRORS,
     UNDECLARED,
@@ -27,10 +27,16 @@ from mssgen.errors import AudioError
 
 
 class PartReader:
-    """The parts of one file.
+    """Reader of the parts of one file.
 
-    Damage that shows only while decoding is told once, and remembered: the next pass over the file
-    gives the same samples.
+    Damage found while decoding is reported once and remembered, so that every pass over the file
+    reads the same samples.
+
+    Args:
+        name: the file in messages.
+        path: the file.
+        parts: its parts in order; None is the file as it is.
+        tell: called with each loss, which continues a sentence that starts with the name.
     """
 
     def __init__(
@@ -43,10 +49,10 @@ class PartReader:
         self._is_searched = False
         self._n_told = 0
         self._ends: set[int] = set()
-        """Parts whose early end is told."""
+        """Indices of parts whose early end was reported."""
 
     def open_first(self) -> AbstractContextManager[sf.SoundFile]:
-        """The first part; raises `DECODE_ERRORS` on entering."""
+        """Open the first part; raises `DECODE_ERRORS` on entering."""
         return self._opened(self._parts[0])
 
     @contextmanager
@@ -55,7 +61,7 @@ class PartReader:
             yield open_stream(stack, self.path, part)
 
     def formats(self) -> list[tuple[int, int]]:
-        """(sample rate, channels) of each part that can be opened; the others are dropped."""
+        """(sample rate, channels) of each part; parts that cannot be opened are dropped."""
         found, kept = [], list[Part | None]()
         for part in self._parts:
             with ExitStack() as stack:
@@ -71,7 +77,7 @@ class PartReader:
         return found
 
     def streams(self, block_samples: int) -> Iterator[tuple[int, Iterator[NDArray[np.float32]]]]:
-        """Yield (sample rate, blocks [C, T']) of each part; the blocks are to be used up first."""
+        """Yield (sample rate, blocks [C, T']) per part; use up the blocks before the next part."""
         self.search()
         index, position_s, stream_samples = 0, 0.0, 0
         while index < len(self._parts):
@@ -106,7 +112,7 @@ class PartReader:
             self._heal(index, error, begin_s, rate)
 
     def _heal(self, index: int, error: DecodeError, begin_s: float, rate: int) -> None:
-        """Note the part that follows the damage, or tell that nothing does."""
+        """Insert a part for the audio after the damage, or report that there is none."""
         part, end_s = self._parts[index], begin_s + error.n_samples / rate
         data = mapped(self.path)
         if error.is_failure and data[:4] == b"fLaC":
@@ -127,13 +133,13 @@ class PartReader:
 
     def _loss(self, loss: str) -> None:
         self._n_told += 1
-        if self._n_told <= MAX_TOLD:
+        if self._n_told <= MAX_LOSSES:
             self._tell(loss)
-        elif self._n_told == MAX_TOLD + 1:
+        elif self._n_told == MAX_LOSSES + 1:
             self._tell("is damaged at more places")
 
     def search(self) -> None:
-        """Look for FLAC files that were joined to the first one."""
+        """Find FLAC files joined to the first one; later calls do nothing."""
         if not self._is_searched and len(self._parts) == 1 and self._is_flac():
             layout = find_layout(self.path, is_thorough=True)
             if layout is not None and len(layout.parts) > 1:
@@ -145,7 +151,7 @@ class PartReader:
         return mapped(self.path)[:4] == b"fLaC"
 
     def seekable_samples(self) -> int:
-        """The length of a file of one part whose header is right; else 0."""
+        """Length in samples of an intact file of one part; 0 for other files."""
         if len(self._parts) != 1 or (self._parts[0] and self._parts[0].n_samples is not None):
             return 0
         with ExitStack() as stack:
@@ -153,7 +159,7 @@ class PartReader:
         return n_samples if n_samples < UNDECLARED else 0
 
     def read(self, start_sample: int, n_samples: int) -> NDArray[np.float32]:
-        """Samples [T, C] from the middle of such a file; fewer where it is damaged."""
+        """Read samples [T, C] of a file with `seekable_samples`; fewer if it is damaged there."""
         with ExitStack() as stack:
             file = self._open(stack)
             file.seek(start_sample)
@@ -175,7 +181,7 @@ def _silence(n_channels: int, n_samples: int, block_samples: int) -> Iterator[ND
 
 
 class _Counter:
-    """Counts the samples of blocks that pass."""
+    """Counts the samples of a stream of blocks [C, T']."""
 
     def __init__(self) -> None:
         self.n_samples = 0

@@ -1,4 +1,4 @@
-"""From a sound file to the parts that libsndfile reads, and their samples."""
+"""Finds the parts of a sound file that libsndfile can read, and decodes them."""
 
 import mmap
 import os
@@ -16,12 +16,12 @@ from mssgen.audio.containers.byte_views import ByteView
 from mssgen.audio.containers.file_layout import Bytes, FileLayout, Part
 from mssgen.audio.containers.header_sizes import scan_caf, scan_wav
 
-# What soundfile raises on damaged files: its own errors, and slips of its checks.
+# Exceptions of soundfile on damaged files: its own, and those of its unchecked code.
 DECODE_ERRORS = (sf.SoundFileError, OSError, RuntimeError, TypeError, ValueError, AssertionError)
-# What libsndfile gives for the length of a stream is more than this.
+# libsndfile declares streams of unknown length to be longer than this.
 UNDECLARED = 2**62
 _FLAC_BLOCK = 4096
-# Xing headers round to frames, and decoders have a delay.
+# Xing headers count frames, and decoders have a delay.
 _MPEG_TOLERANCE = 2 * 1152
 _MPEG_STARTS = (b"ID3", b"TAG", b"APETAGEX")
 _SCANS: tuple[tuple[bytes, Callable[[Bytes], FileLayout | None]], ...] = (
@@ -38,20 +38,22 @@ class DecodeError(Exception):
     def __init__(self, n_samples: int, n_declared: int, *, is_failure: bool) -> None:
         super().__init__(f"after {n_samples} of {n_declared} samples")
         self.n_samples = n_samples
-        """What was read before."""
+        """Samples decoded before the error."""
         self.n_declared = n_declared
+        """Declared length; 0 if unknown."""
         self.is_failure = is_failure
+        """Whether the decoder failed, rather than ending early."""
 
 
 class SoundStream(sf.SoundFile):  # type: ignore[misc]
-    """A sound file that is read from its start; no seeking, which fails at ends that are wrong."""
+    """A sound file read from its start without seeking, which fails if the length is wrong."""
 
     def seekable(self) -> bool:
         return False
 
 
 def mapped(path: Path) -> "mmap.mmap | bytes":
-    """The bytes of a file, without reading them all."""
+    """Map a file into memory instead of reading all of it."""
     with open(path, "rb") as file:
         if not os.fstat(file.fileno()).st_size:
             return b""
@@ -59,9 +61,9 @@ def mapped(path: Path) -> "mmap.mmap | bytes":
 
 
 def find_layout(path: Path, *, is_thorough: bool = False) -> FileLayout | None:
-    """How to read a file that is damaged, joined or has a wrong header; None: as it is.
+    """Layout of a file that is damaged, joined or has a wrong header; None to read it as it is.
 
-    `is_thorough` also finds FLAC files joined to others, for which the whole file is searched.
+    `is_thorough` also finds joined FLAC files, which takes a search of the whole file.
     """
     data = mapped(path)
     for start, scan in _SCANS:
@@ -74,7 +76,7 @@ def find_layout(path: Path, *, is_thorough: bool = False) -> FileLayout | None:
 
 
 def open_stream(stack: ExitStack, path: Path, part: Part | None) -> sf.SoundFile:
-    """A part of a file, or the file as it is; raises `DECODE_ERRORS`."""
+    """Open a part of a file, or with None the file as it is; raises `DECODE_ERRORS`."""
     if part is None:
         return stack.enter_context(SoundStream(os.fsencode(path)))
     return stack.enter_context(SoundStream(stack.enter_context(ByteView(path, part.pieces))))
@@ -83,7 +85,7 @@ def open_stream(stack: ExitStack, path: Path, part: Part | None) -> sf.SoundFile
 def decode_part(path: Path, part: Part | None, block_samples: int) -> Iterator[NDArray[np.float32]]:
     """Yield the samples of a part as blocks [C, T'], T' at most `block_samples`.
 
-    Raises DecodeError where it ends early, after the last good block.
+    Raises DecodeError after the last valid block if the part ends early.
     """
     with ExitStack() as stack:
         try:
@@ -92,16 +94,16 @@ def decode_part(path: Path, part: Part | None, block_samples: int) -> Iterator[N
             raise DecodeError(0, 0, is_failure=True) from error
         limit = part.n_samples if part is not None else None
         n_declared = file.frames if file.frames < UNDECLARED else 0
-        # Reads that are frames: what is read before a bad frame is not lost with it.
+        # Read frame by frame, so that frames before a damaged one are not lost with it.
         step = _flac_block(path, part) if file.format == "FLAC" else block_samples
         if file.format == "FLAC" and limit is None and n_declared:
-            limit = n_declared  # what stands behind the last frame would spoil it
+            limit = n_declared  # data after the last frame would corrupt it
         for block in _read(file, n_declared, limit, min(step, block_samples), block_samples):
             yield np.ascontiguousarray(block.T)
 
 
 def _flac_block(path: Path, part: Part | None) -> int:
-    """Samples of a frame of FLAC."""
+    """Number of samples per FLAC frame."""
     size = path.stat().st_size
     with ByteView(path, (range(size),) if part is None else part.pieces) as view:
         head = view.read(2**12)
@@ -112,7 +114,7 @@ def _flac_block(path: Path, part: Part | None) -> int:
 def _read(
     file: sf.SoundFile, n_declared: int, limit: int | None, step: int, block_samples: int
 ) -> Iterator[NDArray[np.float32]]:
-    """Blocks [T', C] of several reads of `step` samples."""
+    """Yield blocks [T', C], each joined from several reads of `step` samples."""
     n_read, waiting = 0, list[NDArray[np.float32]]()
     failure: Exception | None = None
     while limit is None or n_read < limit:

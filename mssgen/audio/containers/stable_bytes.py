@@ -1,19 +1,19 @@
-"""Takes out of a new sound file what differs from run to run: the time, and a random number."""
+"""Reproducible bytes: removes the time stamp and the random serial number from new sound files."""
 
-import zlib
 from pathlib import Path
 from typing import Literal
 
-_REVERSED = bytes(int(f"{value:08b}"[::-1], 2) for value in range(256))
+from mssgen.audio.containers.ogg_pages import checksum
+
 _PAGE_HEADER_BYTES = 27
 _PEAK_HEADER_BYTES = 16  # name, size, version, time
 _MAX_CHUNKS = 64
 
 
 def settle(path: Path, container: str, serial: int) -> None:
-    """Rewrite a complete file in place: no time in a PEAK chunk, `serial` for an Ogg stream.
+    """Edit a complete file in place: zero the time of a PEAK chunk, set the Ogg serial number.
 
-    Files of other containers have the same bytes every time. Raises OSError.
+    Other containers hold nothing that varies. Raises OSError.
     """
     if container in ("wav", "aiff"):
         _zero_peak_time(path)
@@ -22,7 +22,7 @@ def settle(path: Path, container: str, serial: int) -> None:
 
 
 def _zero_peak_time(path: Path) -> None:
-    """Of floats libsndfile notes the peak, and when it was found, in seconds since 1970."""
+    """Zero the time (seconds since 1970) that libsndfile stores with the peak of float files."""
     with open(path, "r+b") as file:
         order: Literal["big", "little"] = "big" if file.read(4) == b"FORM" else "little"
         place = 12
@@ -40,7 +40,7 @@ def _zero_peak_time(path: Path) -> None:
 
 
 def _set_serial(path: Path, serial: int) -> None:
-    """Give every page of an Ogg file this serial number (RFC 3533)."""
+    """Set the serial number of every page of an Ogg file (RFC 3533)."""
     with open(path, "r+b") as file:
         place = 0
         while True:
@@ -52,13 +52,7 @@ def _set_serial(path: Path, serial: int) -> None:
             page += lengths + file.read(sum(lengths))
             page[14:18] = serial.to_bytes(4, "little")
             page[22:26] = bytes(4)
-            page[22:26] = _ogg_crc(page).to_bytes(4, "little")
+            page[22:26] = checksum(bytes(page)).to_bytes(4, "little")
             file.seek(place)
             file.write(page)
             place += len(page)
-
-
-def _ogg_crc(page: bytes | bytearray) -> int:
-    """Ogg's CRC is that of zlib with all bits the other way round, from 0 instead of ones."""
-    crc = zlib.crc32(page.translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
-    return int(f"{crc:032b}"[::-1], 2)

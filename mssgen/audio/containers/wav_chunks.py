@@ -1,11 +1,11 @@
-"""What a studio keeps in a WAV beside its sound: time stamp, loops, cues, tempo, notes.
+"""Studio chunks of WAV files: time stamp, loops, cues, tempo and notes.
 
-These chunks travel from a WAV (or RF64) into its stems, byte for byte, so that a workstation puts
-the stems where the song was. At another sample rate what counts in samples is converted.
+They are copied from a WAV (or RF64) into its stems, so that a workstation places the stems where
+the song was. At another sample rate, positions in samples are converted.
 
 Sources: EBU Tech 3285 (`bext`); Microsoft, "Multimedia Programming Interface and Data
 Specifications" 1.0 (`cue `, `LIST` of type `adtl`) and "New Multimedia Data Types" (`smpl`); the
-iXML specification 3.0. `acid` counts in beats, so it stays as it is.
+iXML specification 3.0. `acid` counts in beats and is not converted.
 """
 
 import logging
@@ -17,23 +17,26 @@ from pathlib import Path
 from typing import BinaryIO
 
 from mssgen.audio.containers.chunks import chunks
+from mssgen.audio.resampling import out_samples
 
 _log = logging.getLogger(__name__)
 
 _KEPT = (b"bext", b"smpl", b"cue ", b"acid", b"iXML", b"LIST")
 _MAX_BYTES = 2**23
-"""Of all chunks together; the length of a WAV has a margin of more."""
+"""Limit for all chunks together; below the margin that `Encoding.sndfile_format` leaves."""
 
 
 @dataclass(frozen=True)
 class StudioChunks:
-    """Chunks of a WAV, in its order, and the rate (Hz) at which they count samples."""
+    """Studio chunks of one file."""
 
     sample_rate: int
+    """Rate in Hz of the sample positions in the chunks."""
     chunks: tuple[tuple[bytes, bytes], ...] = ()
+    """(name, content) in the order of the file."""
 
     def at(self, sample_rate: int) -> "StudioChunks":
-        """The same for a copy of the sound at another rate."""
+        """Convert the positions to another rate in Hz."""
         if sample_rate == self.sample_rate:
             return self
         return StudioChunks(
@@ -46,7 +49,7 @@ class StudioChunks:
 
 
 def read_studio_chunks(path: Path, sample_rate: int) -> StudioChunks:
-    """Those of a WAV or RF64 file; none of other files. What is huge or cut off is left out."""
+    """Read the chunks of a WAV or RF64 file; none from other formats, unreadable or huge chunks."""
     found, n_bytes = [], 0
     try:
         with open(path, "rb") as file:
@@ -57,7 +60,7 @@ def read_studio_chunks(path: Path, sample_rate: int) -> StudioChunks:
                     continue
                 file.seek(chunk.start)
                 content = file.read(chunk.size)
-                # Other lists are titles and the like, which travel as tags.
+                # Other lists are titles and the like, which are copied as tags.
                 is_other_list = chunk.name == b"LIST" and content[:4] != b"adtl"
                 if len(content) == chunk.size and not is_other_list:
                     found.append((chunk.name, content))
@@ -95,16 +98,12 @@ def _as_it_is(content: bytes, in_rate: int, out_rate: int) -> bytes:
     return content
 
 
-def _at_rate(position: int, in_rate: int, out_rate: int) -> int:
-    return (2 * position * out_rate + in_rate) // (2 * in_rate)
-
-
 def _convert_u32(content: bytearray, at: int, in_rate: int, out_rate: int) -> None:
-    """One position in samples; all bits set means that there is none."""
+    """Convert the position at byte `at` in place; 0xFFFFFFFF means none and stays."""
     if at + 4 <= len(content):
         (position,) = struct.unpack_from("<I", content, at)
         if position != 2**32 - 1:
-            moved = min(_at_rate(position, in_rate, out_rate), 2**32 - 2)
+            moved = min(out_samples(position, in_rate, out_rate), 2**32 - 2)
             struct.pack_into("<I", content, at, moved)
 
 
@@ -112,7 +111,7 @@ def _bext(content: bytes, in_rate: int, out_rate: int) -> bytes:
     at, found = 338, bytearray(content)
     if len(found) >= at + 8:
         (reference,) = struct.unpack_from("<Q", found, at)
-        struct.pack_into("<Q", found, at, _at_rate(reference, in_rate, out_rate) % 2**64)
+        struct.pack_into("<Q", found, at, out_samples(reference, in_rate, out_rate) % 2**64)
     return bytes(found)
 
 
@@ -136,7 +135,7 @@ def _cue(content: bytes, in_rate: int, out_rate: int) -> bytes:
 
 
 def _labels(content: bytes, in_rate: int, out_rate: int) -> bytes:
-    """`adtl`: of labelled regions (`ltxt`) the length."""
+    """Convert the lengths of labelled regions (`ltxt`) in an `adtl` list."""
     found, at = bytearray(content), 4
     while at + 8 <= len(found):
         (size,) = struct.unpack_from("<I", found, at + 4)
@@ -153,7 +152,7 @@ def _ixml(content: bytes, in_rate: int, out_rate: int) -> bytes:
     ]
     if halves[0] and halves[1]:
         stamp = int(halves[0][1]) << 32 | int(halves[1][1])
-        stamp = _at_rate(stamp, in_rate, out_rate)
+        stamp = out_samples(stamp, in_rate, out_rate)
         content = _with_number(content, b"TIMESTAMP_SAMPLES_SINCE_MIDNIGHT_HI", stamp >> 32)
         content = _with_number(content, b"TIMESTAMP_SAMPLES_SINCE_MIDNIGHT_LO", stamp % 2**32)
     for name in (b"FILE_SAMPLE_RATE", b"TIMESTAMP_SAMPLE_RATE"):
