@@ -67,7 +67,7 @@ def _check_replaceable(target: Path, *, overwrite: bool) -> None:
         )
     if not overwrite:
         raise CheckpointError(
-            f"{target} exists: choose another folder, or add --overwrite to replace it"
+            f"{target} exists: choose another folder, or add `overwrite=True` to replace it"
         )
 
 

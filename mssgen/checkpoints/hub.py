@@ -130,7 +130,9 @@ def fetch(
         except CheckpointError as error:
             if here is None:
                 raise
-            raise CheckpointError(f"{error}; --offline takes the copy on this machine") from error
+            raise CheckpointError(
+                f"{error}; `offline=True` uses the copy on this machine"
+            ) from error
     got = _mismatch(bundle, file, path)
     if got is None:
         return path
@@ -394,7 +396,7 @@ def push_files(
             if private and not api.model_info(repo).private:
                 raise CheckpointError(
                     f"{what}: {settings.shown_endpoint}/{repo} is public: make it private on that "
-                    "page, choose another name, or leave out --private"
+                    "page, choose another name, or leave out `private`"
                 )
             operations = [
                 huggingface_hub.CommitOperationAdd(

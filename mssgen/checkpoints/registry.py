@@ -20,7 +20,7 @@ STAGES = {
     "separate": ("a separator", "`mssgen separate`"),
     "codec": ("a codec", "`mssgen codec`"),
     "enhance": ("a stem encoder", "`mssgen enhance`"),
-    "refine": ("a refiner", "`mssgen enhance --refiner`"),
+    "refine": ("a refiner", "`refiner` of `mssgen enhance`"),
 }
 
 

@@ -84,13 +84,15 @@ class SeparationOptions:
 
     def __post_init__(self) -> None:
         if not 0 <= self.overlap < 1:
-            raise UsageError(f"--overlap {self.overlap:g} is out of range; use 0 to 0.99")
+            raise UsageError(f"`overlap` {self.overlap:g} is out of range; use 0 to 0.99")
         if self.shifts < 0:
-            raise UsageError(f"--shifts {self.shifts} is negative; use 0 or more")
+            raise UsageError(f"`shifts` {self.shifts} is negative; use 0 or more")
         if not 0 <= self.seed <= _MAX_SEED:
-            raise UsageError(f"--seed {self.seed} is out of range; use 0 to {_MAX_SEED}")
+            raise UsageError(f"`seed` {self.seed} is out of range; use 0 to {_MAX_SEED}")
         if self.batch_size is not None and self.batch_size < 1:
-            raise UsageError(f"--batch-size {self.batch_size} is too small; use 1 or more, or auto")
+            raise UsageError(
+                f"`batch_size` {self.batch_size} is too small; use 1 or more, or leave it out"
+            )
 
 
 class DemucsSeparator:
@@ -234,14 +236,14 @@ class DemucsSeparator:
                 if not is_out_of_memory(error):
                     raise
                 if self.batch_size == 1:
-                    cure = "" if self.device == "cpu" else ", or use --device cpu"
+                    cure = "" if self.device == "cpu" else ', or use `device="cpu"`'
                     raise OutOfMemoryError(
                         f"memory on {self.device} is too small for one segment of {self.name}: "
                         f"close other programs{cure}"
                     ) from None
                 self.batch_size //= 2
                 if warn is not None:
-                    warn(f"memory ran out; going on with --batch-size {self.batch_size}")
+                    warn(f"memory ran out; continuing with `batch_size={self.batch_size}`")
                 if torch.cuda.is_available():
                     torch.cuda.empty_cache()
                 continue

@@ -118,7 +118,7 @@ def test_offline_takes_the_cache(checkpoint: Path, server: HubServer) -> None:
     assert resolve(pinned).paths == (folder,)  # a commit never changes
     assert not server.requests
     server.faults["HEAD"].append(Fault(401))
-    with pytest.raises(CheckpointError, match="--offline takes the copy on this machine"):
+    with pytest.raises(CheckpointError, match="`offline=True` uses the copy on this machine"):
         resolve(ADDRESS)
 
 

@@ -177,7 +177,7 @@ def test_an_existing_target_is_kept_unless_told_otherwise(source: Path, tmp_path
     target = tmp_path / "target"
     quantize_checkpoint(source, target)
     (target / "README.md").write_text("old")
-    with pytest.raises(CheckpointError, match="add --overwrite"):
+    with pytest.raises(CheckpointError, match="add `overwrite=True`"):
         quantize_checkpoint(source, target)
     assert (target / "README.md").read_text() == "old"
     quantize_checkpoint(source, target, overwrite=True)
