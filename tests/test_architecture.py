@@ -3,6 +3,8 @@
 import ast
 import graphlib
 import re
+import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -161,6 +163,21 @@ def test_each_library_stays_in_its_adapter(library: str) -> None:
         if any(name.split(".")[0] == library for name in imported(path))
     }
     assert users == OWNERS[library]
+
+
+# Packages of extras that rooms on the way to a stem use where they are installed.
+GUARDED = {"demucs", "matplotlib", "stempeg"}
+
+
+def test_the_product_needs_only_what_the_plain_install_brings() -> None:
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    names = {re.split(r"[<>=]", line)[0] for line in project["project"]["dependencies"]}
+    declared = {{"pyyaml": "yaml"}.get(name, name.replace("-", "_")) for name in names}
+    declared |= {"pydantic_core"}  # comes with pydantic
+    for module, path in MODULES.items():
+        if module != "mssgen" and row(module) > ROWS.index(WORKSHOPS):
+            used = {name.split(".")[0] for name in imported(path)} - set(sys.stdlib_module_names)
+            assert used <= declared | GUARDED | {"mssgen"}, f"{module} imports {used - declared}"
 
 
 def renames(tree: ast.AST) -> Iterator[int]:

@@ -248,8 +248,9 @@ REGISTRY: dict[str, Bundle] = {
             segment_s=44.0,
             licence=_LICENCE,
             licence_note=_LICENCE_NOTE,
-            note="Hybrid Demucs (v3) retrained on more songs, about 167 MB; neither the hash nor "
-            "the revision is known for sure, so the download follows the default branch unchecked.",
+            note="Hybrid Demucs (v3) retrained on more songs, about 167 MB, run by the demucs "
+            "package (extra `demucs`); neither the hash nor the revision is known for sure, so the "
+            "download follows the default branch unchecked.",
         ),
         _ours(
             "stem_codec",

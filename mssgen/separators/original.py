@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mssgen.checkpoints.blueprints import blueprint, misfit
 from mssgen.errors import CheckpointError
+from mssgen.extras import missing
 
 # What torch says where tensors do not fit one another.
 _SHAPES = re.compile(r"size|shape|dimension|channel|group|pad|invalid for input", re.IGNORECASE)
@@ -28,7 +29,8 @@ class OriginalNetwork:
         segment_s: length of a segment in seconds; None takes the checkpoint's.
 
     Raises:
-        CheckpointError: the options or tensors do not fit.
+        CheckpointError: the options or tensors do not fit the network.
+        UsageError: the demucs package is not installed.
     """
 
     def __init__(
@@ -41,8 +43,11 @@ class OriginalNetwork:
         dtype: torch.dtype = torch.float32,
         segment_s: float | None = None,
     ) -> None:
-        from demucs.hdemucs import HDemucs
-        from demucs.htdemucs import HTDemucs
+        try:
+            from demucs.hdemucs import HDemucs
+            from demucs.htdemucs import HTDemucs
+        except ModuleNotFoundError as error:
+            raise missing(error.name or "demucs", "demucs", "this model") from None
 
         kind = {"hdemucs": HDemucs, "htdemucs": HTDemucs}[architecture]
         # Neither is of any effect on what is loaded, and both would read the weights.
