@@ -102,7 +102,7 @@ def test_the_wrong_kind_is_refused_before_its_weights_come(
     ],
 )
 def test_malformed_addresses_are_wrong_calls(address: str, server: HubServer) -> None:
-    with pytest.raises(UsageError, match=r"no address .* write hf://OWNER/NAME"):
+    with pytest.raises(UsageError, match=r"not the address .* write hf://OWNER/NAME"):
         resolve(address)
     assert not server.requests
 

@@ -448,9 +448,9 @@ def test_a_bag_without_weights_averages_everything(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("models: ['../secret']", "no plain file name"),
-        ("models: ['/etc/passwd']", "no plain file name"),
-        ("models: [7]", "no plain file name"),
+        ("models: ['../secret']", "not a plain file name"),
+        ("models: ['/etc/passwd']", "not a plain file name"),
+        ("models: [7]", "not a plain file name"),
         ("models: ['eeee0000']", "eeee0000"),
         ("models: []", "no models"),
         ("- a", "table"),

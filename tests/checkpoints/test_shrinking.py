@@ -116,7 +116,7 @@ def test_an_int8_tensor_needs_a_fitting_scale(
     save_file(
         tensors if scale is None else {**tensors, "w.scale": scale}, source / "model.safetensors"
     )
-    with pytest.raises(CheckpointError, match="fitting scale"):
+    with pytest.raises(CheckpointError, match="matching scale"):
         read_checkpoint(source)
 
 
