@@ -28,7 +28,7 @@ HTTPError: type[Exception] = HfHubHTTPError.__bases__[0]
 _http_library = importlib.import_module(HTTPError.__module__.partition(".")[0])
 # HTTP statuses after which another attempt may succeed.
 TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
-# The library would tell the hub about this machine, and asks it for a list of any size.
+# Telemetry would describe this machine to the hub, and request a list of unlimited size.
 constants.HF_HUB_DISABLE_TELEMETRY = True
 
 

@@ -89,7 +89,7 @@ def resolve(
     bundle = lookup(name_or_path, stage)
     if unknown := sorted(set(wanted_stems or ()) - set(bundle.stems)):
         raise UsageError(
-            f"{bundle.name} has no stem '{unknown[0]}': it gives {', '.join(bundle.stems)}"
+            f"{bundle.name} has no stem '{unknown[0]}', only {', '.join(bundle.stems)}"
         )
     if (folder := embedded_checkpoint(bundle.name)) is not None:
         return ResolvedModel(bundle.name, bundle, (folder,), (None,), "embedded", bundle.segment_s)
@@ -230,7 +230,7 @@ def _from_bag(path: Path, wanted_stems: Sequence[str] | None) -> ResolvedModel:
     if wanted_stems:
         needed = [s is None or bool(set(s) & set(wanted_stems)) for s in stems_of]
         if not any(needed):
-            raise UsageError(f"no model of {path} gives the stem '{wanted_stems[0]}'")
+            raise UsageError(f"no model of {path} has the stem '{wanted_stems[0]}'")
         paths = [member for member, keep in zip(paths, needed, strict=True) if keep]
         stems_of = [stems for stems, keep in zip(stems_of, needed, strict=True) if keep]
     return ResolvedModel(path.stem, None, tuple(paths), tuple(stems_of), "path", segment)

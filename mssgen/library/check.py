@@ -35,7 +35,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """What `check_library` found."""
+    """Result of `check_library`."""
 
     n_tracks: int
     hours: dict[str, dict[str, float]]
