@@ -283,7 +283,7 @@ def _checked(
         or not all(isinstance(stem, str) and re.fullmatch(r"[\w-]{1,40}", stem) for stem in sources)
         or len(set(sources)) != len(sources)
     ):
-        raise CheckpointError(f"{path} has no valid stem names (option sources)")
+        raise CheckpointError(f"{path} has no valid names of stems (option sources)")
     rate = options.get("samplerate", 1)
     if type(rate) is not int or not 1 <= rate <= _MAX_RATE:
         raise CheckpointError(f"{path} has no valid sample rate (option samplerate)")

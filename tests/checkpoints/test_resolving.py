@@ -265,7 +265,7 @@ def test_a_tensor_that_claims_more_than_it_stores(tmp_path: Path) -> None:
         ({"state": {"__quantized": True}}, "diffq"),
         ({"state": {"w": "text"}}, "'w'"),
         ({"state": {"w": torch.zeros(3, dtype=torch.int32)}}, "'w'"),
-        ({"state": [torch.zeros(3)]}, "no table of tensors"),
+        ({"state": [torch.zeros(3)]}, "not a table of tensors"),
         ({"kwargs": {}}, "stems"),
         ({"kwargs": {**OPTIONS, "sources": ["../../etc"]}}, "stems"),
         ({"kwargs": {**OPTIONS, "sources": ["a", "a"]}}, "stems"),
