@@ -1,4 +1,4 @@
-"""Networks built as their names and shapes alone, before their weights come from a file."""
+"""Networks built on the meta device: tensor names and shapes only, until weights are loaded."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,10 +10,9 @@ from torch.overrides import TorchFunctionMode
 
 
 class _Undrawn(TorchFunctionMode):
-    """Draws no initial values.
+    """Skips random initialisation, whose values the checkpoint would replace.
 
-    They would be thrown away; and on the meta device torch draws by a detour that loads its
-    compiler, for seconds.
+    On the meta device torch initialises by way of its compiler, which takes seconds to load.
     """
 
     def __torch_function__(
@@ -33,17 +32,16 @@ class _Undrawn(TorchFunctionMode):
 
 @contextmanager
 def blueprint() -> Iterator[None]:
-    """Modules that are built inside hold no values: nothing is allocated, whatever options ask.
+    """Modules built inside allocate no memory, whatever sizes their options name.
 
-    `load_state_dict(state, assign=True)` makes them real.
+    `load_state_dict(state, assign=True)` then gives them real tensors.
     """
     with torch.device("meta"), _Undrawn():
         yield
 
 
 def misfit(network: nn.Module, state: Mapping[str, Tensor]) -> str | None:
-    """What is wrong with the names and shapes of `state` as all that `network` holds; None if
-    nothing is."""
+    """The first difference in names or shapes between `state` and `network`; None if they match."""
     own = network.state_dict()
     for key in (*own, *state):
         if key not in state:

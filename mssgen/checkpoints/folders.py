@@ -1,30 +1,36 @@
-"""Checkpoint folders of ours: which files are theirs, and how one appears whole or not at all."""
+"""mssgen's checkpoint folders: which files they have, how they are written and replaced."""
 
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from mssgen.checkpoints.formats import CONFIG, EMBEDDED_CODEC, WEIGHTS, read_json
+from mssgen.checkpoints.formats import CONFIG, EMBEDDED_CODEC, FORMAT_VERSION, WEIGHTS, read_json
+from mssgen.checkpoints.tensor_files import save_tensors
 from mssgen.errors import CheckpointError
-from mssgen.files import recover, reported, whole_folder
+from mssgen.files import recover, reported, sha256_of, whole_file, whole_folder
 from mssgen.leftovers import holds_nothing, is_leftover
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 TRAINING = "training.json"
 CARD = "README.md"
-# The embedded codec is a folder of the same form; nothing else has a place in a checkpoint.
+# The embedded codec is a folder of the same form; no other file belongs to a checkpoint.
 _FILES = (CONFIG, WEIGHTS, EMBEDDED_CODEC + CONFIG, EMBEDDED_CODEC + WEIGHTS, TRAINING, CARD)
 
 
 def checkpoint_files(folder: Path) -> list[str]:
-    """The files of a checkpoint that `folder` has, as paths below it with forward slashes."""
+    """Those files in `folder` that belong to a checkpoint: relative paths with forward slashes."""
     return [name for name in _FILES if (folder / name).is_file()]
 
 
 def other_files(folder: Path) -> list[str]:
-    """What else lies in `folder`, sorted: files of any kind, and folders as a whole.
+    """Files and folders in `folder` that do not belong to a checkpoint, sorted.
 
-    Drafts of ours that a killed process left do not count.
+    Drafts that a killed mssgen process left behind are not listed.
     """
     inner = folder / EMBEDDED_CODEC
     places = [*folder.iterdir(), *(inner.iterdir() if inner.is_dir() else ())]
@@ -36,17 +42,31 @@ def other_files(folder: Path) -> list[str]:
 
 @contextmanager
 def new_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """Give an empty folder to write a checkpoint to; it becomes `target` if nothing is raised.
+    """Yield an empty draft folder, which becomes `target` unless an exception is raised.
 
-    With `overwrite` an older checkpoint is replaced, but never a folder that holds anything else.
-    Raises CheckpointError for such a folder, for a checkpoint without `overwrite`, and where the
-    disk cannot be written.
+    With `overwrite`, an older checkpoint is replaced, but never a folder that holds other files.
+    Raises CheckpointError for such a folder, for an existing checkpoint without `overwrite`, and
+    if the disk cannot be written.
     """
-    place = Path(os.path.realpath(target))  # through a link, which stays
+    place = Path(os.path.realpath(target))  # keeps a symbolic link and replaces what it points to
     recover(place)
     _check_replaceable(target, overwrite=overwrite)
     with reported(target, CheckpointError), whole_folder(place) as draft:
         yield draft
+
+
+def write_checkpoint(
+    folder: Path, tensors: Mapping[str, "Tensor"], config: Mapping[str, Any]
+) -> None:
+    """Write model.safetensors and then config.json to an existing folder; each appears whole.
+
+    config.json holds `config`, the format version and the sha256 of the weights. Raises OSError.
+    """
+    with whole_file(folder / CONFIG) as about, whole_file(folder / WEIGHTS) as weights:
+        save_tensors(tensors, weights, {"format": "pt"})
+        content = {"format_version": FORMAT_VERSION, **config, "sha256": sha256_of(weights)}
+        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        about.write_text(text, encoding="utf-8")
 
 
 def _check_replaceable(target: Path, *, overwrite: bool) -> None:
@@ -67,7 +87,7 @@ def _check_replaceable(target: Path, *, overwrite: bool) -> None:
         )
     if not overwrite:
         raise CheckpointError(
-            f"{target} exists: choose another folder, or add --overwrite to replace it"
+            f"{target} exists: choose another folder, or add `overwrite=True` to replace it"
         )
 
 

@@ -1,13 +1,13 @@
-"""What is in a checkpoint: every format becomes the same `Checkpoint`.
+"""Reads separator checkpoints of every format into one `Checkpoint`.
 
-The formats are told apart by content and trusted no further than they must be:
+Formats are recognised by content, and no file is trusted:
 
 * our folder: `config.json` + `model.safetensors` (fp16, fp32, or int8 as in `quantization`);
 * Demucs' hub files: safetensors whose metadata names class, args and kwargs;
 * Demucs' `.th` packages (see `pickles`);
 * bare safetensors without metadata: a `config.json` beside it, or a layout of the registry.
 
-No name read from a file is ever imported, and none leads out of the folder it stands in.
+No name that a file contains is ever imported, or used as a path outside the file's folder.
 """
 
 import hashlib
@@ -49,39 +49,39 @@ _MAX_RATE = 1_000_000  # Hz
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One network, ready to be built: no file is needed any more.
+    """One network in memory, ready to be built."""
 
-    `options` are keyword values of the constructor (numbers, strings, lists, Fractions); `state`
-    holds float16 or float32 tensors on the CPU, already dequantised.
-    """
-
-    architecture: str  # "htdemucs" | "hdemucs"
+    architecture: str
+    """"htdemucs" or "hdemucs"."""
     options: dict[str, Any]
+    """Keyword arguments of the constructor: numbers, strings, lists, Fractions."""
     state: dict[str, "torch.Tensor"]
+    """State dict of float16 or float32 tensors on the CPU, already dequantised."""
     path: Path
+    """Folder or file that it was read from."""
 
     @property
     def stems(self) -> tuple[str, ...]:
-        """In the order of the network's output."""
+        """Stem names in the order of the network's output."""
         return tuple(self.options["sources"])
 
     @property
     def sample_rate(self) -> int:
-        """Hz."""
+        """Sample rate of the network's input and output in Hz."""
         return int(self.options.get("samplerate", 44_100))
 
 
 def read_checkpoint(path: Path, *, config: Path | None = None) -> Checkpoint:
-    """Read the folder or file at `path`; CheckpointError says what is wrong with it and what to do.
+    """Read a separator's checkpoint folder or file; nothing in it is executed.
 
-    `config` is the config.json for a file without options of its own; the one beside it by default.
-    Nothing in the file is executed, whatever it is.
+    `config` is the config.json for a file without options of its own (default: the one beside it).
+    Raises CheckpointError that says what is wrong and what to do.
     """
     path = Path(path)
     try:
         if path.is_dir():
             if not (path / CONFIG).is_file():
-                raise CheckpointError(f"{path} has no {CONFIG}, so it is no checkpoint folder")
+                raise CheckpointError(f"{path} has no {CONFIG}, so it is not a checkpoint folder")
             return _read_safetensors(path / WEIGHTS, path / CONFIG, path)
         with path.open("rb") as file:
             head = file.read(9)
@@ -96,15 +96,13 @@ def read_checkpoint(path: Path, *, config: Path | None = None) -> Checkpoint:
         if is_out_of_memory(error):
             raise told(error, f"reading {path}") from None
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
-    raise CheckpointError(
-        f"{path} is neither safetensors nor a Demucs package: it may be damaged or of another kind"
-    )
+    raise CheckpointError(f"{path} is neither safetensors nor a Demucs package: it may be damaged")
 
 
 def read_config(path: Path, stage: str = "separate") -> dict[str, Any]:
-    """Our config.json with its types checked; `options` has its fractions back.
+    """A checkpoint folder's config.json, type-checked, with Fractions restored in `options`.
 
-    CheckpointError also if it describes a model for another `stage`.
+    Raises CheckpointError if it is invalid or describes a model for another `stage`.
     """
     config = read_json(path)
     if config.get("format_version") != FORMAT_VERSION:
@@ -124,10 +122,10 @@ def read_config(path: Path, stage: str = "separate") -> dict[str, Any]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The table in a config.json, whoever wrote it; CheckpointError for anything else."""
+    """The object in a config.json of any program; CheckpointError for anything else."""
     try:
         if path.stat().st_size > _MAX_CONFIG_BYTES:
-            raise CheckpointError(f"{path} is too large to be a config.json of ours")
+            raise CheckpointError(f"{path} is too large to be a config.json")
         config = json.loads(path.read_bytes())
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
@@ -135,18 +133,18 @@ def read_json(path: Path) -> dict[str, Any]:
         reason = str(error).split("\n")[0][:100]
         raise CheckpointError(f"{path} is not valid JSON ({reason}): get the file again") from None
     if not isinstance(config, dict):
-        raise CheckpointError(f"{path} is no table in JSON: get the file again")
+        raise CheckpointError(f"{path} is not a JSON object: get the file again")
     return config
 
 
 def wrong_stage(found: str, wanted: str) -> str:
-    """The rest of a sentence about a file that holds a model for another stage."""
+    """End of an error message about a file with a model for another stage: "holds a codec, …"."""
     what, command = STAGES[found]
     return f"holds {what}, not {STAGES[wanted][0]}: give it to {command}"
 
 
 def fractions_to_json(value: Any) -> Any:
-    """Options as JSON: a Fraction becomes {"fraction": [39, 5]}, the rest stays."""
+    """Options as JSON values: a Fraction becomes {"fraction": [39, 5]}, others stay as they are."""
     if isinstance(value, Fraction):
         return {"fraction": [value.numerator, value.denominator]}
     if isinstance(value, Mapping):
@@ -155,16 +153,16 @@ def fractions_to_json(value: Any) -> Any:
 
 
 def fingerprint(shapes: Mapping[str, tuple[int, ...]]) -> str:
-    """Sixteen hex digits that stand for the names and shapes of a state."""
+    """Hash of a state dict's tensor names and shapes: 16 hex digits."""
     lines = "\n".join(f"{key} {list(shapes[key])}" for key in sorted(shapes))
     return hashlib.sha256(lines.encode()).hexdigest()[:16]
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, "torch.Tensor"]]:
-    """(metadata, tensors) of a safetensors file, unchecked but for int8 ones, which become fp32.
+    """(metadata, tensors) of a safetensors file; int8 tensors are dequantised to fp32.
 
-    Raises CheckpointError if it cannot be read, is damaged, or is not the file that its config.json
-    was written for.
+    Other tensors are not checked. Raises CheckpointError if the file cannot be read, is damaged, or
+    differs from the hash in the config.json beside it.
     """
     import torch
     from safetensors import SafetensorError, safe_open
@@ -191,16 +189,18 @@ def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, "torch.Tenso
     except (OSError, ValueError, TypeError, RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):  # the file is not to blame
             raise told(error, f"reading {path}") from None
-        # The library turns what interrupts it, a signal or full memory, into errors of its own.
+        # The library also turns interruptions, such as a signal, into these errors.
         reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"{path} was not read to its end ({reason}): try again") from None
+        raise CheckpointError(
+            f"{path} could not be read completely ({reason}): try again"
+        ) from None
     if any(tensor.dtype == torch.int8 for tensor in state.values()):
         state = dequantize_state(state, path)
     return metadata, state
 
 
 def _read_safetensors(path: Path, config_path: Path, shown: Path) -> Checkpoint:
-    """Options come from the file's metadata, else from `config_path`, else from its layout."""
+    """Takes the options from the metadata, else from `config_path`, else from a known layout."""
     metadata, state = read_safetensors(path)
     if is_codec(state):
         raise CheckpointError(f"{path} {wrong_stage('codec', 'separate')}")
@@ -243,7 +243,7 @@ def _from_package(path: Path) -> tuple[str, dict[str, Any], dict[str, Any]]:
 
 
 def _options(path: Path, args: Any, kwargs: Any) -> dict[str, Any]:
-    """One table of keyword values; the first constructor arguments may have been positional."""
+    """Keyword arguments of the constructor, whose first arguments may be positional in `args`."""
     names = ("sources", "audio_channels", "channels")
     if not isinstance(args, list) or not isinstance(kwargs, dict) or len(args) > len(names):
         raise CheckpointError(f"{path} has damaged constructor arguments: get the file again")
@@ -252,7 +252,7 @@ def _options(path: Path, args: Any, kwargs: Any) -> dict[str, Any]:
 
 
 def _plain(path: Path, value: Any, depth: int = 0) -> Any:
-    """`value` if it is made of plain data, with either spelling of a fraction turned into one."""
+    """`value`, which must be plain data, with both notations of a fraction as Fraction."""
     if value is None or isinstance(value, str | int | float | Fraction):
         return value
     if depth < 8 and isinstance(value, list | tuple):
@@ -269,13 +269,13 @@ def _plain(path: Path, value: Any, depth: int = 0) -> Any:
             and parts[1] != 0
         ):
             return Fraction(*parts)
-    raise CheckpointError(f"{path} has an option that is no plain value: get the file again")
+    raise CheckpointError(f"{path} has an option that is not a plain value: get the file again")
 
 
 def _checked(
     path: Path, architecture: str, options: dict[str, Any], state: Mapping[Any, Any]
 ) -> Checkpoint:
-    """The Checkpoint, once its parts are what the adapters may rely on."""
+    """The Checkpoint, after its stem names, sample rate and tensors are checked."""
     sources = options.get("sources")
     if (
         not isinstance(sources, list)
@@ -283,22 +283,22 @@ def _checked(
         or not all(isinstance(stem, str) and re.fullmatch(r"[\w-]{1,40}", stem) for stem in sources)
         or len(set(sources)) != len(sources)
     ):
-        raise CheckpointError(f"{path} does not name its stems properly (option sources)")
+        raise CheckpointError(f"{path} has no valid names of stems (option sources)")
     rate = options.get("samplerate", 1)
     if type(rate) is not int or not 1 <= rate <= _MAX_RATE:
-        raise CheckpointError(f"{path} has no proper sample rate (option samplerate)")
+        raise CheckpointError(f"{path} has no valid sample rate (option samplerate)")
     return Checkpoint(architecture, options, checked_tensors(path, state), path)
 
 
 def checked_tensors(path: Path, state: Mapping[Any, Any]) -> dict[str, "torch.Tensor"]:
-    """`state` as float16 or float32 tensors on the CPU; CheckpointError for anything else in it."""
+    """`state` as float16 or float32 tensors on the CPU; CheckpointError for other values."""
     import torch
 
     if not state:
         raise CheckpointError(f"{path} holds no tensors: get the file again")
     tensors: dict[str, torch.Tensor] = {}
     for key, value in state.items():
-        # A strided view may claim any size over few bytes; the storage must hold what is claimed.
+        # A strided view can claim any size over a few bytes: the storage must be as large.
         if (
             not isinstance(key, str)
             or not isinstance(value, torch.Tensor)
@@ -307,14 +307,14 @@ def checked_tensors(path: Path, state: Mapping[Any, Any]) -> dict[str, "torch.Te
             or not value.is_floating_point()
             or value.numel() * value.element_size() > value.untyped_storage().nbytes()
         ):
-            raise CheckpointError(f"{path} holds something else than weights at '{key}'")
+            raise CheckpointError(f"{path} has '{key}', which is not a tensor of weights")
         keeps = value.dtype in (torch.float16, torch.float32)
         tensors[key] = value.detach() if keeps else value.detach().float()
     return tensors
 
 
 def check_stated_hash(path: Path) -> None:
-    """Our config.json says which model.safetensors it was written for."""
+    """Raise CheckpointError if a model.safetensors differs from the hash in its config.json."""
     config = path.parent / CONFIG
     if path.name != WEIGHTS or not config.is_file() or not path.is_file():
         return
@@ -328,7 +328,10 @@ def check_stated_hash(path: Path) -> None:
 
 
 def check_promised_hash(path: Path) -> None:
-    """Demucs and EnCodec name their files <what it is>-<first 8 hex digits of sha256>.th."""
+    """Raise CheckpointError if a file differs from the hash in its name.
+
+    Demucs and EnCodec name their files <NAME>-<first 8 hex digits of sha256>.th.
+    """
     promise = re.fullmatch(r"(?:[0-9a-f]{8}|encodec_\w+)-([0-9a-f]{8})\.th", path.name)
     if promise and not (got := sha256_of(path)).startswith(promise[1]):
         raise CheckpointError(

@@ -1,9 +1,8 @@
-"""Reading what `torch.save` wrote, such as Demucs' `.th` packages, without running any of it.
+"""Reads `torch.save` files, such as Demucs' `.th` packages, without running any code in them.
 
-Such a file is a zip with one pickle and the raw tensors. A pickle is a program, so three gates
-stand before its content: every name it asks for must be on the list below,
-`torch.load(weights_only=True)` interprets it, and the names it may use stand for inert objects of
-ours, never for the classes they call themselves.
+Such a file is a zip with one pickle and the raw tensors. A pickle is a program, so it is restricted
+in three ways: every name it refers to must be on the list below, `torch.load(weights_only=True)`
+interprets it, and those names are replaced by inert objects, never by the classes they denote.
 """
 
 import pickletools
@@ -22,7 +21,7 @@ ARCHITECTURES = {
     "demucs.htdemucs.HTDemucs": "htdemucs",
     "demucs.hdemucs.HDemucs": "hdemucs",
 }
-_MAX_PICKLE_BYTES = 2**26  # the program, not the tensors; a real one has about 2**17
+_MAX_PICKLE_BYTES = 2**26  # without the tensors; published ones have about 2**17
 _MAX_VALUES = 2**20
 _TENSOR_NAMES = frozenset(
     {"collections.OrderedDict", "_codecs.encode", "torch.nn.parameter.Parameter", "torch.Size"}
@@ -32,15 +31,15 @@ _TENSOR_NAMES = frozenset(
 
 
 class _HTDemucs:
-    """Stands for the class of that name; says which architecture, does nothing."""
+    """Inert replacement of the class of that name; identifies the architecture."""
 
 
 class _HDemucs:
-    """As `_HTDemucs`, for the older network."""
+    """Inert replacement of the class of that name; identifies the architecture."""
 
 
 class _NumpyDtype:
-    """Stands for a numpy dtype: keeps its code, ignores the rest of its pickled state."""
+    """Replacement of numpy.dtype: keeps its type code, ignores the rest of its pickled state."""
 
     def __init__(self, code: str = "", *_: object) -> None:
         self.code = code
@@ -50,7 +49,7 @@ class _NumpyDtype:
 
 
 def _numpy_scalar(dtype: _NumpyDtype, data: bytes) -> float | int:
-    """The Python number in a numpy scalar; packages hold a few of them next to the weights."""
+    """A numpy scalar as a Python number; packages hold a few besides the weights."""
     formats = {"f8": "<d", "f4": "<f", "i8": "<q", "i4": "<i"}
     if not isinstance(dtype, _NumpyDtype) or dtype.code not in formats:
         raise ValueError("a numpy scalar of an unknown kind")
@@ -59,12 +58,12 @@ def _numpy_scalar(dtype: _NumpyDtype, data: bytes) -> float | int:
 
 
 def _fraction(*parts: object) -> Fraction:
-    """A Fraction from integers or "39/5"; unlike the real one, it has no "1e999999999"."""
+    """A Fraction from integers or "39/5"; unlike the class, it refuses "1e999999999"."""
     if len(parts) == 1 and isinstance(parts[0], str) and len(parts[0]) < 20:
         parts = tuple(int(part) for part in parts[0].split("/"))
     numerator, denominator = parts if len(parts) == 2 else (*parts, 1)
     if not isinstance(numerator, int) or not isinstance(denominator, int):
-        raise ValueError("a fraction of something else than integers")
+        raise ValueError("a fraction whose parts are not integers")
     return Fraction(numerator, denominator)
 
 
@@ -82,10 +81,10 @@ _KLASSES: dict[Any, str] = {
 
 
 def read_pickle(path: Path, kind: str) -> Any:
-    """What torch.save wrote to `path`: tensors and plain values; `kind` is for the message.
+    """Read tensors and plain values from a `torch.save` file; nothing in it is executed.
 
-    Raises CheckpointError for a file that is damaged, of another kind, or asks for a name that is
-    not on the list; nothing in the file is executed in any case.
+    `kind` ("a codec") is used in the error message. Raises CheckpointError if the file is damaged,
+    of another kind, or refers to a name that is not on the list.
     """
     import torch
 
@@ -106,10 +105,10 @@ def read_pickle(path: Path, kind: str) -> Any:
 
 
 def _check_size(package: Any) -> None:
-    """Raise ValueError where `package` stands for more values than any model has.
+    """Raise ValueError if `package` unfolds to more values than any model has.
 
-    Parts of a pickle can be shared: a few bytes then stand for more than memory holds as soon as
-    somebody walks through them, so that this walk ends at a number of values.
+    Pickled containers can share parts, so a few bytes may unfold to more than memory holds. This
+    walk stops at a fixed number of values.
     """
     waiting, n_values = [package], 0
     while waiting:
@@ -124,7 +123,7 @@ def _check_size(package: Any) -> None:
 
 
 def is_codec(package: Any) -> bool:
-    """Whether a table of tensors, or of {state_dict, metadata}, has codebooks in it."""
+    """Whether a state dict, or a {state_dict, metadata} dict, contains codebooks."""
     if not isinstance(package, dict):
         return False
     state = package.get("state_dict", package)
@@ -134,10 +133,10 @@ def is_codec(package: Any) -> bool:
 
 
 def read_package(path: Path) -> tuple[str, list[Any], dict[str, Any], dict[str, Any]]:
-    """(architecture, args, kwargs, state) of the Demucs package at `path`.
+    """(architecture, args, kwargs, state) of the Demucs package at `path`; nothing is executed.
 
-    Raises CheckpointError for anything that is not such a package, is damaged, or asks for a name
-    that is not on the list; nothing in the file is executed in any case.
+    Raises CheckpointError if it is not such a package, is damaged, or refers to a name that is not
+    on the list.
     """
     package = read_pickle(path, "a Demucs package")
     if is_codec(package):
@@ -153,9 +152,9 @@ def read_package(path: Path) -> tuple[str, list[Any], dict[str, Any], dict[str, 
     if architecture is None:
         raise CheckpointError(f"{path} holds a model that is neither HTDemucs nor HDemucs")
     if not isinstance(args, list | tuple) or not isinstance(kwargs, dict):
-        raise CheckpointError(f"{path} is damaged: the constructor's arguments are no list")
+        raise CheckpointError(f"{path} is damaged: the constructor's arguments are not a list")
     if not isinstance(state, dict):
-        raise CheckpointError(f"{path} is damaged: the state is no table of tensors")
+        raise CheckpointError(f"{path} is damaged: the state is not a table of tensors")
     if state.get("__quantized"):
         raise CheckpointError(
             f"{path} is quantised with diffq, which is not supported: take the "
@@ -165,11 +164,11 @@ def read_package(path: Path) -> tuple[str, list[Any], dict[str, Any], dict[str, 
 
 
 def _refuse_foreign_names(path: Path) -> None:
-    """Raise CheckpointError unless `path` is a sound zip whose pickle asks for known names only."""
+    """Raise CheckpointError unless `path` is an intact zip whose pickle uses listed names only."""
     allowed = _TENSOR_NAMES | _STAND_INS.keys()
     try:
         with path.open("rb") as file:
-            is_zip = file.read(4) == b"PK\x03\x04"  # as torch decides, not by what lies at the end
+            is_zip = file.read(4) == b"PK\x03\x04"  # torch decides by the start, zipfile by the end
             file.seek(0)
             foreign = [] if is_zip else [name for name in _names(file) if name not in allowed]
         if not is_zip:
@@ -204,7 +203,7 @@ def _refuse_foreign_names(path: Path) -> None:
 
 
 def _names(program: BinaryIO | Any) -> Iterator[str]:
-    """The dotted names a pickle asks for, read from its opcodes; nothing is looked up or run."""
+    """Yield the dotted names a pickle refers to, from its opcodes; nothing is imported or run."""
     strings: list[str] = []
     try:
         for opcode, argument, _ in pickletools.genops(program):
@@ -214,10 +213,10 @@ def _names(program: BinaryIO | Any) -> Iterator[str]:
                 module, name = NAME_MAPPING.get((module, name), (module, name))
                 yield f"{IMPORT_MAPPING.get(module, module)}.{name}"
             elif opcode.name == "STACK_GLOBAL":
-                yield ".".join(strings[-2:]) or "a name of its own making"
+                yield ".".join(strings[-2:]) or "a computed name"
             elif opcode.name in ("EXT1", "EXT2", "EXT4"):
                 yield "an extension code"
             elif isinstance(argument, str):
                 strings.append(argument)
     except (ValueError, IndexError, OverflowError, UnicodeError, MemoryError):
-        return  # not a pickle, or a damaged one: what follows says so
+        return  # not a pickle, or a damaged one: torch.load will report it

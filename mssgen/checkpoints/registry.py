@@ -1,9 +1,9 @@
-"""The models that have a name: one table, no classes to register with, no torch.
+"""Table of the named models; imports no torch.
 
-Sources of the facts below. Repositories and file names: the naming rule and the bag definitions
-of the demucs package. Hashes, sizes and revisions: never computed by us from a download of our
-own, but published with the same value by several unrelated projects; where that was not so the
-field is None and the note says it. A hash given here is checked on every download and every use.
+Sources: repositories and file names follow the naming rule and the bag definitions of the demucs
+package. Hashes, sizes and revisions were not computed from our own downloads, but are published
+with the same value by several unrelated projects; where they are not, the field is None and the
+note says so. A hash given here is checked on every download and every use.
 """
 
 import difflib
@@ -15,18 +15,18 @@ from mssgen.errors import UsageError
 
 STEMS = ("drums", "bass", "other", "vocals")
 
-# What a model is for, in words, and the command that takes it.
+# For each stage: how messages call its models, and the command or parameter that takes them.
 STAGES = {
     "separate": ("a separator", "`mssgen separate`"),
     "codec": ("a codec", "`mssgen codec`"),
     "enhance": ("a stem encoder", "`mssgen enhance`"),
-    "refine": ("a refiner", "`mssgen enhance --refiner`"),
+    "refine": ("a refiner", "`refiner` of `mssgen enhance`"),
 }
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """One file of a hub repository; `sha256` and `size_bytes` are None where not known for sure."""
+    """One file of a hub repository; `sha256` and `size_bytes` are None if not known for certain."""
 
     name: str
     sha256: str | None = None
@@ -34,7 +34,7 @@ class RemoteFile:
 
     @property
     def signature(self) -> str:
-        """The name the training run gave the weights: the file's name without its suffix."""
+        """Demucs' name of the weights ("955717e8"): the file's name without its suffix."""
         return self.name.split(".")[0]
 
 
@@ -43,35 +43,44 @@ class Bundle:
     """A named model: where its weights are and what is known about them."""
 
     name: str
-    stage: str  # a key of STAGES
+    stage: str
+    """A key of STAGES."""
     architecture: str
-    repo: str  # empty for what is nowhere but in weights/<name>
-    revision: str | None  # a commit; None follows the default branch, and the note says so
-    files: tuple[RemoteFile, ...]
-    stems: tuple[str, ...]  # in the order of the model's output; none for a codec
+    repo: str
+    """OWNER/NAME on the hub; empty if the model exists only in weights/<name>."""
+    revision: str | None
+    """Commit hash; None for the default branch, which the note mentions."""
+    files: tuple[RemoteFile, ...]  # a bag of models has several
+    stems: tuple[str, ...]
+    """Stem names in the order of the model's output; empty for a codec."""
     sample_rate: int  # Hz
     licence: str
-    licence_note: str  # how certain the licence is, and why
+    licence_note: str
+    """How certain the licence is, and why."""
     note: str
-    member_stems: tuple[tuple[str, ...], ...] | None = None  # a bag: what each file gives; None all
-    segment_s: float | None = None  # replaces the model's own segment, as its bag asks; None keeps
+    member_stems: tuple[tuple[str, ...], ...] | None = None
+    """For a bag, the stems to take from each file; None: all stems from each."""
+    segment_s: float | None = None
+    """Segment length in seconds that replaces the network's own; None keeps that."""
     quality_note: str | None = None
-    embedded: bool = False  # a reduced copy ships in weights/<name>
-    is_address: bool = False  # of no row here: the user named the repository (hf://)
+    embedded: bool = False
+    """Whether a copy ships in weights/<name>."""
+    is_address: bool = False
+    """Whether the user named a repository (hf://) instead of a model of this table."""
 
     @property
     def size_bytes(self) -> int | None:
-        """Sum over the files, None if one is not known."""
+        """Total size of the files; None if one is not known."""
         sizes = [file.size_bytes for file in self.files]
         return None if None in sizes else sum(size for size in sizes if size is not None)
 
     @property
     def is_verified(self) -> bool:
-        """Whether a download is checked against a hash that is known here."""
+        """Whether every file's hash is known, so that downloads are checked."""
         return all(file.sha256 is not None for file in self.files)
 
     def members(self, wanted_stems: frozenset[str] | None) -> tuple[int, ...]:
-        """Indices of the files needed for `wanted_stems` (None: all stems)."""
+        """Indices of the files that `wanted_stems` (None: all stems) need."""
         if self.member_stems is None or wanted_stems is None:
             return tuple(range(len(self.files)))
         return tuple(
@@ -111,7 +120,7 @@ def _codec(
     what: str,
     file: RemoteFile | None = None,
 ) -> Bundle:
-    """A codec's row; by default one file in transformers' layout, of which no hash is known."""
+    """A codec of the hub; by default one file in transformers' layout, without a known hash."""
     unknown = "the revision is not known" if file else "neither the hash nor the revision is known"
     return Bundle(
         name=name,
@@ -131,15 +140,15 @@ def _codec(
 
 _OUR_LICENCE_NOTE = (
     "Trained by mssgen's own recipes on music rendered from free packages, whose licences "
-    "weights/README.md lists. The weights are offered under CC BY 4.0 as far as rights in them are "
-    "ours; whether licences of training music reach weights is not settled anywhere."
+    "weights/README.md lists. The weights are offered under CC BY 4.0 as far as we hold rights in "
+    "them; whether the licences of training music extend to weights is unsettled."
 )
 
 
 def _ours(
     name: str, stage: str, architecture: str, note: str, stems: tuple[str, ...] = ()
 ) -> Bundle:
-    """A row of what we trained: it ships in weights/<name> and is nowhere else."""
+    """A model trained by mssgen, which ships in weights/<name> and is not on the hub."""
     return Bundle(
         name=name,
         stage=stage,
@@ -248,22 +257,23 @@ REGISTRY: dict[str, Bundle] = {
             segment_s=44.0,
             licence=_LICENCE,
             licence_note=_LICENCE_NOTE,
-            note="Hybrid Demucs (v3) retrained on more songs, about 167 MB; neither the hash nor "
-            "the revision is known for sure, so the download follows the default branch unchecked.",
+            note="Hybrid Demucs (v3) retrained on more songs, about 167 MB, run by the demucs "
+            "package (extra `demucs`); neither the hash nor the revision is known for sure, so the "
+            "download follows the default branch unchecked.",
         ),
         _ours(
             "stem_codec",
             "codec",
             "stem",
-            "Our codec for stems, stereo, 86 Hz, up to 40 codebooks of 1024 (34 kbps), the first 8 "
-            "for levels of bands.",
+            "mssgen's codec for stems, stereo, 86 Hz, up to 40 codebooks of 1024 (34 kbps), the "
+            "first 8 for band energies.",
         ),
         *(
             _ours(
                 f"warm_{stem}",
                 "enhance",
                 "stem_encoder",
-                f"Gives the codes that stem_codec has for the clean {stem} of one that htdemucs "
+                f"Estimates stem_codec's codes of the clean {stem} from the {stem} that htdemucs "
                 "separated.",
                 (stem,),
             )
@@ -332,14 +342,15 @@ REGISTRY: dict[str, Bundle] = {
 
 @dataclass(frozen=True)
 class Layout:
-    """A network known by the names and shapes of its tensors, for files that carry no options."""
+    """Options of a network that is recognised by its tensors' names and shapes."""
 
     architecture: str
-    options: dict[str, Any]  # keyword values of the constructor
+    options: dict[str, Any]
+    """Keyword arguments of the constructor."""
 
 
-# The key is `formats.fingerprint` of the state. A layout says nothing about whose weights
-# they are: htdemucs and every member of htdemucs_ft have this one.
+# The key is `formats.fingerprint` of the state dict. Models can share a layout: htdemucs and every
+# member of htdemucs_ft have this one.
 LAYOUTS: dict[str, Layout] = {
     "70a2a1ff4a677ab7": Layout(
         "htdemucs",
@@ -357,16 +368,16 @@ LAYOUTS: dict[str, Layout] = {
 
 
 def shipped_encoders() -> dict[str, str]:
-    """The names of the stem encoders that ship, by stem."""
+    """Names of the stem encoders that ship with mssgen, by stem."""
     rows = (row for row in REGISTRY.values() if row.stage == "enhance" and row.embedded)
     return {row.stems[0]: row.name for row in rows}
 
 
 def lookup(name: str, stage: str | None = None) -> Bundle:
-    """The bundle called `name`, which must be of `stage` (None: of any).
+    """The bundle called `name`, which must be for `stage` (None: any).
 
-    Raises UsageError: with the nearest names and the whole list for an unknown name; with the
-    command that takes it for a model of another stage.
+    Raises UsageError for an unknown name, with the nearest names and the whole list, and for a
+    model of another stage, with the command that takes it.
     """
     choices = [key for key, bundle in REGISTRY.items() if stage in (None, bundle.stage)]
     found = REGISTRY.get(name)

@@ -1,9 +1,8 @@
-"""From what the user typed to checkpoint files: a path, `weights/`, the hub's cache, the hub.
+"""Finds the files of a model: in a path, the shipped weights, the hub's cache or the hub.
 
-`resolve` finds the files, `read_checkpoint` (in `formats`) reads one. A bare word that is a name of
-the registry means that model even if a folder of the same name lies around (Demucs makes such
-folders for its output); write `./name` for the folder. `hf://OWNER/NAME` is a checkpoint folder of
-anyone's on the hub.
+`resolve` finds the files, `formats.read_checkpoint` reads one. A name of the registry means that
+model even if a folder of the same name exists (Demucs creates such output folders); `./name` means
+the folder. `hf://OWNER/NAME` is a checkpoint folder in any repository on the hub.
 """
 
 import re
@@ -35,29 +34,29 @@ _ADDRESS = re.compile(rf"hf://({_WORD}/{_WORD})(?:@([A-Za-z0-9][\w.-]*(?:/[\w-][
 
 @dataclass(frozen=True)
 class ResolvedModel:
-    """Where a model's files are; a bag has several.
-
-    `stems_of` says for each path which stems to take from it (None: all). A stem that several
-    files give is their plain average.
-    """
+    """A model's files on this machine; a bag of models has several."""
 
     name: str
     bundle: Bundle | None
+    """The registry's entry; None for a path or an address."""
     paths: tuple[Path, ...]
     stems_of: tuple[tuple[str, ...] | None, ...]
-    where: str  # "path" | "embedded" | "cache" | "hub"
-    segment_s: float | None = None  # the bag's segment; it replaces the networks' own
+    """Stems to take from each path; None: all. A stem of several paths is their plain average."""
+    where: str
+    """Where the files were found: "path", "embedded", "cache" or "hub"."""
+    segment_s: float | None = None
+    """Segment length of a bag in seconds, which replaces the networks' own."""
 
 
 def embedded_dir() -> Path:
-    """The folder of checkpoints that ship with mssgen (it need not exist)."""
+    """Folder of the checkpoints that ship with mssgen (it may not exist)."""
     package = Path(__file__).parents[1]
     installed = package / "weights"
     return installed if installed.is_dir() else package.parent / "weights"
 
 
 def embedded_checkpoint(name: str) -> Path | None:
-    """The shipped checkpoint folder called `name`, if there is one."""
+    """The shipped checkpoint folder called `name`, or None."""
     folder = embedded_dir() / name
     return folder if (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file() else None
 
@@ -70,12 +69,18 @@ def resolve(
     wanted_stems: Sequence[str] | None = None,
     stage: str | None = None,
 ) -> ResolvedModel:
-    """Find (and if need be download) the files of a model: a name, a path, or an hf:// address.
+    """Find the files of a model and download them if necessary.
 
-    Of a bag only the members that `wanted_stems` needs. With `offline` nothing leaves the machine;
-    `progress` draws the hub's bar on standard error; a name must be that of a model of `stage`
-    (None: of any). Raises UsageError for an unknown name or stem, CheckpointError for files that
-    are missing, damaged or out of reach.
+    Args:
+        name_or_path: name of the registry, path, or hf:// address.
+        offline: never use the network.
+        progress: draw the hub's progress bar on standard error.
+        wanted_stems: take only those members of a bag that these stems need; None: all.
+        stage: what the model must be for (a key of `registry.STAGES`); None: anything.
+
+    Raises:
+        UsageError: an unknown name or stem.
+        CheckpointError: files are missing, damaged or out of reach.
     """
     if name_or_path.startswith(SCHEME):
         return _from_address(name_or_path, offline=offline, progress=progress, stage=stage)
@@ -84,7 +89,7 @@ def resolve(
     bundle = lookup(name_or_path, stage)
     if unknown := sorted(set(wanted_stems or ()) - set(bundle.stems)):
         raise UsageError(
-            f"{bundle.name} has no stem '{unknown[0]}': it gives {', '.join(bundle.stems)}"
+            f"{bundle.name} has no stem '{unknown[0]}', only {', '.join(bundle.stems)}"
         )
     if (folder := embedded_checkpoint(bundle.name)) is not None:
         return ResolvedModel(bundle.name, bundle, (folder,), (None,), "embedded", bundle.segment_s)
@@ -111,10 +116,10 @@ def resolve(
 def parse_address(text: str) -> tuple[str, str | None]:
     """(OWNER/NAME, REVISION or None) of an hf:// address; raises UsageError for anything else."""
     found = _ADDRESS.fullmatch(text)
-    # The hub has no such names, and a revision may stand for a path in the cache.
+    # The hub allows no such names, and the revision becomes part of a path in the cache.
     if found is None or ".." in text or "--" in found[1] or len(text) > 300:
         raise UsageError(
-            f"{text:.100} is no address of a model on the hub: write hf://OWNER/NAME, or "
+            f"{text:.100} is not the address of a model on the hub: write hf://OWNER/NAME, or "
             "hf://OWNER/NAME@REVISION for a commit, tag or branch"
         )
     return found[1], found[2]
@@ -123,7 +128,7 @@ def parse_address(text: str) -> tuple[str, str | None]:
 def _from_address(
     address: str, *, offline: bool, progress: bool, stage: str | None
 ) -> ResolvedModel:
-    """A checkpoint folder on the hub; all of its files are taken from one commit."""
+    """Find a checkpoint folder on the hub; all its files come from one commit."""
     from mssgen.checkpoints import hub
 
     repo, revision = parse_address(address)
@@ -151,7 +156,7 @@ def _from_address(
     found = STAGE_OF.get(str(config.get("architecture"))) if "format_version" in config else None
     if found is not None and stage not in (None, found):
         raise CheckpointError(f"{address} {wrong_stage(found, stage or found)}")
-    bundle = bundle_at(folder.name)  # the hub's cache calls it by its commit
+    bundle = bundle_at(folder.name)  # the hub's cache names folders by commit
     files = [_described(WEIGHTS, config)]
     is_cached = hub.cached(bundle, files[0]) is not None
     if found in ("enhance", "refine") and config.get("codec") == EMBEDDED_CODEC:
@@ -163,21 +168,21 @@ def _from_address(
 
 
 def _described(name: str, config: dict[str, Any]) -> RemoteFile:
-    """The file of weights beside a config.json, with the hash that it states."""
+    """The weights file `name`, with the sha256 that its config.json states."""
     stated = config.get("sha256")
     is_hash = isinstance(stated, str) and re.fullmatch(r"[0-9a-f]{64}", stated)
     return RemoteFile(name, stated if is_hash else None)
 
 
 def _is_path(text: str) -> bool:
-    """Whether the user means a file or folder; such a thing is never looked up on the hub."""
-    has_the_look = (
+    """Whether `text` is meant as a file or folder, which is never looked up on the hub."""
+    looks_like_one = (
         "/" in text
         or "\\" in text
         or text.startswith((".", "~"))
         or text.lower().endswith(_PATH_SUFFIXES)
     )
-    return has_the_look or (text not in REGISTRY and Path(text).exists())
+    return looks_like_one or (text not in REGISTRY and Path(text).exists())
 
 
 def _from_path(path: Path, wanted_stems: Sequence[str] | None) -> ResolvedModel:
@@ -208,11 +213,11 @@ def _from_path(path: Path, wanted_stems: Sequence[str] | None) -> ResolvedModel:
 
 
 def _from_bag(path: Path, wanted_stems: Sequence[str] | None) -> ResolvedModel:
-    """A Demucs bag: YAML with `models` (signatures), and perhaps `weights` and `segment`."""
+    """Find the members of a Demucs bag: YAML with `models`, optionally `weights` and `segment`."""
     bag = _read_yaml(path)
     signatures, weights, segment = bag.get("models"), bag.get("weights"), bag.get("segment")
     if not isinstance(signatures, list) or not signatures:
-        raise CheckpointError(f"{path} lists no models: it is no Demucs bag")
+        raise CheckpointError(f"{path} lists no models: it is not a Demucs bag")
     if len(signatures) > _MAX_MEMBERS:
         raise CheckpointError(f"{path} lists {len(signatures)} models: use {_MAX_MEMBERS} at most")
     is_number = isinstance(segment, int | float) and not isinstance(segment, bool)
@@ -225,14 +230,14 @@ def _from_bag(path: Path, wanted_stems: Sequence[str] | None) -> ResolvedModel:
     if wanted_stems:
         needed = [s is None or bool(set(s) & set(wanted_stems)) for s in stems_of]
         if not any(needed):
-            raise UsageError(f"no model of {path} gives the stem '{wanted_stems[0]}'")
+            raise UsageError(f"no model of {path} has the stem '{wanted_stems[0]}'")
         paths = [member for member, keep in zip(paths, needed, strict=True) if keep]
         stems_of = [stems for stems, keep in zip(stems_of, needed, strict=True) if keep]
     return ResolvedModel(path.stem, None, tuple(paths), tuple(stems_of), "path", segment)
 
 
 def _stems_by_weight(path: Path, weights: Any, paths: list[Path]) -> list[tuple[str, ...] | None]:
-    """What each member gives, from the bag's matrix of zeros and ones (members by stems)."""
+    """Stems of each member, from the bag's matrix of zeros and ones (members x stems)."""
     stems = read_checkpoint(paths[0]).stems
     is_matrix = isinstance(weights, list) and [
         len(row) if isinstance(row, list) else -1 for row in weights
@@ -241,8 +246,7 @@ def _stems_by_weight(path: Path, weights: Any, paths: list[Path]) -> list[tuple[
         isinstance(cell, int | float) and cell in (0, 1) for row in weights for cell in row
     ):
         raise CheckpointError(
-            f"{path} mixes its models with weights other than 0 and 1, one row per model, which "
-            "is not supported"
+            f"{path} needs weights of 0 and 1 with one row per model: others are not supported"
         )
     return [tuple(stem for stem, cell in zip(stems, row, strict=True) if cell) for row in weights]
 
@@ -264,14 +268,16 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, RecursionError, ValueError, TypeError, OverflowError):
         raise CheckpointError(f"{path} is not valid YAML: get the file again") from None
     if not isinstance(bag, dict):
-        raise CheckpointError(f"{path} is no Demucs bag: a table with `models` is expected")
+        raise CheckpointError(f"{path} is not a Demucs bag, which is a table with the key models")
     return bag
 
 
 def _member(bag: Path, signature: Any) -> Path:
     """The file of `signature` beside the bag: sig.safetensors, sig.th or sig-<sha256[:8]>.th."""
     if not isinstance(signature, str) or not re.fullmatch(r"\w[\w-]{0,63}", signature):
-        raise CheckpointError(f"{bag} names a model that is no plain file name: {shown(signature)}")
+        raise CheckpointError(
+            f"{bag} names a model that is not a plain file name: {shown(signature)}"
+        )
     pattern = re.compile(rf"{re.escape(signature)}(\.safetensors|(-[0-9a-f]{{8}})?\.th)")
     found = sorted(file for file in bag.parent.iterdir() if pattern.fullmatch(file.name))
     if not found:

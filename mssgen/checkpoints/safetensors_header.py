@@ -1,18 +1,18 @@
-"""The header of a safetensors file, bounded before a library takes the file at its word."""
+"""Limits on the header of a safetensors file, checked before the library reads the file."""
 
 import json
 from pathlib import Path
 
-# The largest published model in reach has 1,200 tensors and a header of 150 kB.
+# The largest model of the registry has 1,200 tensors and a header of 150 kB.
 _MAX_TENSORS = 20_000
 _MAX_HEADER_BYTES = 2**23
 
 
 def check_header(path: Path, dtypes: frozenset[str] | None = None) -> None:
-    """Raise ValueError unless the header of `path` is a table of a bounded number of tensors.
+    """Raise ValueError unless the header of `path` is valid JSON that lists a few tensors.
 
-    `dtypes` are the only types that may be in it, by the format's names ("F32"); None takes any.
-    Raises OSError where the file cannot be read. That offsets fit the file is left to the library.
+    `dtypes` are the allowed types by the format's names ("F32"); None allows all. The library
+    checks that the offsets fit the file. Raises OSError if the file cannot be read.
     """
     with path.open("rb") as file:
         n_bytes = int.from_bytes(file.read(8), "little")
@@ -24,11 +24,11 @@ def check_header(path: Path, dtypes: frozenset[str] | None = None) -> None:
     except (ValueError, RecursionError):
         raise ValueError("its header is not valid JSON") from None
     if not isinstance(header, dict):
-        raise ValueError("its header is not a table")
+        raise ValueError("its header is not a JSON object")
     if len(header) > _MAX_TENSORS:
         raise ValueError(f"its header names {len(header)} tensors")
     for key, entry in header.items():
         if key == "__metadata__" or dtypes is None:
             continue
         if not isinstance(entry, dict) or entry.get("dtype") not in dtypes:
-            raise ValueError(f"its tensor '{key:.40}' is of another type")
+            raise ValueError(f"its tensor '{key:.40}' has a type that is not allowed")

@@ -1,7 +1,7 @@
-"""Tensors to files: the same tensors give the same bytes, and a full disk is told as such.
+"""Writes tensors to files: reproducible bytes, and OSError on a full disk.
 
-The libraries' own writers order metadata at random, give every file the owner's rights only, and
-turn a full disk into errors that name no file.
+The safetensors and torch writers order metadata at random, make every file private to its owner,
+and report a full disk in errors that name no file.
 """
 
 import json
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-# The dtypes that mssgen writes: what safetensors calls them, and the bytes of a value. Tensors are
-# written in this order, which is that of safetensors: the widest first, so that all are aligned.
+# The dtypes that mssgen writes, with safetensors' name and the bytes per value. Tensors are written
+# in this order, as safetensors does: the widest type first, so that all are aligned.
 _DTYPES = {
     "int64": ("I64", 8),
     "float64": ("F64", 8),
@@ -32,7 +32,7 @@ _DTYPES = {
 def save_tensors(
     tensors: Mapping[str, "Tensor"], path: Path, metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write a safetensors file in place: `path` is a draft. Raises OSError."""
+    """Write a safetensors file directly to `path`, a draft. Raises OSError."""
     with open(path, "wb") as file:
         for part in _parts(tensors, metadata):
             file.write(part)
@@ -41,19 +41,19 @@ def save_tensors(
 def pack_tensors(
     tensors: Mapping[str, "Tensor"], metadata: Mapping[str, str] | None = None
 ) -> bytes:
-    """The bytes of a safetensors file."""
+    """The content of a safetensors file with these tensors."""
     return b"".join(_parts(tensors, metadata))
 
 
 def save_pickle(value: Any, path: Path) -> None:
-    """`torch.save` to `path`, which is a draft; raises OSError."""
+    """`torch.save` directly to `path`, a draft. Raises OSError."""
     import torch
 
     try:
         with open(path, "wb") as file:
             torch.save(value, file)
     except RuntimeError as error:
-        if isinstance(error.__context__, OSError):  # what torch met when it wrote
+        if isinstance(error.__context__, OSError):  # the cause, which torch hides
             raise error.__context__ from None
         raise
 
@@ -61,7 +61,7 @@ def save_pickle(value: Any, path: Path) -> None:
 def _parts(
     tensors: Mapping[str, "Tensor"], metadata: Mapping[str, str] | None
 ) -> Iterator[bytes | memoryview]:
-    """The header, then each tensor; the form is https://github.com/huggingface/safetensors."""
+    """Yield the header, then each tensor (format: https://github.com/huggingface/safetensors)."""
     import torch
 
     kinds = {name: str(tensor.dtype).rpartition(".")[2] for name, tensor in tensors.items()}

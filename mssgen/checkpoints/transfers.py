@@ -1,7 +1,7 @@
-"""What a server may send: the headers, the size and the pace of one download.
+"""Limits on the headers, size and speed of one download.
 
-The hub's library makes file names of headers, waits as long as it is told to, and reads bodies to
-their end, however late that is.
+The huggingface_hub library uses headers as file names, waits as long as a server asks, and reads
+every response to its end, however large or slow.
 """
 
 import re
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from mssgen.errors import CheckpointError
 
-# git's hash of the content, or its sha256; some servers put it in quotes, or call it weak.
+# git's hash or the sha256 of the content; some servers quote it or mark it as weak (W/).
 _ETAG = re.compile(r'(W/)?("?)[0-9a-f]{40,64}\2')
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _MAX_PAGE_BYTES = 2**20
@@ -19,35 +19,35 @@ _MAX_PAGE_BYTES = 2**20
 
 @dataclass
 class Transfer:
-    """The rules for one file; raises CheckpointError where they are broken."""
+    """The limits for one file; its methods raise CheckpointError when one is exceeded."""
 
     what: str
-    """What is downloaded, for the message, such as "htdemucs could not be downloaded"."""
+    """Start of error messages, such as "htdemucs could not be downloaded"."""
     max_bytes: int
-    """Of one answer."""
+    """Maximum size of the file."""
     longest_wait_s: float
-    """Longer ones asked for by the server are not waited for."""
+    """Longest Retry-After that is obeyed."""
     patience_s: float
-    """The time in which `min_bytes` must come."""
+    """Time in which at least `min_bytes` must arrive."""
     min_bytes: int
     clock: Callable[[], float] = time.monotonic
     _n_recent: int = field(default=0, init=False)
     _since: float | None = field(default=None, init=False)
 
     def limit(self, n_bytes: int | None) -> None:
-        """The server has said how long the file is."""
+        """Lower `max_bytes` to the size that the server has stated (None: not stated)."""
         if n_bytes is not None:
             if n_bytes > self.max_bytes:
                 self._refuse_size(f"{n_bytes} bytes")
             self.max_bytes = n_bytes
 
     def allowed(self, status: int) -> int:
-        """Bytes of an answer: of the file, or of a page that says what is wrong."""
+        """Maximum bytes of a response with HTTP `status`: the file, or an error page."""
         return self.max_bytes if 200 <= status < 300 else _MAX_PAGE_BYTES
 
     def check_headers(self, headers: MutableMapping[str, str], status: int, *, waits: bool) -> None:
-        """Remove what would lead out of the cache and, without `waits`, long waits."""
-        # The library refuses an answer without these.
+        """Remove headers that would lead out of the cache and, without `waits`, long waits."""
+        # The library refuses a response without these headers.
         if not _ETAG.fullmatch(headers.get("x-linked-etag") or headers.get("etag", "")):
             headers.pop("x-linked-etag", None)
             headers.pop("etag", None)
@@ -60,7 +60,7 @@ class Transfer:
                 del headers["retry-after"]
         if headers.get("content-encoding", "identity").lower() != "identity":
             raise CheckpointError(
-                f"{self.what}: the server sends it compressed, although it was asked not to: check "
+                f"{self.what}: the server compressed it, although asked not to: check "
                 "HF_ENDPOINT and the proxy"
             )
         length = headers.get("content-length", "")
@@ -68,7 +68,7 @@ class Transfer:
             self._refuse_size(f"{int(length)} bytes")
 
     def count(self, n_bytes: int, n_total: int, status: int) -> None:
-        """Note `n_bytes` more, `n_total` of this answer."""
+        """Check size and speed after `n_bytes` more arrived, `n_total` of this response."""
         if n_total > self.allowed(status):
             self._refuse_size("more")
         now = self.clock()
@@ -78,8 +78,8 @@ class Transfer:
         if now - self._since > self.patience_s:
             if self._n_recent < self.min_bytes:
                 raise CheckpointError(
-                    f"{self.what}: only {self._n_recent} bytes came in {now - self._since:.0f} s; "
-                    "try again later or over another network"
+                    f"{self.what}: only {self._n_recent} bytes arrived in {now - self._since:.0f} "
+                    "s; try again later or over another network"
                 )
             self._since, self._n_recent = now, 0
 

@@ -7,7 +7,6 @@ determine come from the config.json next to it, or from the published codec with
 """
 
 import inspect
-import json
 import warnings
 from contextlib import nullcontext
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from mssgen.checkpoints.blueprints import blueprint, misfit
+from mssgen.checkpoints.folders import write_checkpoint
 from mssgen.checkpoints.formats import (
     CONFIG,
     FORMAT_VERSION,
@@ -29,7 +29,6 @@ from mssgen.checkpoints.formats import (
 )
 from mssgen.checkpoints.pickles import read_pickle
 from mssgen.checkpoints.resolving import resolve
-from mssgen.checkpoints.tensor_files import save_tensors
 from mssgen.codecs.base import Codec
 from mssgen.codecs.layouts import infer_options, to_native
 from mssgen.codecs.networks.dac import DAC_16KHZ, DAC_24KHZ, DAC_44KHZ, DacCodec
@@ -37,7 +36,7 @@ from mssgen.codecs.networks.seanet import ENCODEC_24KHZ, ENCODEC_48KHZ, SeanetCo
 from mssgen.codecs.networks.stem_codec import StemCodec
 from mssgen.devices import choose_device
 from mssgen.errors import CheckpointError, MssgenError, shown
-from mssgen.files import reported, sha256_of, whole_file, whole_folder
+from mssgen.files import reported, whole_folder
 from mssgen.memory import tells_of_memory
 from mssgen.recipes.schema import checked_options
 
@@ -164,26 +163,17 @@ def save_codec(codec: Codec, folder: Path | str) -> None:
     }
     vars(codec).pop("codec_id", None)  # cached, maybe from before the last training step
     description = {
-        "format_version": FORMAT_VERSION,
         "architecture": codec.architecture,
         "options": codec.options,
         "codec_id": codec.codec_id,
         "sample_rate": codec.sample_rate,
     }
-
-    def write(weights: Path, config: Path) -> None:
-        save_tensors(state, weights, {"format": "pt"})
-        description["sha256"] = sha256_of(weights)
-        text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
-        config.write_text(text, encoding="utf-8")
-
     with reported(folder, CheckpointError):
         if folder.exists():
-            with whole_file(folder / CONFIG) as config, whole_file(folder / WEIGHTS) as weights:
-                write(weights, config)
+            write_checkpoint(folder, state, description)
         else:
             with whole_folder(folder) as draft:
-                write(draft / WEIGHTS, draft / CONFIG)
+                write_checkpoint(draft, state, description)
 
 
 def _from_safetensors(path: Path) -> dict[str, Tensor]:

@@ -4,25 +4,23 @@ config.json   {"format_version": 1, "architecture": "stem_encoder", "options": {
                "stem": ..., "input": ..., "codec": NAME or "codec/", "codec_id": ..., ...}
 """
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
 from mssgen.checkpoints.blueprints import blueprint, misfit
+from mssgen.checkpoints.folders import write_checkpoint
 from mssgen.checkpoints.formats import (
     CONFIG,
     EMBEDDED_CODEC,
-    FORMAT_VERSION,
     WEIGHTS,
     checked_tensors,
     read_config,
     read_safetensors,
 )
-from mssgen.checkpoints.tensor_files import save_tensors
 from mssgen.codecs.loading import is_codec_name, load_codec, save_codec
 from mssgen.encoders.stem_encoder import StemEncoder, StemEncoderOptions
 from mssgen.errors import CheckpointError, MssgenError
-from mssgen.files import reported, sha256_of, whole_file
+from mssgen.files import reported
 from mssgen.recipes.schema import checked_options
 
 ARCHITECTURE = "stem_encoder"
@@ -42,7 +40,6 @@ def save_stem_encoder(encoder: StemEncoder, folder: Path, *, codec_name: str = "
     """
     codec, options = encoder.codec, asdict(encoder.options)
     config = {
-        "format_version": FORMAT_VERSION,
         "architecture": ARCHITECTURE,
         **{key: options.pop(key) for key in _IDENTITY},
         "options": options,
@@ -58,12 +55,7 @@ def save_stem_encoder(encoder: StemEncoder, folder: Path, *, codec_name: str = "
         folder.mkdir(parents=True, exist_ok=True)
         if not codec_name:
             save_codec(codec, folder / EMBEDDED_CODEC)
-        with whole_file(folder / WEIGHTS) as draft:
-            save_tensors(weights, draft, {"format": "pt"})
-        config["sha256"] = sha256_of(folder / WEIGHTS)
-        text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
-        with whole_file(folder / CONFIG) as draft:
-            draft.write_text(text, encoding="utf-8")
+        write_checkpoint(folder, weights, config)
 
 
 def load_stem_encoder(

@@ -1,4 +1,4 @@
-"""What is in a library of tracks, and what is wrong with it: told before training, not after."""
+"""Statistics and faults of a library of multitracks, to be known before training."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -18,10 +18,10 @@ _BLOCK_S = 1.0
 _ACTIVE_DB = -60.0
 _FULL_SCALE = 1 - 2.0**-15
 _CLIPPED_RUN = 3
-"""Samples at full scale in a row: one or two are peaks that were scaled to it."""
+"""Consecutive samples at full scale that count as clipping: one or two are normalised peaks."""
 _MAX_LENGTH_S = 0.1
 _SAME_POWER = 1e-3
-"""-30 dB: a mixture of another name, which may have been through a lossy format."""
+"""-30 dB: difference below which a stem is the mixture, which may have been coded lossily."""
 
 
 @dataclass(frozen=True)
@@ -35,52 +35,57 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """What `check_library` found."""
+    """Result of `check_library`."""
 
     n_tracks: int
     hours: dict[str, dict[str, float]]
-    """By split ("" where there are none) and stem: the time in which it is heard; under "mixture"
-    the length of the tracks."""
+    """Hours in which a stem is not silent, by split ("" if there are none) and stem; for "mixture",
+    the total length of the tracks."""
     n_silent: dict[str, dict[str, int]]
-    """By split and stem: tracks in which the stem is never heard, which is no fault."""
+    """Number of tracks in which a stem is silent throughout (not a fault), by split and stem."""
     n_with: dict[str, dict[str, int]]
-    """By split and stem: tracks with recordings of that stem."""
+    """Number of tracks that have recordings of a stem, by split and stem."""
     findings: tuple[Finding, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain enough for JSON."""
+        """The report as JSON values."""
         return asdict(self)
 
 
 @dataclass
 class _Seen:
-    """What was measured of one recording."""
+    """Measurements of one stem so far."""
 
     n_active: int = 0
-    """Seconds."""
+    """Number of seconds that are not silent."""
     run: int = 0
-    """Samples at full scale in a row at the end of what was read, over all channels at worst."""
+    """Number of samples at full scale (in any channel) at the end of the part read so far."""
     longest_run: int = 0
+    """Largest number of consecutive samples at full scale."""
 
 
 @dataclass
 class _Measured:
+    """Measurements of one track; energies are sums of squared samples."""
+
     stems: dict[str, _Seen] = field(default_factory=lambda: defaultdict(_Seen))
     signal: float = 0.0
+    """Energy of the mixture file."""
     residual: float = 0.0
+    """Energy of the mixture file minus the sum of the stems."""
     energy: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     from_rest: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    """Of each stem: energy of its difference from the sum of all others."""
+    """Energy of each stem minus the sum of all others."""
 
 
 def check_library(library: Library, *, max_sum_error_db: float = -30.0) -> Report:
-    """Read all of a library once.
+    """Read every track once and report statistics and faults.
 
-    Faults of a track: files that are damaged; one of the four stems missing ("other" is there where
-    any stem is that is neither drums, bass nor vocals); all stems silent; clipping (three samples
-    in a row at full scale); lengths that differ by more than 0.1 s; a stem that is the sum of all
-    others, such as a mixture of another name; and, where there is a mixture file, stems that miss
-    it by more than `max_sum_error_db`.
+    Faults: damaged files; a missing stem of the usual four ("other" exists if any stem is neither
+    drums, bass nor vocals); all stems silent; clipping (three consecutive samples at full scale);
+    lengths that differ by more than 0.1 s; a stem that is the sum of all others, such as a mixture
+    under another name; a mixture file whose difference from the sum of the stems exceeds
+    `max_sum_error_db` relative to the mixture.
     """
     hours: dict[str, dict[str, float]] = {}
     n_silent: dict[str, dict[str, int]] = {}
@@ -127,16 +132,16 @@ def _check(
             message = f"{stem} is clipped ({seen.longest_run} samples in a row at full scale)"
             yield Finding(track.key, "clipped", message)
     if not any(seen.n_active for seen in measured.stems.values()):
-        yield Finding(track.key, "silent", "none of its stems is ever heard")
+        yield Finding(track.key, "silent", "all of its stems are silent")
     for stem, error in measured.from_rest.items():
         signal = measured.energy[stem]
         if len(track.files) > 2 and signal and error < _SAME_POWER * signal:
-            message = f"{stem} is the sum of its other stems; call it mixture, or take it away"
+            message = f"{stem} is the sum of its other stems; rename it to mixture, or remove it"
             yield Finding(track.key, "sum", message)
     if track.mixture is not None and measured.signal:
         error_db = 10 * float(np.log10(max(measured.residual / measured.signal, 1e-20)))
         if error_db > max_sum_error_db:
-            message = f"its stems miss the mixture by {error_db:.0f} dB"
+            message = f"the sum of its stems differs from the mixture by {error_db:.0f} dB"
             yield Finding(track.key, "sum", message)
 
 
@@ -169,7 +174,7 @@ def _measure(track: TrackStems) -> _Measured:
 
 
 def _blocks(file: StemFile, n_block: int) -> Iterator[NDArray[np.float32]]:
-    """[C, n_block] from the start on, in large reads; zeros after the end, for ever."""
+    """Yield blocks [C, n_block] from the start in large reads; endless zeros after the end."""
     n_read, start = 30 * n_block, 0
     while True:
         part = file.read(start, n_read) if start < file.n_samples else None
@@ -181,6 +186,7 @@ def _blocks(file: StemFile, n_block: int) -> Iterator[NDArray[np.float32]]:
 
 
 def _note(seen: _Seen, block: NDArray[np.float32]) -> None:
+    """Update the measurements of a stem with its next second [C, T]."""
     power = float(np.mean(np.square(block, dtype=np.float64)))
     seen.n_active += power > 10 ** (_ACTIVE_DB / 10)
     if np.abs(block).max() < _FULL_SCALE:
@@ -189,7 +195,7 @@ def _note(seen: _Seen, block: NDArray[np.float32]) -> None:
     is_full: NDArray[np.bool_] = np.abs(block).max(axis=0) >= _FULL_SCALE
     edges = np.flatnonzero(np.diff(np.concatenate([[False], is_full, [False]]).astype(np.int8)))
     runs = edges[1::2] - edges[::2]
-    # A run may have begun in the block before.
+    # The first run may have begun in the previous block.
     first = int(runs[0]) + (seen.run if is_full[0] else 0)
     seen.longest_run = max(seen.longest_run, first, int(runs.max()))
     is_whole = bool(is_full.all())

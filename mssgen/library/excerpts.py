@@ -1,4 +1,4 @@
-"""A part of every track instead of the whole: much music for little separating."""
+"""Excerpts of tracks, so that many tracks can be separated in little time."""
 
 import hashlib
 from dataclasses import dataclass, replace
@@ -13,9 +13,10 @@ from mssgen.library.stems import Library, StemFile, TrackStems
 
 @dataclass(frozen=True)
 class Excerpt:
-    """A part of a recording, itself a recording."""
+    """A part of a recording; itself a `StemFile`."""
 
     file: StemFile
+    """The whole recording."""
     start_s: int
     duration_s: int
 
@@ -39,7 +40,7 @@ class Excerpt:
 
 
 def excerpts(library: Library, duration_s: int) -> Library:
-    """The same tracks, of each at most `duration_s` seconds; where they begin, the key decides.
+    """The same tracks, cut to at most `duration_s` seconds; the track's key decides the start.
 
     Raises UsageError for less than a second.
     """

@@ -1,4 +1,4 @@
-"""Streams of MUSDB18's .stem.mp4 files, through the stempeg package and ffmpeg."""
+"""Reads the streams of MUSDB18's .stem.mp4 files with the stempeg package and ffmpeg."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,17 +13,18 @@ from mssgen.extras import missing
 
 SUFFIX = ".stem.mp4"
 STREAMS = ("mixture", "drums", "bass", "other", "vocals")
-"""In the order of the file (musdb's `stem_ids`)."""
-# Decoders may give a frame or two less than the container declares.
+"""Names of the streams in the order of the file (musdb's `stem_ids`)."""
+# Decoders may output a frame or two less than the container declares.
 _TOLERATED_SAMPLES = 4096
 
 
 @dataclass(frozen=True)
 class StemStream:
-    """One of the five streams; UsageError where stempeg is not installed."""
+    """One of the five streams of a file; UsageError if stempeg is not installed."""
 
     path: Path
     index: int
+    """Index into STREAMS."""
 
     def __post_init__(self) -> None:
         _stempeg(self.path)
@@ -37,7 +38,7 @@ class StemStream:
         return int(self._info.samples(self.index))
 
     def read(self, start_sample: int, n_samples: int) -> NDArray[np.float32]:
-        """[C, n_samples]; ffmpeg decodes from the start of the file up to there."""
+        """Samples [C, n_samples] from `start_sample`; ffmpeg decodes the file up to there."""
         n_held = min(n_samples, max(0, self.n_samples - start_sample))
         samples = np.zeros((0, self._info.channels(self.index)), np.float32)
         if n_held:
@@ -46,7 +47,7 @@ class StemStream:
                 samples, _ = stempeg.read_stems(
                     str(self.path),
                     start=start_sample / self.sample_rate,
-                    # Times are rounded to microseconds: one sample more is asked for than needed.
+                    # Times are rounded to microseconds, so request one sample more than needed.
                     duration=(n_held + 1) / self.sample_rate,
                     stem_id=self._info.audio_stream_idx()[self.index],
                     always_3d=True,
@@ -54,7 +55,7 @@ class StemStream:
                     info=self._info,
                 )
                 samples = samples[0]
-            except Exception as error:  # stempeg raises Warning, RuntimeError and ffmpeg's own
+            except Exception as error:  # stempeg raises Warning, RuntimeError and ffmpeg errors
                 raise _damaged(self.path) from error
         if len(samples) < n_held - _TOLERATED_SAMPLES:
             raise _damaged(self.path)
@@ -63,7 +64,7 @@ class StemStream:
 
     @cached_property
     def _info(self) -> Any:
-        """What ffprobe says of the file."""
+        """stempeg's description of the file, from ffprobe."""
         stempeg = _stempeg(self.path)
         try:
             info = stempeg.Info(str(self.path))
@@ -73,21 +74,22 @@ class StemStream:
             raise _damaged(self.path) from error
         if info.nb_audio_streams != len(STREAMS):
             raise AudioError(
-                f"{self.path} has {info.nb_audio_streams} streams of sound where MUSDB18 has "
+                f"{self.path} has {info.nb_audio_streams} audio streams instead of MUSDB18's "
                 f"{len(STREAMS)} ({', '.join(STREAMS)}); move it out of the library"
             )
         return info
 
 
 def _stempeg(path: Path) -> Any:
+    """The stempeg package, to read `path`; UsageError if it or ffmpeg is missing."""
     try:
         import stempeg  # type: ignore[import-untyped]
     except ImportError as error:
         raise missing("stempeg", "train", f"reading {path}") from error
-    except RuntimeError as error:  # it looks for them as it is imported
+    except RuntimeError as error:  # stempeg looks for them when imported
         raise UsageError(f"{path} needs ffmpeg and ffprobe: install them") from error
     return stempeg
 
 
 def _damaged(path: Path) -> AudioError:
-    return AudioError(f"{path} is damaged or no MUSDB18 file; get a new copy of it")
+    return AudioError(f"{path} is damaged or not a MUSDB18 file; get a new copy")

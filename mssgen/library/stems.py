@@ -1,19 +1,19 @@
-"""Tracks and their stems on disk: finds them in a folder, reads any part of them at any rate.
+"""Finds multitracks in a folder, and reads any part of their stems at any sample rate.
 
-Three layouts are told apart by what is in a folder, at any depth and mixed if need be:
+Three layouts are recognised by the content of a folder, at any depth and also mixed:
 
-* MUSDB18-HQ: a folder for each track with drums.wav, bass.wav, other.wav, vocals.wav and perhaps
-  mixture.wav (or flac, ...: all that mssgen reads). Every other sound file in such a folder is a
-  stem of the track as well, under its own name; a folder that has none of these names is a track
-  where it holds two or more sound files of one length, and no other folders;
+* MUSDB18-HQ: a folder per track with drums.wav, bass.wav, other.wav, vocals.wav and optionally
+  mixture.wav (or any format that mssgen reads). Other sound files in such a folder are further
+  stems, named as the files are. A folder without any of these names is a track if it holds two or
+  more sound files of the same length and no folders;
 * MUSDB18: TRACK.stem.mp4 with the streams mixture, drums, bass, other, vocals
   (https://sigsep.github.io/datasets/musdb.html), read by the stempeg package;
-* MoisesDB: a folder for each track with data.json, whose "stems" list the recordings of each stem
+* MoisesDB: a folder per track with data.json, whose "stems" list the recordings of each stem
   as STEM/ID.EXTENSION (https://github.com/moises-ai/moises-db, moisesdb/track.py).
 
-The stem "other" is the sum of all that a model does not name: of everything but drums, bass and
-vocals for a model of four stems (as in MoisesDB's `mix_4_stems`), without guitar and piano for one
-of six. `Library.naming` says which stems are named.
+The stem "other" is the sum of all stems that a model does not name: everything but drums, bass and
+vocals for a model of four stems (as in MoisesDB's `mix_4_stems`), also without guitar and piano for
+one of six. `Library.naming` sets the named stems.
 """
 
 import hashlib
@@ -39,19 +39,19 @@ from mssgen.library.stem_mp4 import STREAMS, SUFFIX, StemStream
 MIXTURE = "mixture"
 SPLITS = ("train", "valid", "test")
 PAIRS_MANIFEST = "pairs.json"
-"""Marks a folder of separated stems, which look like tracks but are none."""
+"""Marks a folder of separated stems, which is not a library although it looks like one."""
 OTHER = "other"
 NAMED = tuple(stem for stem in STEMS if stem != OTHER)
-"""What is not other, for a model of four stems."""
+"""Stems that are not part of "other", for a model of four stems."""
 _TRACK_NAMES = {*STEMS, "guitar", "piano", MIXTURE}
-"""A folder with a sound file of one of these names is a track, whatever else is in it."""
+"""Sound files with these names make a folder a track, whatever else is in it."""
 _MAX_SPREAD_S = 0.1
-# Sound around a segment, so that its ends are resampled as they are within the whole song.
+# Audio around a segment, so that its ends are resampled as within the whole recording.
 _CONTEXT_S = 0.05
 
 
 class StemFile(Protocol):
-    """One recording; all are [C, T] float32, full scale at 1."""
+    """One recording: samples [C, T] float32 with full scale at 1."""
 
     @property
     def path(self) -> Path: ...
@@ -65,13 +65,13 @@ class StemFile(Protocol):
     def n_samples(self) -> int: ...
 
     def read(self, start_sample: int, n_samples: int) -> NDArray[np.float32]:
-        """[C, n_samples] at its own rate; zeros after its end."""
+        """Samples [C, n_samples] from `start_sample` at its own rate; zeros after the end."""
         ...
 
 
 @dataclass(frozen=True)
 class SoundFile:
-    """A recording that is a file of its own."""
+    """A recording in a sound file of its own."""
 
     path: Path
 
@@ -85,6 +85,7 @@ class SoundFile:
 
     @cached_property
     def _shape(self) -> tuple[int, int]:
+        """(sample rate in Hz, number of samples)."""
         with open_source(self.path, strict=True) as source:
             return source.info.sample_rate, source.n_samples
 
@@ -95,31 +96,31 @@ class SoundFile:
 
 @dataclass(frozen=True)
 class TrackStems:
-    """A song and its stems."""
+    """A mixture and its stems."""
 
     key: str
-    """Its path below the library, divided by "/", without suffix."""
+    """Path relative to the library, with "/" and without suffix."""
     files: dict[str, tuple[StemFile, ...]]
-    """The recordings of each stem, which is their sum."""
+    """For each stem, the recordings whose sum it is."""
     mixture: StemFile | None
-    """None where the mixture is the sum of the stems."""
+    """Recording of the mixture; None if the mixture is the sum of the stems."""
     split: str = ""
-    """"train", "valid", "test", or "" where the library has no such folders."""
+    """"train", "valid", "test", or "" outside such folders."""
     named: tuple[str, ...] = NAMED
     """The stems that are not part of "other"."""
 
     def has(self, stem: str) -> bool:
-        """Whether there is such a stem; "mixture" is always there."""
+        """Whether the track has `stem`; every track has "mixture"."""
         return bool(self.recordings(stem))
 
     def parts(self, stem: str) -> tuple[str, ...]:
-        """The keys of `files` that sum to `stem`: several where that is "other"."""
+        """Keys of `files` whose sum is `stem`: one, or any number for "other"."""
         if stem == OTHER:
             return tuple(name for name in self.files if name not in self.named)
         return (stem,) if stem in self.files else ()
 
     def recordings(self, stem: str) -> tuple[StemFile, ...]:
-        """What sums to `stem`, or to the "mixture"."""
+        """Recordings whose sum is `stem` (or "mixture"); empty if the track has no such stem."""
         if stem == MIXTURE and self.mixture is not None:
             return (self.mixture,)
         names = self.files if stem == MIXTURE else self.parts(stem)
@@ -127,24 +128,24 @@ class TrackStems:
 
     @property
     def sample_rate(self) -> int:
-        """Hz, of the mixture or the first stem."""
+        """Sample rate of the mixture, or of the first stem, in Hz."""
         return self.recordings(MIXTURE)[0].sample_rate
 
     @property
     def duration_s(self) -> float:
-        """Of the longest part of the mixture."""
+        """Length of the longest recording in the mixture in seconds."""
         return max(file.n_samples / file.sample_rate for file in self.recordings(MIXTURE))
 
     def n_samples(self, sample_rate: int) -> int:
-        """The length at `sample_rate`."""
+        """Length in samples at `sample_rate` (Hz)."""
         files = self.recordings(MIXTURE)
         return max(-(-file.n_samples * sample_rate // file.sample_rate) for file in files)
 
     @cached_property
     def fingerprint(self) -> str:
-        """Names and sizes of its files: tells whether what was made from it is still good.
+        """Hash of its files' names and sizes, to detect changes of the track.
 
-        Times are left out, since they change when a library is copied.
+        Modification times are left out, because they change when a library is copied.
         """
         parts = [self.recordings(MIXTURE), *self.files.values()]
         paths = {file.path for part in parts for file in part}
@@ -157,10 +158,10 @@ class TrackStems:
     def read(
         self, stem: str, start_sample: int, n_samples: int, *, sample_rate: int, n_channels: int
     ) -> NDArray[np.float32]:
-        """A part of a stem or of the "mixture", [n_channels, n_samples].
+        """A part of a stem or of "mixture" as samples [n_channels, n_samples].
 
-        `start_sample` and `n_samples` count at `sample_rate`. Silence after the end, and where
-        there is no such stem. Raises AudioError for damaged files.
+        `start_sample` and `n_samples` are at `sample_rate` (Hz). Zeros after the end, and for a
+        stem that the track does not have. Raises AudioError for damaged files.
         """
         files = self.recordings(stem)
         return read_sum(
@@ -170,38 +171,40 @@ class TrackStems:
 
 @dataclass(frozen=True)
 class Library:
-    """The tracks below a folder, in order of their keys."""
+    """The tracks below a folder, sorted by key."""
 
     folder: Path
     tracks: tuple[TrackStems, ...]
 
     def without_test(self) -> "Library":
-        """The tracks to train with: those below a folder test are never among them."""
+        """The library without tracks of the split "test"; UsageError if none are left."""
         tracks = tuple(track for track in self.tracks if track.split != "test")
         if not tracks:
-            raise UsageError(f"{self.folder} holds tracks to test on only; name others to train on")
+            raise UsageError(
+                f"{self.folder} holds test tracks only; choose a folder with tracks to train on"
+            )
         return Library(self.folder, tracks)
 
     def naming(self, stems: Iterable[str]) -> "Library":
-        """The same tracks, whose "other" is the sum of all but `stems`."""
+        """The same tracks, with "other" as the sum of all stems but `stems`."""
         named = tuple(stem for stem in stems if stem != OTHER)
         return replace(self, tracks=tuple(replace(track, named=named) for track in self.tracks))
 
 
 def open_library(folder: Path, *, split: str | None = None) -> Library:
-    """Find the tracks of `folder`; `split` takes those below a folder train, valid or test only.
+    """Find the tracks below `folder`, or only those of `split` (a folder train, valid or test).
 
-    Raises UsageError where there are none, or a package that they need is not installed;
-    AudioError for a damaged data.json. Sound files are not opened yet, but for those whose names
-    do not tell whether they are stems.
+    Sound files are opened only if their names do not tell whether they are stems. Raises UsageError
+    if there are no tracks or a package that they need is not installed, AudioError for a damaged
+    data.json.
     """
     if split is not None and split not in SPLITS:
         raise UsageError(f"split {split!r} is unknown; use one of {', '.join(SPLITS)}")
     if not folder.is_dir():
-        raise UsageError(f"{folder} is no folder; name the one that holds the tracks")
+        raise UsageError(f"{folder} is not a folder; give the folder that holds the tracks")
     if (folder / PAIRS_MANIFEST).exists():
         raise UsageError(
-            f"{folder} holds separated stems; name the folder of the tracks themselves"
+            f"{folder} holds separated stems; give the folder of the tracks themselves"
         )
     tracks: dict[str, TrackStems] = {}
     for track in _walk(folder, folder):
@@ -210,7 +213,7 @@ def open_library(folder: Path, *, split: str | None = None) -> Library:
         tracks[track.key] = track
     if not tracks:
         raise UsageError(
-            f"{folder} holds no tracks: a folder for each song with its stems as sound files "
+            f"{folder} holds no tracks: a folder per song with its stems as sound files "
             f"({', '.join(STEMS)} or others of one length), "
             f"SONG{SUFFIX} files or MoisesDB's folders are expected"
         )
@@ -228,7 +231,7 @@ def read_sum(
     sample_rate: int,
     n_channels: int,
 ) -> NDArray[np.float32]:
-    """The sum of recordings, [n_channels, n_samples]; see `TrackStems.read`."""
+    """Sum of recordings as samples [n_channels, n_samples]; see `TrackStems.read`."""
     total = np.zeros((n_channels, n_samples), np.float32)
     for file in files:
         total += read_at(file, start_sample, n_samples, sample_rate, n_channels)
@@ -238,11 +241,12 @@ def read_sum(
 def read_at(
     file: StemFile, start_sample: int, n_samples: int, sample_rate: int, n_channels: int
 ) -> NDArray[np.float32]:
-    """[n_channels, n_samples] from `start_sample` on, both at `sample_rate` (Hz).
+    """Samples [n_channels, n_samples] from `start_sample`, counted at `sample_rate` (Hz).
 
-    The same, to the resampler's precision, as that part of the whole file resampled.
+    They equal that part of the whole file resampled, to the resampler's precision.
     """
-    # Of `step_out` samples at one rate exactly `step_in` at the other: starting there keeps phase.
+    # `step_in` samples of the file last exactly as long as `step_out` at `sample_rate`: reads start
+    # at multiples of them to keep the phase.
     common = int(np.gcd(file.sample_rate, sample_rate))
     step_in, step_out = file.sample_rate // common, sample_rate // common
     context = 0 if step_in == step_out else round(_CONTEXT_S * sample_rate)
@@ -251,17 +255,17 @@ def read_at(
     n_read = -(-(n_before + n_samples + context) * step_in // step_out)
     block = file.read(first_step * step_in, n_read)
     check_finite(block, first_step * step_in, file.sample_rate, str(file.path))
-    block = to_channels(block, min(n_channels, len(block)))  # no more is resampled than needed
+    block = to_channels(block, min(n_channels, len(block)))  # resample no more than needed
     parts = list(resample([block], len(block), file.sample_rate, sample_rate))
     whole = np.concatenate(parts, axis=1)
     return to_channels(whole[:, n_before : n_before + n_samples], n_channels)
 
 
 def to_channels(block: NDArray[np.float32], n_channels: int) -> NDArray[np.float32]:
-    """[C, T] -> [n_channels, T], n_channels 1 or 2.
+    """Samples [C, T] -> [n_channels, T], for n_channels 1 or 2.
 
-    One channel is the mean, the mid of stereo: unlike a channel picked at random it keeps what is
-    panned, and the stems still sum to the mixture. Mono is doubled.
+    Mono is the mean of the channels: unlike a single channel it keeps panned sources, and the stems
+    still sum to the mixture. Mono becomes stereo with two equal channels.
     """
     if n_channels == 1:
         return np.asarray(downmixed(block).mean(axis=0, keepdims=True))
@@ -269,7 +273,7 @@ def to_channels(block: NDArray[np.float32], n_channels: int) -> NDArray[np.float
 
 
 def _walk(folder: Path, root: Path) -> Iterator[TrackStems]:
-    """The tracks at and below `folder`."""
+    """Yield the tracks at and below `folder`."""
     try:
         entries = sorted(entry for entry in folder.iterdir() if not is_hidden(entry.name))
     except OSError as error:
@@ -293,7 +297,7 @@ def _walk(folder: Path, root: Path) -> Iterator[TrackStems]:
 
 
 def _stem_track(folder: Path, entries: list[Path], root: Path) -> TrackStems | None:
-    """A folder whose sound files are stems."""
+    """The track whose stems are the sound files in `folder`; None if it is not one."""
     sounds = [
         entry
         for entry in entries
@@ -318,7 +322,7 @@ def _stem_track(folder: Path, entries: list[Path], root: Path) -> TrackStems | N
 
 
 def _are_stems(entries: list[Path], sounds: list[Path]) -> bool:
-    """Whether files whose names do not tell are stems: those of one song are equally long."""
+    """Whether sound files without known names are stems of one song: they are equally long."""
     if len(sounds) < 2 or any(entry.is_dir() for entry in entries):
         return False
     try:
@@ -329,6 +333,7 @@ def _are_stems(entries: list[Path], sounds: list[Path]) -> bool:
 
 
 def _moises_track(folder: Path, root: Path) -> TrackStems | None:
+    """The MoisesDB track in `folder`; None if it is not one."""
     path = folder / "data.json"
     if not path.is_file():
         return None
@@ -352,7 +357,7 @@ def _moises_track(folder: Path, root: Path) -> TrackStems | None:
 
 
 def _inside(folder: Path, stem: str, track: dict[str, Any]) -> SoundFile:
-    """A recording of MoisesDB; ValueError for a name that would lead out of the folder."""
+    """A recording of a MoisesDB track; ValueError for a name that leads out of `folder`."""
     name = f"{track['id']}.{track['extension']}"
     if any(part in ("", ".", "..") or os.path.basename(part) != part for part in (stem, name)):
         raise ValueError(name)
@@ -364,5 +369,5 @@ def _key(folder: Path, root: Path) -> str:
 
 
 def _split(key: str) -> str:
-    """The split among the folders of a key."""
+    """ "train", "valid" or "test" if the key has such a folder, else ""."""
     return next((part for part in key.split("/")[:-1] if part in SPLITS), "")

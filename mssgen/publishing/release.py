@@ -102,9 +102,9 @@ def prepare_release(
 
 def push(release: Release, *, private: bool = False) -> str:
     """Send a release to the hub as one commit; return the commit. Raises CheckpointError."""
-    from mssgen.checkpoints import hub
+    from mssgen.checkpoints import pushing
 
-    return hub.push_files(release.files, release.repo, private=private)
+    return pushing.push_files(release.files, release.repo, private=private)
 
 
 def _load(folder: Path, *, offline: bool) -> tuple[str, dict[str, Any]]:

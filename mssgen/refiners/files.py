@@ -8,7 +8,6 @@ mssgen's folders contain the codec's codebooks, so that a refiner is loaded with
 VampNet's files do not, and are loaded with its codec.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -17,11 +16,10 @@ from typing import Any
 from torch import Tensor
 
 from mssgen.checkpoints.blueprints import blueprint, misfit
-from mssgen.checkpoints.folders import new_folder
+from mssgen.checkpoints.folders import new_folder, write_checkpoint
 from mssgen.checkpoints.formats import (
     CONFIG,
     EMBEDDED_CODEC,
-    FORMAT_VERSION,
     WEIGHTS,
     checked_tensors,
     read_config,
@@ -29,12 +27,10 @@ from mssgen.checkpoints.formats import (
 )
 from mssgen.checkpoints.pickles import read_pickle
 from mssgen.checkpoints.resolving import SCHEME, parse_address
-from mssgen.checkpoints.tensor_files import save_tensors
 from mssgen.codecs.base import Codec
 from mssgen.codecs.loading import is_codec_name, save_codec
 from mssgen.devices import DTYPES, choose_device, choose_precision
 from mssgen.errors import CheckpointError, MssgenError
-from mssgen.files import sha256_of
 from mssgen.recipes.schema import checked_options
 from mssgen.refiners.layouts import LICENCE, infer_options, is_vampnet, merged, to_native
 from mssgen.refiners.masked_transformer import (
@@ -114,7 +110,6 @@ def save_refiner(
         for key, value in network.state_dict().items()
     }
     config: dict[str, Any] = {
-        "format_version": FORMAT_VERSION,
         "architecture": ARCHITECTURE,
         "options": asdict(network.options),
     }
@@ -124,10 +119,7 @@ def save_refiner(
     with new_folder(Path(folder), overwrite=overwrite) as draft:
         if isinstance(codec, Codec):
             save_codec(codec, draft / EMBEDDED_CODEC)
-        save_tensors(state, draft / WEIGHTS, {"format": "pt"})
-        config["sha256"] = sha256_of(draft / WEIGHTS)
-        text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
-        (draft / CONFIG).write_text(text, encoding="utf-8")
+        write_checkpoint(draft, state, config)
 
 
 def refiner_codec(path: Path | str) -> str | None:

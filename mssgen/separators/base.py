@@ -1,4 +1,4 @@
-"""What a separator is: a mixture in, stems out, whole or in a stream."""
+"""Interfaces of separators and their networks, and the level measurement that they need."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,58 +10,62 @@ from torch import Tensor
 from mssgen.audio.levels import LoudLevel
 from mssgen.separators.offset import RestLevel
 
-# Songs keep far more of their level in mono; only what nearly cancels is below it.
+# Music keeps far more of its level in mono; only nearly cancelling channels fall below this share.
 _MIN_SHARE_OF_MONO = 0.1
 
 
 class Network(Protocol):
-    """A network that separates one segment."""
+    """A network that separates one segment of a mixture."""
 
     sources: tuple[str, ...]
+    """Stem names in the order of the axis S."""
     sample_rate: int
+    """Hz."""
     n_channels: int
     segment_samples: int
+    """Usual segment length in samples."""
     has_fixed_length: bool
-    """Whether it takes segments of `segment_samples` only."""
+    """Whether segments must have exactly `segment_samples`."""
 
     def __call__(self, mixture: Tensor) -> Tensor:
-        """[B, C, T] fp32 of about unit variance -> [B, S, C, T] fp32."""
+        """Mixture [B, C, T] fp32 of about unit variance -> stems [B, S, C, T] fp32."""
         ...
 
 
 @dataclass(frozen=True)
 class Level:
-    """How loud a mixture is and how far off zero it rests; found by a first pass."""
+    """Statistics of a mixture from a first pass over it."""
 
     n_samples: int
     offset: Tensor
-    """[B, C], the DC offset of each channel, to be taken away before a network hears it."""
+    """[B, C], DC offset of each channel, subtracted before separation."""
     std: Tensor
-    """[B], the deviation that a network wants as 1; 0 only where every channel is constant."""
+    """[B], standard deviation to normalise by; 0 only if all channels are constant."""
     is_mono: Tensor
-    """[B] bool, whether its channels are equal throughout."""
+    """[B] bool, whether all channels are identical."""
     loud: float = 0.0
-    """Level of the loud parts of all channels (`mssgen.audio.levels.LoudLevel`)."""
+    """Level of the loud parts of all channels (see `mssgen.audio.levels.LoudLevel`)."""
 
     @property
     def is_silent(self) -> bool:
+        """Whether every channel of every mixture is constant."""
         return bool((self.std == 0).all())
 
 
 class Separator(Protocol):
-    """Stage 1 of the pipeline."""
+    """Separates mixtures into stems, whole or as streams."""
 
     name: str
     sources: tuple[str, ...]
-    """The stems that it can give, in the order of the axis S."""
+    """Names of the available stems, in the order of the axis S."""
     sample_rate: int
-    """Hz, of everything that goes in and comes out."""
+    """Sample rate of input and output in Hz."""
     n_channels: int
     device: str
     precision: str
 
     def __call__(self, mixture: Tensor) -> Tensor:
-        """Separate whole mixtures: [B, C, T] -> [B, S, C, T]."""
+        """Separate whole mixtures [B, C, T] into stems [B, S, C, T]."""
         ...
 
     def stream(
@@ -72,19 +76,19 @@ class Separator(Protocol):
         stems: Sequence[str] | None = None,
         warn: Callable[[str], None] | None = None,
     ) -> Iterator[Tensor]:
-        """Separate a stream of blocks [B, C, T'] into blocks [B, S, C, T'], of `stems` only."""
+        """Separate blocks [B, C, T'] into blocks [B, S, C, T'] of `stems` (None: all)."""
         ...
 
 
 def measure_level(blocks: Iterable[Tensor]) -> Level:
-    """Measure a stream of blocks [B, C, T'] (in fp64, whatever the length).
+    """Measure a stream of blocks [B, C, T'] in fp64.
 
-    The deviation is that of the mean over channels, as Demucs has it, but at least a tenth of that
-    of the channels themselves: what cancels in mono is as loud as anything else.
+    `std` is that of the mono downmix, as in Demucs, but at least a tenth of that of the channels,
+    so that channels which cancel in mono still count.
     """
     n_samples, shift = 0, None
     total = square = torch.zeros((), dtype=torch.float64)  # [B, C + 1] from the first block on
-    is_mono = torch.tensor(True)  # [B], likewise
+    is_mono = torch.tensor(True)  # [B] from the first block on
     rests, loud = RestLevel(), LoudLevel()
     for block in blocks:
         if not block.shape[-1]:
@@ -95,13 +99,13 @@ def measure_level(blocks: Iterable[Tensor]) -> Level:
         loud.add(channels.numpy())
         signals = torch.cat([channels, channels.mean(dim=1, keepdim=True)], dim=1)
         if shift is None:
-            shift = signals[..., :1]  # sums of squares cancel less around a value of the signal
+            shift = signals[..., :1]  # near the mean, so that sums of squares lose less precision
         signals = signals - shift
         n_samples += signals.shape[-1]
         total = total + signals.sum(-1)
         square = square + signals.square().sum(-1)
     if shift is None:
-        # A sample of a few, at a much lower rate: nothing is left, and that is silent.
+        # No samples, such as a few that were resampled to a much lower rate: silent.
         return Level(0, torch.zeros(0, 0), torch.zeros(0), torch.zeros(0, dtype=torch.bool))
     mean = total / n_samples
     variance = (square - n_samples * mean.square()).clamp_min(0) / max(1, n_samples - 1)

@@ -1,14 +1,14 @@
 """The Demucs family as a separator: one network or a bag of them, on music of any length.
 
-Around the network, as in `demucs.api` and `demucs.apply`: normalise the mixture to unit deviation,
-cut it into overlapping segments, average over random shifts, average the members of a bag, undo the
-normalisation. Unlike there, it works on streams, batches segments, runs only the members of a bag
-that the wanted stems need, and steps back when memory runs out.
+As in `demucs.api` and `demucs.apply`, the mixture is normalised to unit standard deviation and cut
+into overlapping segments; random shifts and the members of a bag are averaged, and the
+normalisation is undone. Unlike there, it works on streams, batches segments, runs only the members
+of a bag that the wanted stems need, and reduces the batch when memory runs out.
 
-Two more things differ. There the mean of the mixture is taken away and comes back in every stem,
-so that four stems have four times the offset, and a stem without sound has one. Here an offset
-(`separators.offset`) is taken away and belongs to no stem: the mixture has it, and so has what is
-made from that, the residual and `no_STEM`. And what cancels in mono still has a level (`base`).
+Two more differences. Demucs subtracts the mixture's mean and adds it to every stem, so that four
+stems have four times the DC offset, even silent ones. Here the offset (see `offset`) is subtracted
+and no stem has it; the mixture keeps it, and with it the residual and `no_STEM`. And channels that
+cancel in mono still have a level (see `base.measure_level`).
 """
 
 import itertools
@@ -30,7 +30,7 @@ from mssgen.separators.original import OriginalNetwork
 from mssgen.separators.original_options import DemucsOptions, HTDemucsOptions, demucs_options
 from mssgen.streams import align, overlap_add
 
-# Options of the original HTDemucs that our network assumes; any other value goes to the original.
+# Options that `htdemucs.network` assumes; with any other value the demucs package runs the network.
 _ASSUMED = {
     "cac": True,
     "rewrite": True,
@@ -57,13 +57,13 @@ _ASSUMED = {
 }
 _MAX_AUTO_BATCH_CPU = 4
 _MAX_AUTO_BATCH_GPU = 8
-_MAX_SEED = 2**63 - 1  # what torch's generator takes
+_MAX_SEED = 2**63 - 1  # limit of torch's generator
 _SILENCE_STD = 1e-8  # as in demucs.api: keeps the division finite
 
 
 @dataclass(frozen=True)
 class Member:
-    """One network of a bag and the stems that it is trusted with."""
+    """One network of a bag and the stems to take from it."""
 
     network: Network
     stems: tuple[str, ...]
@@ -71,36 +71,38 @@ class Member:
 
 @dataclass(frozen=True)
 class SeparationOptions:
-    """How a mixture is cut up; contradictions raise UsageError."""
+    """How a mixture is cut into segments; values out of range raise UsageError."""
 
     overlap: float = 0.25
-    """Share of a segment that the next one repeats, 0 <= overlap < 1."""
+    """Fraction of a segment shared with the next one, 0 <= overlap < 1."""
     shifts: int = 0
-    """Average over this many random time shifts of up to half a second; 0: none."""
+    """Number of random time shifts of up to 0.5 s to average over; 0: no shift."""
     seed: int = 0
-    """Of the shifts."""
+    """Random seed for the shifts."""
     batch_size: int | None = None
-    """Segments at once; None: as many as the device does well."""
+    """Segments per batch; None: chosen for the device."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.overlap < 1:
-            raise UsageError(f"--overlap {self.overlap:g} is out of range; use 0 to 0.99")
+            raise UsageError(f"`overlap` {self.overlap:g} is out of range; use 0 to 0.99")
         if self.shifts < 0:
-            raise UsageError(f"--shifts {self.shifts} is negative; use 0 or more")
+            raise UsageError(f"`shifts` {self.shifts} is negative; use 0 or more")
         if not 0 <= self.seed <= _MAX_SEED:
-            raise UsageError(f"--seed {self.seed} is out of range; use 0 to {_MAX_SEED}")
+            raise UsageError(f"`seed` {self.seed} is out of range; use 0 to {_MAX_SEED}")
         if self.batch_size is not None and self.batch_size < 1:
-            raise UsageError(f"--batch-size {self.batch_size} is too small; use 1 or more, or auto")
+            raise UsageError(
+                f"`batch_size` {self.batch_size} is too small; use 1 or more, or leave it out"
+            )
 
 
 class DemucsSeparator:
-    """Separates streams or whole mixtures; see `mssgen.separators.base.Separator`.
+    """Separates streams or whole mixtures; a `base.Separator`.
 
     Args:
-        members: the networks; they agree on sources, rate and channels.
-        name: shown to users.
-        device, precision: where and in what the networks run, as shown to users.
-        options: how mixtures are cut up.
+        members: networks with the same sources, sample rate and channels.
+        name: model name shown to users.
+        device, precision: of the networks, as shown to users ("cuda:0", "bf16").
+        options: how mixtures are cut into segments.
     """
 
     def __init__(
@@ -130,7 +132,7 @@ class DemucsSeparator:
 
     @property
     def settings(self) -> str:
-        """Its options that change the result, for tags."""
+        """The options that change the result, as text for tags."""
         options = self.options
         shifts = f", shifts {options.shifts}, seed {options.seed}" if options.shifts else ""
         return f"overlap {options.overlap:g}{shifts}"
@@ -139,10 +141,10 @@ class DemucsSeparator:
         """Separate whole mixtures.
 
         Args:
-            mixture: [B, C, T] fp32 at `sample_rate`; each of the B is normalised by itself.
+            mixture: [B, C, T] fp32 at `sample_rate`; each example is normalised separately.
 
         Returns:
-            [B, S, C, T] fp32, stems in the order of `sources`.
+            Stems [B, S, C, T] fp32 in the order of `sources`.
         """
         blocks = list(self.stream([mixture], measure_level([mixture])))
         return torch.cat(blocks, dim=-1)
@@ -155,25 +157,25 @@ class DemucsSeparator:
         stems: Sequence[str] | None = None,
         warn: Callable[[str], None] | None = None,
     ) -> Iterator[Tensor]:
-        """Separate a stream with memory that does not depend on its length.
+        """Separate a stream; memory does not depend on its length.
 
         Args:
-            blocks: [B, C, T'] fp32 at `sample_rate`.
-            level: of the same stream, by `measure_level`.
-            stems: which stems to give, in this order; None: all of `sources`.
-            warn: told when memory made the batch smaller.
+            blocks: mixture blocks [B, C, T'] fp32 at `sample_rate`.
+            level: result of `measure_level` for the same stream.
+            stems: stems to output, in this order; None: all of `sources`.
+            warn: called with a message when the batch is reduced to save memory.
 
         Yields:
-            [B, S, C, T'] fp32, `level.n_samples` in all.
+            Stem blocks [B, S, C, T'] fp32, `level.n_samples` samples in total.
 
         Raises:
-            UsageError: a stem that is not in `sources`.
-            OutOfMemoryError: not even one segment fits.
+            UsageError: a stem is not in `sources`.
+            OutOfMemoryError: memory is too small for a single segment.
         """
         stems = self.sources if stems is None else tuple(stems)
         if unknown := [stem for stem in stems if stem not in self.sources]:
             raise UsageError(
-                f"{self.name} has no stem '{unknown[0]}': it gives {', '.join(self.sources)}"
+                f"{self.name} has no stem '{unknown[0]}', only {', '.join(self.sources)}"
             )
         if level.is_silent:
             for block in blocks:
@@ -184,7 +186,7 @@ class DemucsSeparator:
         needed = [member for member in self.members if set(member.stems) & set(stems)]
         leads = self._leads() or [0]
         passes = [(member, lead) for member in needed for lead in leads]
-        # Every pass reads the same stream; in step, so that none of it piles up.
+        # All passes read the same stream in step, so that `tee` buffers little.
         copies = itertools.tee(normalised, len(passes))
         streams = [
             self._pass(member.network, copy, level.n_samples, lead, warn)
@@ -208,7 +210,7 @@ class DemucsSeparator:
         lead_samples: int,
         warn: Callable[[str], None] | None,
     ) -> Iterator[Tensor]:
-        """One network over the whole stream, its segments shifted by `lead_samples`."""
+        """Run one network over the whole stream, with segments shifted by `lead_samples`."""
         return overlap_add(
             blocks,
             lambda segments: self._run(network, segments, warn),
@@ -223,7 +225,7 @@ class DemucsSeparator:
     def _run(
         self, network: Network, segments: Tensor, warn: Callable[[str], None] | None
     ) -> Tensor:
-        """[n, B, C, L] -> [n, B, S, C, L]; steps back to smaller batches when memory runs out."""
+        """Run segments [n, B, C, T] -> [n, B, S, C, T], in smaller batches if memory runs out."""
         flat = segments.flatten(0, 1)
         results: list[Tensor] = []
         n_done = 0
@@ -234,14 +236,14 @@ class DemucsSeparator:
                 if not is_out_of_memory(error):
                     raise
                 if self.batch_size == 1:
-                    cure = "" if self.device == "cpu" else ", or use --device cpu"
+                    cure = "" if self.device == "cpu" else ', or use `device="cpu"`'
                     raise OutOfMemoryError(
                         f"memory on {self.device} is too small for one segment of {self.name}: "
                         f"close other programs{cure}"
                     ) from None
                 self.batch_size //= 2
                 if warn is not None:
-                    warn(f"memory ran out; going on with --batch-size {self.batch_size}")
+                    warn(f"memory ran out; continuing with `batch_size={self.batch_size}`")
                 if torch.cuda.is_available():
                     torch.cuda.empty_cache()
                 continue
@@ -249,7 +251,7 @@ class DemucsSeparator:
         return torch.cat(results).unflatten(0, segments.shape[:2])
 
     def _leads(self) -> list[int]:
-        """Shifts in samples: up to half a second, as in demucs.apply, but from our own seed."""
+        """Random shifts of up to half a second in samples, as in demucs.apply but seeded."""
         random = torch.Generator().manual_seed(self.options.seed)
         half_second = self.sample_rate // 2
         shape = (self.options.shifts,)
@@ -257,14 +259,15 @@ class DemucsSeparator:
 
     @staticmethod
     def _weights(members: Sequence[Member], stems: Sequence[str]) -> Tensor:
-        """[passes, S]: a stem is the plain average of the passes that may give it."""
-        may_give = torch.tensor([[float(stem in m.stems) for stem in stems] for m in members])
-        return may_give / may_give.sum(0)
+        """Weight of each pass in each stem, [passes, S]: the average of those that have it."""
+        has_stem = torch.tensor([[float(stem in m.stems) for stem in stems] for m in members])
+        return has_stem / has_stem.sum(0)
 
     def _auto_batch_size(self) -> int:
+        """Segments per batch for this device."""
         if self.device.startswith("cuda"):
             return _MAX_AUTO_BATCH_GPU
-        # On a CPU the segments of a batch run side by side, on a share of the threads each.
+        # On a CPU, HTDemucs runs the segments of a batch in parallel, on a share of threads each.
         is_ours = all(isinstance(member.network, HTDemucs) for member in self.members)
         is_cpu = self.device == "cpu"
         return min(_MAX_AUTO_BATCH_CPU, torch.get_num_threads()) if is_ours and is_cpu else 1
@@ -279,8 +282,9 @@ def load_demucs(
 ) -> DemucsSeparator:
     """Read the checkpoints of a resolved model and build its separator.
 
-    With "auto" a network of the demucs package runs in fp32: less was measured with ours only.
-    Raises CheckpointError when a file is damaged or does not fit, UsageError for the precision.
+    With precision "auto", networks of the demucs package run in fp32: lower precision was measured
+    with `htdemucs.network` only. Raises CheckpointError if a file is damaged or does not fit,
+    UsageError for the precision and for a missing demucs package.
     """
     chosen = choose_precision(precision, device)
     members = []
@@ -307,9 +311,9 @@ def build_network(
     dtype: torch.dtype = torch.float32,
     segment_s: float | None = None,
 ) -> Network:
-    """Our network where it covers the checkpoint's options, else the demucs package's.
+    """Build mssgen's HTDemucs if it supports the checkpoint's options, else the demucs package's.
 
-    Raises CheckpointError where its options or tensors are none that either could have.
+    Raises CheckpointError if the options or tensors fit neither.
     """
     options, given = demucs_options(checkpoint)
     if _is_covered(options):
@@ -330,14 +334,14 @@ def build_network(
 
 
 def _is_covered(options: DemucsOptions) -> bool:
-    """Whether our HTDemucs can run a checkpoint with these options."""
+    """Whether mssgen's HTDemucs can run a checkpoint with these options."""
     if not isinstance(options, HTDemucsOptions):
         return False
     is_as_assumed = all(
         (getattr(options, name) or None) == (value or None) for name, value in _ASSUMED.items()
     )
     depth, n_bins = options.depth, options.nfft // 2
-    # Norms start at a layer that ours does not reach, nor does it reach down to a single bin.
+    # Its U-Net layers have no norms outside the residual branches, and never reach a single bin.
     is_shallow = depth <= options.norm_starts and n_bins // 4 ** (depth - 1) > 8
     has_all_parts = bool(options.freq_emb) and bool(options.t_layers)
     return is_as_assumed and is_shallow and has_all_parts

@@ -1,6 +1,6 @@
-"""Networks of the demucs package itself: HDemucs, and HTDemucs with options that ours lacks.
+"""Networks run by the demucs package: HDemucs, and HTDemucs with options that `htdemucs` lacks.
 
-The only file that imports demucs.
+The only module that imports demucs, which is an optional package.
 """
 
 import contextlib
@@ -13,22 +13,25 @@ from torch import Tensor
 
 from mssgen.checkpoints.blueprints import blueprint, misfit
 from mssgen.errors import CheckpointError
+from mssgen.extras import missing
 
-# What torch says where tensors do not fit one another.
+# In torch's messages about tensors whose shapes do not match.
 _SHAPES = re.compile(r"size|shape|dimension|channel|group|pad|invalid for input", re.IGNORECASE)
 
 
 class OriginalNetwork:
-    """A network of the demucs package behind our interface.
+    """A network of the demucs package as a `base.Network`.
 
     Args:
         architecture: "hdemucs" or "htdemucs".
-        options: the constructor's arguments, as `original_options.demucs_options` checks them.
-        state: its state dict.
-        segment_s: length of a segment in seconds; None takes the checkpoint's.
+        options: keyword arguments of its constructor, checked by `demucs_options`.
+        state: state dict.
+        device, dtype: where it runs, and its precision under torch's autocast.
+        segment_s: segment length in seconds; None: the checkpoint's.
 
     Raises:
-        CheckpointError: the options or tensors do not fit.
+        CheckpointError: the options or tensors do not fit the network.
+        UsageError: the demucs package is not installed.
     """
 
     def __init__(
@@ -41,15 +44,18 @@ class OriginalNetwork:
         dtype: torch.dtype = torch.float32,
         segment_s: float | None = None,
     ) -> None:
-        from demucs.hdemucs import HDemucs
-        from demucs.htdemucs import HTDemucs
+        try:
+            from demucs.hdemucs import HDemucs
+            from demucs.htdemucs import HTDemucs
+        except ModuleNotFoundError as error:
+            raise missing(error.name or "demucs", "demucs", "this model") from None
 
         kind = {"hdemucs": HDemucs, "htdemucs": HTDemucs}[architecture]
-        # Neither is of any effect on what is loaded, and both would read the weights.
-        unread = {"rescale": 0, "emb_smooth": False}
+        # Both affect the initial weights only, which do not exist on the meta device.
+        unused = {"rescale": 0, "emb_smooth": False}
         try:
             with blueprint():
-                self.network = kind(**{**options, **unread})
+                self.network = kind(**{**options, **unused})
             problem = misfit(self.network, state)
         except (TypeError, ValueError, RuntimeError, AssertionError, ArithmeticError) as error:
             problem = _first_line(error)
@@ -73,9 +79,9 @@ class OriginalNetwork:
 
     @torch.inference_mode()
     def __call__(self, mixture: Tensor) -> Tensor:
-        """[B, C, T] fp32 -> [B, S, C, T] fp32; reduced precision by torch's autocast.
+        """Mixture [B, C, T] fp32 -> stems [B, S, C, T] fp32.
 
-        Raises CheckpointError where the options, which any file may state, do not fit one another.
+        Raises CheckpointError if the checkpoint's options contradict each other.
         """
         is_reduced = self.dtype != torch.float32
         try:
@@ -89,18 +95,18 @@ class OriginalNetwork:
             raise self._contradiction(error) from None
         except RuntimeError as error:
             if not _SHAPES.search(str(error)):
-                raise  # memory, or the device: nothing that the options could cure
+                raise  # memory or the device, not the options
             raise self._contradiction(error) from None
         return stems.float()
 
     def _contradiction(self, error: Exception) -> CheckpointError:
         return CheckpointError(
-            f"the checkpoint's options make no {self.architecture} that runs "
+            f"the checkpoint's options do not make a working {self.architecture} "
             f"({_first_line(error)}): get the file again"
         )
 
 
 def _first_line(error: Exception) -> str:
-    """The first line of a library's message, or the kind of error where it says nothing."""
+    """First line of an error's message, or its class name if the message is empty."""
     lines = str(error).strip().splitlines()
     return lines[0][:200] if lines else type(error).__name__

@@ -1,4 +1,4 @@
-"""What the constructors of the demucs package take, with the ranges that a file may ask for."""
+"""Constructor options of the demucs package's networks, with the ranges allowed in a file."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -26,7 +26,7 @@ Rate = Annotated[float, Field(ge=0, le=1)]
 
 @dataclass(frozen=True)
 class HTDemucsOptions(HTDemucsConfig):
-    """Of `demucs.htdemucs.HTDemucs`: with what our network has fixed, and what training used."""
+    """Options of `demucs.htdemucs.HTDemucs`, including those that only affect training."""
 
     channels_time: Width | None = None
     wiener_iters: Iterations = 0
@@ -70,7 +70,7 @@ class HTDemucsOptions(HTDemucsConfig):
     t_cross_first: bool = False
     rescale: Scale | None = 0.1
     use_train_segment: bool = True
-    # Left over in packages of trainings that began as an HDemucs; the constructor knows neither.
+    # Leftovers in packages of trainings that began as an HDemucs; not arguments of the constructor.
     hybrid: Literal[True] = True
     hybrid_old: Literal[False] = False
 
@@ -81,7 +81,7 @@ class HTDemucsOptions(HTDemucsConfig):
 
 @dataclass(frozen=True)
 class HDemucsOptions:
-    """Of `demucs.hdemucs.HDemucs`; contradictions raise CheckpointError."""
+    """Options of `demucs.hdemucs.HDemucs`; contradictions raise CheckpointError."""
 
     sources: StemNames
     samplerate: SampleRate = 44100
@@ -127,8 +127,8 @@ class HDemucsOptions:
 def _check_iterations(options: HTDemucsOptions | HDemucsOptions) -> None:
     if options.wiener_iters != options.end_iters:
         raise CheckpointError(
-            f"the wiener_iters {options.wiener_iters} and end_iters {options.end_iters} differ, "
-            "which the network does not allow: get the file again"
+            f"the wiener_iters {options.wiener_iters} and end_iters {options.end_iters} must be "
+            "equal: get the file again"
         )
 
 
@@ -138,10 +138,10 @@ _KINDS: dict[str, type[Any]] = {"htdemucs": HTDemucsOptions, "hdemucs": HDemucsO
 
 
 def demucs_options(checkpoint: Checkpoint) -> tuple[DemucsOptions, dict[str, Any]]:
-    """(all options with their defaults, those given to the constructor) of a checkpoint.
+    """(all options including defaults, keyword arguments of the constructor) of a checkpoint.
 
-    Raises CheckpointError for one that is unknown, of another type, out of range or in
-    contradiction to another.
+    Raises CheckpointError for an option that is unknown, of the wrong type, out of range or
+    contradicts another.
     """
     kind = _KINDS[checkpoint.architecture]
     given = checked_options(kind, checkpoint.options, "the checkpoint")

@@ -102,7 +102,7 @@ def test_the_wrong_kind_is_refused_before_its_weights_come(
     ],
 )
 def test_malformed_addresses_are_wrong_calls(address: str, server: HubServer) -> None:
-    with pytest.raises(UsageError, match=r"no address .* write hf://OWNER/NAME"):
+    with pytest.raises(UsageError, match=r"not the address .* write hf://OWNER/NAME"):
         resolve(address)
     assert not server.requests
 
@@ -118,7 +118,7 @@ def test_offline_takes_the_cache(checkpoint: Path, server: HubServer) -> None:
     assert resolve(pinned).paths == (folder,)  # a commit never changes
     assert not server.requests
     server.faults["HEAD"].append(Fault(401))
-    with pytest.raises(CheckpointError, match="--offline takes the copy on this machine"):
+    with pytest.raises(CheckpointError, match="`offline=True` uses the copy on this machine"):
         resolve(ADDRESS)
 
 

@@ -265,7 +265,7 @@ def test_a_tensor_that_claims_more_than_it_stores(tmp_path: Path) -> None:
         ({"state": {"__quantized": True}}, "diffq"),
         ({"state": {"w": "text"}}, "'w'"),
         ({"state": {"w": torch.zeros(3, dtype=torch.int32)}}, "'w'"),
-        ({"state": [torch.zeros(3)]}, "no table of tensors"),
+        ({"state": [torch.zeros(3)]}, "not a table of tensors"),
         ({"kwargs": {}}, "stems"),
         ({"kwargs": {**OPTIONS, "sources": ["../../etc"]}}, "stems"),
         ({"kwargs": {**OPTIONS, "sources": ["a", "a"]}}, "stems"),
@@ -448,9 +448,9 @@ def test_a_bag_without_weights_averages_everything(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("models: ['../secret']", "no plain file name"),
-        ("models: ['/etc/passwd']", "no plain file name"),
-        ("models: [7]", "no plain file name"),
+        ("models: ['../secret']", "not a plain file name"),
+        ("models: ['/etc/passwd']", "not a plain file name"),
+        ("models: [7]", "not a plain file name"),
         ("models: ['eeee0000']", "eeee0000"),
         ("models: []", "no models"),
         ("- a", "table"),

@@ -116,7 +116,7 @@ def test_an_int8_tensor_needs_a_fitting_scale(
     save_file(
         tensors if scale is None else {**tensors, "w.scale": scale}, source / "model.safetensors"
     )
-    with pytest.raises(CheckpointError, match="fitting scale"):
+    with pytest.raises(CheckpointError, match="matching scale"):
         read_checkpoint(source)
 
 
@@ -177,7 +177,7 @@ def test_an_existing_target_is_kept_unless_told_otherwise(source: Path, tmp_path
     target = tmp_path / "target"
     quantize_checkpoint(source, target)
     (target / "README.md").write_text("old")
-    with pytest.raises(CheckpointError, match="add --overwrite"):
+    with pytest.raises(CheckpointError, match="add `overwrite=True`"):
         quantize_checkpoint(source, target)
     assert (target / "README.md").read_text() == "old"
     quantize_checkpoint(source, target, overwrite=True)

@@ -361,7 +361,7 @@ KEY = "encoder.model.0.conv.conv.bias"
     [
         (lambda folder: (folder / "model.safetensors").unlink(), "cannot be read|no checkpoint"),
         (lambda folder: (folder / "config.json").write_text("{"), "not valid JSON"),
-        (lambda folder: (folder / "config.json").write_text("[]"), "no table in JSON"),
+        (lambda folder: (folder / "config.json").write_text("[]"), "not a JSON object"),
         (_config(format_version=9), "format_version"),
         (_config(architecture="os.system"), r"no known architecture \(seanet, dac, stem\)"),
         (_config(architecture="htdemucs"), "holds a separator, not a codec.*mssgen separate"),
@@ -414,7 +414,7 @@ class Hostile:
         ({"state_dict": [1], "metadata": {}}, "not a dict of tensors"),
         ([1, 2], "not hold a state dict"),
         ({"weight": torch.zeros(3)}, "neither EnCodec's nor DAC's codebooks"),
-        ({"weight": "text"}, "something else than weights at 'weight'"),
+        ({"weight": "text"}, "'weight', which is not a tensor of weights"),
         ({"state_dict": Hostile()}, "refused: its pickle asks for (posix|nt)._exit"),
         ({"quantizer.vq.layers.0._codebook.embed": torch.zeros(16, 8)}, "is missing"),
         ({"quantizer.quantizers.0.codebook.weight": torch.zeros(())}, "is missing"),

@@ -271,7 +271,7 @@ def test_what_is_no_library(
 
 
 def test_no_folder(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="is no folder"):
+    with pytest.raises(UsageError, match="is not a folder"):
         open_library(tmp_path / "nothing")
 
 
@@ -284,7 +284,7 @@ def test_pairs_inside_a_library_are_no_tracks(tmp_path: Path) -> None:
 
 def test_tracks_to_test_on_are_not_for_training(tmp_path: Path) -> None:
     sound(tmp_path / "test" / "A" / "bass.wav")
-    with pytest.raises(UsageError, match="tracks to test on only"):
+    with pytest.raises(UsageError, match="holds test tracks only"):
         open_library(tmp_path).without_test()
 
 

@@ -324,7 +324,7 @@ def test_only_a_checkpoint_is_ever_replaced(run: Path, tmp_path: Path) -> None:
     target = tmp_path / "out"
     target.mkdir()
     export_run(run, target, checkpoint="step-100")  # empty
-    with pytest.raises(CheckpointError, match="add --overwrite"):
+    with pytest.raises(CheckpointError, match="add `overwrite=True`"):
         export_run(run, target)
     (target / "README.md").write_text("card")
     export_run(run, target, overwrite=True)

@@ -490,7 +490,7 @@ class TestOutOfMemory:
         torch.testing.assert_close(torch.cat(pieces, dim=-1), expected)
         assert separator.batch_size == 1
         assert len(warnings) == 2  # 4 -> 2 -> 1
-        assert "--batch-size 1" in warnings[-1]
+        assert "`batch_size=1`" in warnings[-1]
 
     def test_one_segment_that_does_not_fit_is_said_in_a_sentence(self) -> None:
         network = ToyNetwork(before=self.small(0, torch.OutOfMemoryError("no")))
@@ -515,7 +515,7 @@ class TestOutOfMemory:
     ],
 )
 def test_options_out_of_range_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match="--" + next(iter(options)).replace("_", "-")):
+    with pytest.raises(UsageError, match=f"`{next(iter(options))}`"):
         SeparationOptions(**options)
 
 

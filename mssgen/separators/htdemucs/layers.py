@@ -1,7 +1,7 @@
 """The layers of Hybrid Transformer Demucs, built from a state dict, for inference only.
 
-Activations: spectrogram branch [B, F, N, C] (bins, frames), waveform branch [B, T, C]. Weights hold
-the network's precision; statistics are computed in fp32. `htdemucs.py` says why it is laid out so.
+Activations: spectrogram branch [B, F, N, C] (bins, frames), waveform branch [B, T, C]. Weights have
+the network's precision; statistics are computed in fp32. `network.py` explains the layout.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,11 +12,11 @@ from torch.nn import functional as F
 
 from mssgen.separators.htdemucs.attention import attention
 
-EPS = 1e-5  # Of every norm in the network (torch's default).
+EPS = 1e-5  # in every norm of the network (torch's default)
 
 
 class Weights:
-    """A state dict seen from one prefix, on a device; `dtype` is what the layers compute in."""
+    """A view of a state dict below one prefix, on `device`; layers compute in `dtype`."""
 
     def __init__(
         self,
@@ -28,21 +28,23 @@ class Weights:
         self.state, self.device, self.dtype, self.prefix = state, device, dtype, prefix
 
     def under(self, name: str) -> "Weights":
+        """The view below the prefix extended by `name`."""
         return Weights(self.state, self.device, self.dtype, f"{self.prefix}{name}.")
 
     def in_fp32(self) -> "Weights":
+        """The same view for layers that compute in fp32."""
         return Weights(self.state, self.device, torch.float32, self.prefix)
 
     def __contains__(self, name: str) -> bool:
         return self.prefix + name in self.state
 
     def __getitem__(self, name: str) -> Tensor:
-        """The tensor in fp32 on the device."""
+        """The tensor `name` in fp32 on the device."""
         return self.state[self.prefix + name].to(self.device, torch.float32)
 
 
 class Linear:
-    """A 1x1 convolution or linear layer, on the last axis; `scale` [C'] is folded in."""
+    """A linear layer or 1x1 convolution on the last axis; the output scale [C'] is folded in."""
 
     def __init__(self, w: Weights, scale: Tensor | None = None, name: str = "") -> None:
         weight, bias = w[f"{name}weight"].flatten(1), w[f"{name}bias"]
@@ -55,7 +57,7 @@ class Linear:
 
 
 class Norm:
-    """Layer norm over the last axis; computed and given in fp32."""
+    """Layer norm over the last axis, with fp32 computation and output."""
 
     def __init__(self, w: Weights) -> None:
         self.weight, self.bias = w["weight"], w["bias"]
@@ -65,10 +67,10 @@ class Norm:
 
 
 class Gated:
-    """A linear layer with 2C outputs and the gated linear unit behind it.
+    """A linear layer with 2C outputs, followed by a gated linear unit.
 
-    The halves are computed apart: each is contiguous then, and torch's `glu` on interleaved halves
-    took four times as long as sigmoid and product.
+    The halves are computed separately, so that each is contiguous: torch's `glu` on interleaved
+    halves took four times as long as sigmoid and product.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
@@ -85,7 +87,7 @@ def _global_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     shape = x.shape[1:]
     if len(x) > 1:
         return F.layer_norm(x, shape, weight.expand(shape), bias.expand(shape), EPS)
-    # Torch gives one core to one row; a sum and a dot product use all (variance = E[x²] - E[x]²).
+    # Torch norms one row on one core; sum and dot product use all (variance = E[x²] - E[x]²).
     flat = x.flatten()
     mean = flat.mean()
     gain = (torch.dot(flat, flat) / len(flat) - mean.square() + EPS).rsqrt() * weight
@@ -112,7 +114,7 @@ class Branch:
         self.power_bias = self.bias.square().mean()
 
     def __call__(self, x: Tensor) -> Tensor:
-        """[R, N, C] -> [R, N, C]; each of the R rows is normalised by itself."""
+        """[R, N, C] -> [R, N, C]; each of the R rows is normalised separately."""
         hidden = F.conv2d(
             x.permute(2, 0, 1)[None],
             self.squeeze_weight,
@@ -135,7 +137,7 @@ class Branch:
 
 
 class Residual:
-    """The residual branches of one layer, one after the other (absent in some decoders)."""
+    """The residual branches of one layer in sequence (absent in some decoders)."""
 
     def __init__(self, w: Weights, depth: int) -> None:
         present = "layers.0.0.weight" in w
@@ -154,7 +156,7 @@ def _channels_last(weight: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _conv(x: Tensor, weight: Tensor, bias: Tensor, *, stride: int = 1, pad: int = 0) -> Tensor:
-    """Convolve [B, F, N, C] along F (kernel and stride on F) or both; frames padded by `pad`."""
+    """Convolve [B, F, N, C] over F and N; `stride` is along F, `pad` zero-pads the frames N."""
     y = F.conv2d(x.permute(0, 3, 1, 2), weight, bias, stride=(stride, 1), padding=(0, pad))
     return y.permute(0, 2, 3, 1)
 
@@ -167,7 +169,7 @@ def _rows(x: Tensor, start: int, stop: int) -> Tensor:
 
 
 class Encoder:
-    """One layer down, in either branch: the waveform is a spectrogram of one frame."""
+    """One downsampling layer of either branch."""
 
     def __init__(self, w: Weights, depth: int) -> None:
         weight = w["conv.weight"]  # [C', C, k] or [C', C, k, 1]
@@ -205,10 +207,10 @@ class Encoder:
 
 
 class Decoder:
-    """One layer up, in either branch.
+    """One upsampling layer of either branch.
 
-    The last one computes in fp32 behind its gate, whatever the precision: the branches cancel each
-    other in quiet stems, and rounding there raised the noise floor by up to 21 dB.
+    The last layer computes in fp32 after its gate, whatever the precision: in quiet stems the two
+    branches cancel each other, and rounding raised the noise floor by up to 21 dB.
     """
 
     def __init__(self, w: Weights, depth: int, *, is_last: bool) -> None:
@@ -230,7 +232,7 @@ class Decoder:
             self.hop_bias = self.conv_bias.repeat(self.stride)
 
     def _gated(self, x: Tensor, pad: int) -> Tensor:
-        """[B, F + 2, N, C] -> [B, F, N, C]."""
+        """Convolution of width 3 and gated linear unit: [B, F + 2, N, C] -> [B, F, N, C]."""
         linear, gate = (
             _conv(x, weight, bias, pad=pad)
             for weight, bias in zip(self.rewrite, self.rewrite_bias, strict=True)
@@ -240,7 +242,7 @@ class Decoder:
     def spectrogram(
         self, x: Tensor, skip: Tensor, n_block: Callable[[Tensor], int], out: Tensor | None = None
     ) -> Tensor:
-        """[B, F, N, C] -> [B, 4F, N, C'], written to `out` (complex: half as many channels)."""
+        """[B, F, N, C] -> [B, 4F, N, C'], written to `out` if given (complex: C'/2)."""
         batch, n_rows, n_frames, _ = x.shape
         stride, pad = self.stride, self.kernel_size // 4
         result = out
@@ -253,7 +255,7 @@ class Decoder:
             block = _rows(x, start - 1, stop + 1) + _rows(skip, start - 1, stop + 1)
             y = self._gated(block, pad=1)
             y = self.residual(y.flatten(0, 1)).view_as(y)
-            # An output row depends on its own input row and the one before, in the last block.
+            # An output row also depends on the input row before, which the last block may hold.
             is_end = stop == n_rows
             rows = y if carry is None else torch.cat([carry, y], dim=1)
             z = F.conv_transpose2d(
@@ -285,7 +287,7 @@ class Decoder:
 
 
 class TransformerLayer:
-    """Pre-norm attention and feed-forward; attends to itself or to the other branch."""
+    """Pre-norm transformer layer that attends to its own branch or to the other one."""
 
     def __init__(self, w: Weights, n_heads: int) -> None:
         self.n_heads, self.dtype = n_heads, w.dtype
@@ -303,12 +305,12 @@ class TransformerLayer:
         self.norm_out = (w["norm_out.weight"], w["norm_out.bias"])
 
     def _heads(self, x: Tensor, index: int) -> Tensor:
-        """[B, N, D] -> [B, H, N, D/H]."""
+        """Query (index 0), key (1) or value (2) by head: [B, N, D] -> [B, H, N, D/H]."""
         y = F.linear(x, self.in_weights[index], self.in_biases[index])
         return y.unflatten(-1, (self.n_heads, -1)).transpose(1, 2).contiguous()
 
     def __call__(self, x: Tensor, other: Tensor) -> Tensor:
-        """[B, N, D] and the other branch's [B, M, D], both fp32 -> [B, N, D]."""
+        """Own branch `x` [B, N, D] and `other` branch [B, M, D], both fp32 -> [B, N, D] fp32."""
         query = self.norm_query(x).to(self.dtype)
         key = self.norm_key(other).to(self.dtype) if self.is_cross else query
         y = attention(self._heads(query, 0), self._heads(key, 1), self._heads(key, 2))

@@ -3,7 +3,7 @@
 The network of Rouard, Massa and Défossez, "Hybrid Transformers for Music Source Separation" (2022):
 two U-Nets, one on the complex spectrogram and one on the waveform, joined by a cross-domain
 transformer at the bottom. It is built from the state dict of a published checkpoint (Demucs v4).
-The computation is our own and differs from the original's in order only, not in result:
+The computation is a new implementation with the same result in another order:
 
 * Channels are the last axis in memory, so every convolution is a matrix product on contiguous rows
   and nothing is transposed between layers.
@@ -14,8 +14,8 @@ The computation is our own and differs from the original's in order only, not in
 * Constant scales (layer scale, embeddings) are applied once, when the network is built.
 * Reduced precision holds the weights and activations of the convolutions and products; Fourier
   transforms, statistics, the transformer's residual stream and the last layer stay in fp32.
-* Segments run side by side on a CPU, each on its own cores: a segment has thousands of small steps,
-  and where other programs are busy too, cores that share a step wait for each other after each.
+* On a CPU, segments run in parallel, each on its own cores: a segment has thousands of small steps,
+  and cores that share a step wait for each other after each one, above all on a busy machine.
 
 Activations: spectrogram branch [B, F, N, C] (bins, frames), waveform branch [B, T, C].
 """
@@ -40,20 +40,20 @@ from mssgen.separators.htdemucs.layers import (
 from mssgen.separators.htdemucs.spectrogram import to_spectrogram, to_waveform
 from mssgen.separators.htdemucs.state import HTDemucsConfig, check_state
 
-_BLOCK_BYTES = 2**19  # Activations of one block of rows.
+_BLOCK_BYTES = 2**19  # activations of one block of rows
 
 
 class HTDemucs:
-    """The network, ready to run on one device in one precision.
+    """Hybrid Transformer Demucs, ready to run; a `base.Network`.
 
     Args:
-        config: what the checkpoint says of itself.
-        state: its state dict, in any floating dtype.
+        config: the checkpoint's configuration.
+        state: its state dict in any floating dtype.
         device: where it runs.
         dtype: fp32, bf16 or fp16, for weights and activations.
 
     Raises:
-        CheckpointError: a tensor is missing, left over or of a wrong shape.
+        CheckpointError: a tensor is missing, unexpected or of the wrong shape.
     """
 
     def __init__(
@@ -114,10 +114,10 @@ class HTDemucs:
         return torch.cat(list(self._workers(len(mixture)).map(self._forward, mixture.split(1))))
 
     def _workers(self, n_segments: int) -> ThreadPoolExecutor:
-        """Threads that each take one segment at a time and an equal share of torch's threads."""
+        """Pool that runs one segment per worker, each on an equal share of torch's threads."""
         n_threads = torch.get_num_threads()
         n_workers = min(n_segments, n_threads)
-        key = (os.getpid(), n_workers)  # a forked process has no threads of its parent's
+        key = (os.getpid(), n_workers)  # a forked process does not inherit threads
         if key not in self._pools:
             self._pools[key] = ThreadPoolExecutor(
                 n_workers, "htdemucs", torch.set_num_threads, (n_threads // n_workers,)
@@ -125,7 +125,7 @@ class HTDemucs:
         return self._pools[key]
 
     def _n_block(self, activations: Tensor) -> int:
-        """How many rows of [B, F, N, C] to process at a time."""
+        """Number of rows F of `activations` [B, F, N, C] to process at a time."""
         if self.device.type != "cpu":
             return activations.shape[1]
         row_bytes = activations[0, 0].numel() * activations.element_size()
@@ -133,6 +133,7 @@ class HTDemucs:
 
     @torch.inference_mode()
     def _forward(self, mixture: Tensor) -> Tensor:
+        """Mixture [B, C, T] -> stems [B, S, C, T], without parallel segments."""
         n_samples = mixture.shape[-1]
         spectrogram = to_spectrogram(mixture, self.window)  # [B, F, N, 2C]
         x, mean, std = _standardise(spectrogram)
@@ -158,7 +159,7 @@ class HTDemucs:
             x = decode.spectrogram(x, skips.pop(), self._n_block, out)
             xt = decode_t.waveform(xt, skips_t.pop(), lengths.pop())
 
-        # The transform is linear: what scales the bins can scale the far fewer samples.
+        # The transform is linear, so `std` scales the samples, which are far fewer than bins.
         offset = mean / std
         bins[..., :-1] += torch.complex(offset, offset)
         waves = to_waveform(bins, self.window, n_samples) * std[..., 0]  # [B, S*C, T]
@@ -166,7 +167,7 @@ class HTDemucs:
         return waves.unflatten(1, (len(self.sources), self.n_channels))
 
     def _transform(self, x: Tensor, xt: Tensor) -> tuple[Tensor, Tensor]:
-        """The cross-domain transformer: [B, F, N, C] and [B, T, C], to the same shapes."""
+        """Cross-domain transformer on [B, F, N, C] and [B, T, C]; shapes stay the same."""
         n_rows, n_frames = x.shape[1:3]
         x = x.flatten(1, 2)
         if self.widen:
@@ -181,7 +182,7 @@ class HTDemucs:
         return x.unflatten(1, (n_rows, n_frames)), xt
 
     def _position(self, shape: tuple[int, ...], width: int) -> Tensor:
-        """Sinusoidal positions, [T, D] or [F * N, D]; made once per shape."""
+        """Sinusoidal position embedding, [T, D] or [F * N, D]; cached per shape."""
         if shape not in self._positions:
             period = self.config.t_max_period
             if len(shape) == 1:
@@ -193,14 +194,14 @@ class HTDemucs:
 
 
 def _standardise(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Zero mean and unit deviation per example; gives x, mean and deviation."""
+    """(x with zero mean and unit standard deviation per example, mean, standard deviation)."""
     dims = tuple(range(1, x.dim()))
     std, mean = torch.std_mean(x, dim=dims, keepdim=True)
     return (x - mean) / (EPS + std), mean, std
 
 
 def _positions_1d(length: int, width: int, max_period: float) -> Tensor:
-    """[T, D]: cosines, then sines."""
+    """Position embedding [T, D]: cosines, then sines."""
     half = width // 2
     rates = max_period ** (torch.arange(half) / (half - 1))
     phase = torch.arange(length)[:, None] / rates
@@ -208,7 +209,8 @@ def _positions_1d(length: int, width: int, max_period: float) -> Tensor:
 
 
 def _positions_2d(n_rows: int, n_frames: int, width: int, max_period: float) -> Tensor:
-    """[F * N, D]: sines and cosines in turn, of the frame in the first half, then of the row."""
+    """Position embedding [F * N, D]: of the frame in the first half of D, of the row in the second;
+    sines and cosines alternate."""
     half = width // 2
     rates = torch.exp(torch.arange(0.0, half, 2) * -(math.log(max_period) / half))
 

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 
 def to_spectrogram(wave: Tensor, window: Tensor) -> Tensor:
-    """[B, C, T] -> [B, F, N, 2C] (real and imaginary part of each channel in turn).
+    """Waveform [B, C, T] -> spectrogram [B, F, N, 2C], real and imaginary parts alternating.
 
-    F = nfft/2 (without the Nyquist bin), N = ceil(T / hop), hop = nfft/4, orthonormal transform.
+    F = nfft/2, N = ceil(T / hop); `window` is [nfft].
     """
     size = len(window)
     hop = size // 4
@@ -27,16 +27,19 @@ def to_spectrogram(wave: Tensor, window: Tensor) -> Tensor:
 
 
 def to_waveform(bins: Tensor, window: Tensor, n_samples: int) -> Tensor:
-    """[B, C, N, F + 1] complex -> [B, C, T]; the inverse of `to_spectrogram`, in fp32."""
+    """Bins [B, C, N, F + 1] complex64 -> waveform [B, C, n_samples] fp32.
+
+    The inverse of `to_spectrogram`, with a Nyquist bin.
+    """
     size = len(window)
     hop = size // 4
     batch, n_signals, n_frames = bins.shape[:3]
     wave = window.new_zeros(batch, n_signals, n_frames + 3, hop)
-    for signal in range(n_signals):  # one at a time: the frames overlap, so all are four waves
+    for signal in range(n_signals):  # one at a time: the frames of all would take four waveforms
         frames = torch.fft.irfft(bins[:, signal], n=size, norm="ortho").mul_(window)
         quarters = frames.unflatten(-1, (4, hop))  # [B, N, 4, hop]
         for index in range(4):
             wave[:, signal, index : index + n_frames] += quarters[:, :, index]
     pad = hop // 2 * 3
-    # Squared Hann windows a quarter of their length apart sum to 3/2.
+    # Squared Hann windows with a hop of a quarter of their length sum to 3/2.
     return wave.flatten(2)[..., pad : pad + n_samples] / 1.5

@@ -1,4 +1,4 @@
-"""What an HTDemucs checkpoint holds: its configuration, and the name and shape of every tensor."""
+"""Configuration of an HTDemucs checkpoint, and the name and shape of each of its tensors."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ _MAX_PLACES = 2**15
 
 @dataclass(frozen=True)
 class HTDemucsConfig:
-    """What tells the published HTDemucs checkpoints apart; names are the original's arguments.
+    """Options in which published HTDemucs checkpoints differ, named as in the demucs package.
 
     Contradictions raise CheckpointError.
     """
@@ -40,11 +40,11 @@ class HTDemucsConfig:
     freq_emb: Scale = 0.2
     emb_scale: Annotated[float, Field(ge=1e-6, le=1e6)] = 10.0
     dconv_mode: Annotated[int, Field(ge=0, le=3)] = 1
-    """Residual branches; 1: in the encoders, 2: in the decoders, 3: in both."""
+    """Where residual branches are; 1: in the encoders, 2: in the decoders, 3: in both."""
     dconv_depth: Annotated[int, Field(ge=0, le=16)] = 2
     dconv_comp: Width = 8
     bottom_channels: Annotated[int, Field(ge=0, le=2**14)] = 0
-    """Width of the transformer; 0: that of the innermost layer."""
+    """Channels of the transformer; 0: as many as the innermost layer of the U-Net."""
     t_layers: Layers = 5
     t_heads: Annotated[int, Field(ge=1, le=256)] = 8
     t_hidden_scale: Annotated[float, Field(gt=0, le=64)] = 4.0
@@ -57,12 +57,12 @@ class HTDemucsConfig:
 
     @property
     def segment_samples(self) -> int:
-        """The only length that the network takes."""
+        """Segment length in samples, the only input length that the network accepts."""
         return int(self.segment * self.samplerate)
 
 
 class UNetOptions(Protocol):
-    """What tells how much one segment costs, of either network of the Demucs family."""
+    """Options of either Demucs network that determine the memory for one segment."""
 
     @property
     def samplerate(self) -> int: ...
@@ -90,9 +90,9 @@ class UNetOptions(Protocol):
 
 
 def check_unet(options: UNetOptions) -> None:
-    """Raise CheckpointError where sizes do not fit one another, or one segment would fill memory.
+    """Raise CheckpointError if sizes do not match or one segment needs too much memory.
 
-    Published networks see at most 44 s of 44.1 kHz in 48 channels at once.
+    Segments of published networks have at most 44 s at 44.1 kHz and 48 channels.
     """
     n_samples = int(options.segment * options.samplerate)
     if n_samples < 1 or n_samples > _MAX_SEGMENT_SAMPLES:
@@ -107,14 +107,14 @@ def check_unet(options: UNetOptions) -> None:
         )
     if options.kernel_size - options.stride != 2 * (options.kernel_size // 4):
         raise CheckpointError(
-            f"the kernel_size {options.kernel_size} and stride {options.stride} do not fit each "
-            "other: get the file again"
+            f"the kernel_size {options.kernel_size} and stride {options.stride} do not match: "
+            "get the file again"
         )
     n_bins = options.nfft // 2
-    for level in range(options.depth):
+    for layer in range(options.depth):
         if n_bins > options.kernel_size and n_bins % options.stride:
             raise CheckpointError(
-                f"the nfft {options.nfft} cannot be divided over {level + 1} layers of stride "
+                f"the nfft {options.nfft} cannot be divided over {layer + 1} layers of stride "
                 f"{options.stride}: get the file again"
             )
         n_bins = n_bins // options.stride if n_bins > options.kernel_size else 1
@@ -126,9 +126,9 @@ def check_unet(options: UNetOptions) -> None:
 
 
 def check_transformer(options: "HTDemucsConfig") -> None:
-    """Raise CheckpointError where the transformer cannot be built, or would see too much at once.
+    """Raise CheckpointError if the transformer cannot be built or its sequence is too long.
 
-    Published ones see 2,688 places of the spectrogram.
+    Published ones attend over 2,688 positions of the spectrogram.
     """
     width = options.bottom_channels or options.channels * options.growth ** (options.depth - 1)
     if width % 4 or width % options.t_heads:
@@ -146,7 +146,7 @@ def check_transformer(options: "HTDemucsConfig") -> None:
 
 
 def check_state(config: HTDemucsConfig, state: Mapping[str, Tensor]) -> None:
-    """Raise CheckpointError unless `state` holds exactly the tensors of the configuration."""
+    """Raise CheckpointError unless `state` has exactly the tensors that `config` implies."""
     expected = dict(_shapes(config))
     for name, shape in expected.items():
         if name not in state:
@@ -164,16 +164,19 @@ def check_state(config: HTDemucsConfig, state: Mapping[str, Tensor]) -> None:
 
 
 def _shapes(config: HTDemucsConfig) -> Shapes:
-    """Every tensor; U-Net level 0 is the outermost, and decoders count from the inside."""
+    """Yield name and shape of every tensor.
+
+    Layer 0 of the U-Net is the outermost; the names of decoders count from the innermost.
+    """
     kernel, last = config.kernel_size, config.depth - 1
-    for level in range(config.depth):
-        width = config.channels * config.growth**level
-        inner = width // config.growth if level else 0
+    for layer in range(config.depth):
+        width = config.channels * config.growth**layer
+        inner = width // config.growth if layer else 0
         for branch, extent, n_values in (("", (1,), 2), ("t", (), 1)):
             # The spectrogram has two values (real, imaginary) where the waveform has one.
             n_in = inner or config.audio_channels * n_values
             n_out = inner or config.audio_channels * n_values * len(config.sources)
-            encoder, decoder = f"{branch}encoder.{level}", f"{branch}decoder.{last - level}"
+            encoder, decoder = f"{branch}encoder.{layer}", f"{branch}decoder.{last - layer}"
             yield from _pair(f"{encoder}.conv", width, n_in, kernel, *extent)
             yield from _pair(f"{encoder}.rewrite", 2 * width, width, 1, *extent)
             yield from _pair(f"{decoder}.rewrite", 2 * width, width, *[3] * (1 + len(extent)))
@@ -192,7 +195,7 @@ def _shapes(config: HTDemucsConfig) -> Shapes:
 
 
 def _pair(name: str, *shape: int) -> Shapes:
-    """A weight and its bias."""
+    """Yield a weight of this shape and its bias."""
     yield f"{name}.weight", shape
     yield f"{name}.bias", shape[:1]
 
@@ -213,7 +216,7 @@ def _transformer(width: int, config: HTDemucsConfig) -> Shapes:
     for name in ("norm_in", "norm_in_t"):
         yield from _pair(f"crosstransformer.{name}", width)
     for index in range(config.t_layers):
-        # Layers attend in turn to their own branch and to the other one.
+        # Even layers attend to their own branch, odd ones to the other.
         attention, norms = ("cross_attn", "123") if index % 2 else ("self_attn", "12")
         for branch in ("layers", "layers_t"):
             layer = f"crosstransformer.{branch}.{index}"
