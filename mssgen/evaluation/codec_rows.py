@@ -18,7 +18,7 @@ from mssgen.codecs.coding import decode_coded, encode_source
 from mssgen.errors import MssgenError, UsageError
 from mssgen.evaluation.metrics.base import Audio
 from mssgen.evaluation.metrics.table import codec_hash
-from mssgen.evaluation.pairing import Found, Note, Pairing, System, Track
+from mssgen.evaluation.pairing import Found, Note, Pairing, ReferenceTrack, System
 from mssgen.evaluation.recordings import Recording
 from mssgen.events import Failed, Hook, Progress, Start, ignore
 from mssgen.files import is_there
@@ -119,17 +119,17 @@ def with_sums(pairing: Pairing) -> Pairing:
 
     They are sums of the others: as sources beside them they would make SIR meaningless.
     """
-    tracks: list[Track] = list(pairing.tracks)
+    tracks: list[ReferenceTrack] = list(pairing.tracks)
     for track in pairing.tracks:
         if {"drums", "bass"} <= track.references.keys():
             pair = (track.references["drums"], track.references["bass"])
-            tracks.append(Track(track.key, {DRUMS_AND_BASS: _sum(pair)}))
+            tracks.append(ReferenceTrack(track.key, {DRUMS_AND_BASS: _sum(pair)}))
         if (mixture := _mixture_of(track)) is not None:
-            tracks.append(Track(track.key, {MIXTURE_STEM: mixture}))
+            tracks.append(ReferenceTrack(track.key, {MIXTURE_STEM: mixture}))
     return replace(pairing, tracks=tuple(tracks))
 
 
-def _mixture_of(track: Track) -> Recording | None:
+def _mixture_of(track: ReferenceTrack) -> Recording | None:
     """Its mixture, or the sum of its stems where they are all there."""
     if track.mixture is None and set(STEMS) <= track.references.keys():
         return _sum(list(track.references.values()))

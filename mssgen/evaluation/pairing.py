@@ -32,8 +32,8 @@ Found = dict[str, dict[str, Recording]]
 
 
 @dataclass(frozen=True)
-class Track:
-    """A song that can be scored."""
+class ReferenceTrack:
+    """A track that can be scored."""
 
     key: str
     references: dict[str, Recording]
@@ -74,7 +74,7 @@ class Note:
 class Pairing:
     """Everything that is compared with everything."""
 
-    tracks: tuple[Track, ...]
+    tracks: tuple[ReferenceTrack, ...]
     """A key may come twice, with stems that must not be scored together."""
     systems: tuple[System, ...]
     references: str
@@ -120,7 +120,7 @@ def pair(
         for stems in given.values():
             stems.pop(MIXTURE, None)
         systems.append(_system(name, folder, given, found, references, notes))
-    tracks = tuple(Track(key, stems, mixtures.get(key)) for key, stems in found.items())
+    tracks = tuple(ReferenceTrack(key, stems, mixtures.get(key)) for key, stems in found.items())
     return Pairing(tracks, tuple(systems), references, mixture, tuple(notes))
 
 

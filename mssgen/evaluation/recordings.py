@@ -9,9 +9,9 @@ from typing import Any, cast
 import numpy as np
 
 from mssgen.audio.reading import check_finite, open_source
-from mssgen.audio.resampling import resample
 from mssgen.errors import AudioError
-from mssgen.evaluation.metrics.base import Audio, Song
+from mssgen.evaluation.metrics.base import Audio, TrackAudio
+from mssgen.evaluation.metrics.signals import at_rate
 from mssgen.library.stems import SoundFile, StemFile, to_channels
 
 _SAMPLED_BYTES = 2**16
@@ -69,13 +69,13 @@ class Recording:
         return digest.hexdigest()
 
 
-def load_song(
+def load_track(
     track: str,
     references: Mapping[str, Recording],
     estimates: Mapping[str, Recording],
     mixture: Recording | None = None,
-) -> Song:
-    """Read one track of one system and make everything fit; `Song.notes` says what was done.
+) -> TrackAudio:
+    """Read one track of one system and make everything fit; `TrackAudio.notes` lists the changes.
 
     * rate: all become the rate of the first reference;
     * channels: mono is doubled where anything is stereo; more than two are mixed to stereo;
@@ -114,7 +114,7 @@ def load_song(
     def of(kind: str) -> dict[str, Audio]:
         return {stem: audio for (found, stem), audio in parts.items() if found == kind}
 
-    return Song(
+    return TrackAudio(
         track,
         sample_rate,
         of(_REFERENCE),
@@ -130,13 +130,6 @@ _REFERENCE, _ESTIMATE, _MIXTURE = "reference", "estimate", "mixture"
 def _named(key: tuple[str, str]) -> str:
     kind, stem = key
     return f"the {kind} of {stem}" if stem else f"the {kind}"
-
-
-def at_rate(audio: Audio, in_rate: int, out_rate: int) -> Audio:
-    """[C, T] at another rate (Hz), not shifted in time."""
-    if in_rate == out_rate:
-        return audio
-    return np.concatenate(list(resample([audio], len(audio), in_rate, out_rate)), axis=1)
 
 
 def fitted(audio: Audio, n_channels: int, n_samples: int) -> Audio:

@@ -16,8 +16,8 @@ from pathlib import Path
 from mssgen.errors import MssgenError, UsageError
 from mssgen.evaluation.metrics.base import Metric, Score
 from mssgen.evaluation.metrics.table import CodecSource, metric_called
-from mssgen.evaluation.pairing import Note, Pairing, System, Track
-from mssgen.evaluation.recordings import Recording, load_song
+from mssgen.evaluation.pairing import Note, Pairing, ReferenceTrack, System
+from mssgen.evaluation.recordings import Recording, load_track
 from mssgen.evaluation.records import Record
 from mssgen.evaluation.score_cache import ScoreCache, identity, key_of
 from mssgen.events import Done, Failed, Hook, Progress, Start, ignore
@@ -163,7 +163,7 @@ def score(
     )
 
 
-def _pairs(pairing: Pairing) -> Iterator[tuple[System, int, Track]]:
+def _pairs(pairing: Pairing) -> Iterator[tuple[System, int, ReferenceTrack]]:
     """Every track of every system that has something of it."""
     for system in pairing.systems:
         for index, track in enumerate(pairing.tracks):
@@ -171,7 +171,7 @@ def _pairs(pairing: Pairing) -> Iterator[tuple[System, int, Track]]:
                 yield system, index, track
 
 
-def _estimates(system: System, track: Track) -> dict[str, Recording]:
+def _estimates(system: System, track: ReferenceTrack) -> dict[str, Recording]:
     given = system.estimates.get(track.key, {})
     return {stem: given[stem] for stem in track.references if stem in given}
 
@@ -305,18 +305,18 @@ def _measured(job: _Job) -> _Result:
     metrics = [metric for metric in found if metric is not None]
     result = _Result()
     try:
-        song = load_song(job.track, job.references, job.estimates, job.mixture)
+        audio = load_track(job.track, job.references, job.estimates, job.mixture)
     except UsageError:
         raise
     except Exception as error:
         result.reason = _sentence(error)
         result.failures.append(result.reason)
         return result
-    result.notes = list(song.notes)
+    result.notes = list(audio.notes)
     for metric in metrics:
         try:
             result.scores[metric.name] = {
-                stem: _checked(metric.measure(song, stem)) for stem in song.estimates
+                stem: _checked(metric.measure(audio, stem)) for stem in audio.estimates
             }
         except UsageError:
             raise

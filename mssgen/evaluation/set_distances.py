@@ -12,9 +12,10 @@ from mssgen.errors import MssgenError, UsageError
 from mssgen.evaluation.metrics.base import Metric
 from mssgen.evaluation.metrics.embeddings import EMBEDDINGS, Embedding, codec_embedding
 from mssgen.evaluation.metrics.frechet import Frames, frechet_audio_distance
+from mssgen.evaluation.metrics.signals import at_rate
 from mssgen.evaluation.metrics.table import CodecSource, codec_hash, shared_codec
 from mssgen.evaluation.pairing import Pairing
-from mssgen.evaluation.recordings import Recording, at_rate
+from mssgen.evaluation.recordings import Recording
 from mssgen.events import Failed, Hook, ignore
 from mssgen.files import whole_file
 from mssgen.inspection.cells import csv_text

@@ -48,7 +48,7 @@ class Aggregate:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PairedComparison:
     """Two systems on the tracks that both have a value of."""
 
     difference: Aggregate
@@ -106,7 +106,7 @@ def compare(
     *,
     seed: int = 0,
     n_resamples: int = N_RESAMPLES,
-) -> Comparison:
+) -> PairedComparison:
     """Compare two systems by their scores, which are given by track.
 
     Of metrics whose best is zero magnitudes are compared: -3 is as far off as 3. The difference is
@@ -151,7 +151,7 @@ def signed_rank(differences: NDArray[np.float64]) -> tuple[float, str]:
     return float(result.pvalue), "approximate"
 
 
-def _tested(difference: Aggregate, differences: NDArray[np.float64]) -> Comparison:
+def _tested(difference: Aggregate, differences: NDArray[np.float64]) -> PairedComparison:
     # Differences that are zero but for rounding would get ranks, and signs, of pure chance.
     scale = float(np.abs(differences).max(initial=0.0))
     rounded = np.where(np.abs(differences) <= 1e-12 * max(1.0, scale), 0.0, differences)
@@ -159,10 +159,12 @@ def _tested(difference: Aggregate, differences: NDArray[np.float64]) -> Comparis
     n_zero = len(rounded) - len(moved)
     if not len(moved):
         remark = "no difference in any track" if len(rounded) else "no track has both values"
-        return Comparison(difference, None, "", n_zero, remark)
+        return PairedComparison(difference, None, "", n_zero, remark)
     p_value, method = signed_rank(moved)
     few = f"{len(moved)} tracks differ: the test cannot reach 5 %"
-    return Comparison(difference, p_value, method, n_zero, few if len(moved) < MIN_PAIRS else "")
+    return PairedComparison(
+        difference, p_value, method, n_zero, few if len(moved) < MIN_PAIRS else ""
+    )
 
 
 def _average(values: NDArray[np.float64], how: How) -> float:

@@ -6,7 +6,13 @@ from itertools import combinations
 
 from mssgen.evaluation.metrics.base import Metric, Score
 from mssgen.evaluation.records import Record
-from mssgen.evaluation.statistics import N_RESAMPLES, Aggregate, Comparison, aggregate, compare
+from mssgen.evaluation.statistics import (
+    N_RESAMPLES,
+    Aggregate,
+    PairedComparison,
+    aggregate,
+    compare,
+)
 
 MAX_PAIRED_SYSTEMS = 4
 """Above that summary.md compares with the first system only; comparisons.csv has all pairs."""
@@ -40,7 +46,7 @@ class Summary:
             place = (record.system, record.stem, record.metric)
             self._scores.setdefault(place, {})[record.track] = record.score
         self._cells: dict[tuple[str, str, str], Aggregate] = {}
-        self._pairs: dict[tuple[str, str, str, str], Comparison] = {}
+        self._pairs: dict[tuple[str, str, str, str], PairedComparison] = {}
 
     def has(self, system: str, stem: str) -> bool:
         """Whether there is any number of such a stem, or a reason for its absence."""
@@ -56,7 +62,7 @@ class Summary:
             )
         return self._cells[place]
 
-    def comparison(self, first: str, second: str, stem: str, metric: Metric) -> Comparison:
+    def comparison(self, first: str, second: str, stem: str, metric: Metric) -> PairedComparison:
         """Second minus first."""
         place = (first, second, stem, metric.name)
         if place not in self._pairs:

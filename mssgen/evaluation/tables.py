@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from mssgen.evaluation.metrics.base import Metric
-from mssgen.evaluation.statistics import CONFIDENCE, MIN_PAIRS, Aggregate, Comparison
+from mssgen.evaluation.statistics import CONFIDENCE, MIN_PAIRS, Aggregate, PairedComparison
 from mssgen.evaluation.summary import Summary
 from mssgen.inspection.cells import csv_text, md_text
 
@@ -189,7 +189,7 @@ def _differences_md(summary: Summary) -> list[str]:
 
 def _compared(
     summary: Summary, pairs: Sequence[tuple[str, str]]
-) -> Iterator[tuple[str, str, str, Metric, Comparison]]:
+) -> Iterator[tuple[str, str, str, Metric, PairedComparison]]:
     for first, second in pairs:
         for stem in summary.stems:
             if summary.has(first, stem) and summary.has(second, stem):

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from mssgen.audio.reading import AudioSource, check_finite, open_source
 from mssgen.audio.resampling import resample
 from mssgen.errors import AudioError, UsageError
-from mssgen.inspection.file_info import Levels, power_db
+from mssgen.inspection.decibels import power_db_or_none
+from mssgen.inspection.file_info import Levels
 from mssgen.inspection.loudness import LoudnessMeter
 from mssgen.inspection.spectrograms import SpectrogramPair
 
@@ -120,7 +121,7 @@ def compare_files(
                 and before.largest_difference_db is None,
                 delay,
                 None if delay is None else delay / a.sample_rate,
-                power_db(gain**2),
+                power_db_or_none(gain**2),
                 bool(gain < 0),
                 before,
                 after,
@@ -143,8 +144,8 @@ def _side(source: AudioSource) -> Side:
         info.n_channels,
         levels.n_samples,
         levels.n_samples / info.sample_rate,
-        power_db(levels.power),
-        power_db(levels.peak**2),
+        power_db_or_none(levels.power),
+        power_db_or_none(levels.peak**2),
         meter.integrated_lufs(),
     )
 
@@ -260,7 +261,7 @@ def _match(pair: _Pair, delay: float, gain: float, rate: int) -> Match:
         usdr_db=_ratio_db(aa, error) if aa > 0 else None,
         # Not of what is left at another gain: SI-SDR has its own.
         si_sdr_db=_ratio_db(target, max(0.0, bb - target)) if is_heard else None,
-        largest_difference_db=power_db(largest**2),
+        largest_difference_db=power_db_or_none(largest**2),
         largest_difference_s=largest_at / rate if largest > 0 else None,
     )
 

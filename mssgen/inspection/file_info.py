@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from mssgen.audio.reading import AudioSource, check_finite, open_source
 from mssgen.audio.resampling import resample
 from mssgen.inspection.bandwidth import Bandwidth, LongTermSpectrum, bandwidth
+from mssgen.inspection.decibels import power_db_or_none
 from mssgen.inspection.loudness import LoudnessMeter
 
 SILENCE_DB = -60.0
@@ -101,11 +102,6 @@ def describe(path: str) -> SoundInfo | CodesInfo:
         return _describe_sound(source)
 
 
-def power_db(power: float) -> float | None:
-    """10 log10, None of silence."""
-    return 10 * math.log10(power) if power > 0 else None
-
-
 class Levels:
     """Sums over blocks: what levels, DC, clipping, silence and stereo need."""
 
@@ -148,7 +144,7 @@ class Levels:
             return None, None
         left, right, both = self.products[0, 0], self.products[1, 1], self.products[0, 1]
         middle, side = left + right + 2 * both, left + right - 2 * both
-        width_db = power_db(side / middle) if self._is_different and middle > 0 else None
+        width_db = power_db_or_none(side / middle) if self._is_different and middle > 0 else None
         return float(both / math.sqrt(left * right)), width_db
 
     def _count_clipped(self, is_full: NDArray[np.bool_]) -> None:
@@ -216,9 +212,9 @@ def _describe_sound(source: AudioSource) -> SoundInfo:
         bit_rate_kbps=8 * size_bytes / duration_s / 1000,
         bit_depth=bits,
         used_bits=used_bits,
-        peak_db=power_db(levels.peak**2),
-        true_peak_db=power_db(max(true_peak, levels.peak) ** 2),
-        rms_db=power_db(levels.power),
+        peak_db=power_db_or_none(levels.peak**2),
+        true_peak_db=power_db_or_none(max(true_peak, levels.peak) ** 2),
+        rms_db=power_db_or_none(levels.power),
         loudness_lufs=meter.integrated_lufs(),
         loudness_range_lu=meter.range_lu(),
         dc=tuple(float(mean) for mean in levels.sums / max(1, levels.n_samples)),

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from mssgen.errors import UsageError
-from mssgen.evaluation.metrics.base import Score, Song
-from mssgen.evaluation.metrics.signals import per_song
+from mssgen.evaluation.metrics.base import Score, TrackAudio
+from mssgen.evaluation.metrics.signals import per_track
 from mssgen.evaluation.metrics.table import METRICS, choose_metrics, groups
 
 from support.models import has_ffmpeg
@@ -43,15 +43,15 @@ def song(
     estimates: dict[str, Audio],
     mixture: Audio | None = None,
     sample_rate: int = RATE,
-) -> Song:
-    return Song("track", sample_rate, references, estimates, mixture)
+) -> TrackAudio:
+    return TrackAudio("track", sample_rate, references, estimates, mixture)
 
 
-def measure(name: str, of: Song, stem: str = "bass") -> Score:
+def measure(name: str, of: TrackAudio, stem: str = "bass") -> Score:
     return METRICS[name].measure(of, stem)
 
 
-def value(name: str, of: Song, stem: str = "bass") -> float:
+def value(name: str, of: TrackAudio, stem: str = "bass") -> float:
     score = measure(name, of, stem)
     assert score.value is not None, score
     return score.value
@@ -291,8 +291,8 @@ def test_inputs_stay_as_they_are(name: str) -> None:
 def test_results_are_kept_as_long_as_the_song() -> None:
     calls = []
 
-    @per_song
-    def counted(of: Song, stem: str) -> int:
+    @per_track
+    def counted(of: TrackAudio, stem: str) -> int:
         calls.append((of.track, stem))
         return len(calls)
 
