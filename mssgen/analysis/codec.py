@@ -27,8 +27,6 @@ from mssgen.analysis.statistics import (
     FrequentCodes,
     count_codes,
     frequent_codes,
-    power_db,
-    sdr_db,
 )
 from mssgen.audio.channels import to_items
 from mssgen.audio.reading import AudioSource, check_finite, open_source
@@ -39,6 +37,7 @@ from mssgen.errors import AudioError, MssgenError, UsageError
 from mssgen.events import Done, Failed, Hook, Progress, Start, Warned, ignore
 from mssgen.extras import missing
 from mssgen.inputs.tracks import STDIN, Track
+from mssgen.inspection.decibels import power_db, ratio_db
 from mssgen.streams import align
 
 STEM_SOURCES = ("name", "folder", "all")
@@ -109,7 +108,7 @@ class StemAnalysis:
 
 
 @dataclass(frozen=True)
-class Analysis:
+class CodecAnalysis:
     """The whole result; stems that were all silence have no frames."""
 
     codec: Codec
@@ -143,7 +142,7 @@ def analyze_codec(
     options: AnalysisOptions | None = None,
     *,
     hook: Hook = ignore,
-) -> Analysis:
+) -> CodecAnalysis:
     """Encode and decode files, and count; a file that fails does not stop the others.
 
     Mono codecs code a stereo file as middle and side (`channels.to_items`). The SDR takes both in,
@@ -191,7 +190,7 @@ def analyze_codec(
     frequent = {stem.stem: frequent_codes(codec, stem.counts, levels) for stem in heard}
     done = Done(len(tracks) - n_failed, 0, n_failed, time.monotonic() - started)
     found = [stem for stem in stems.values() if stem.files or stem.silent]
-    return Analysis(codec, options, levels, found, frequent, done)
+    return CodecAnalysis(codec, options, levels, found, frequent, done)
 
 
 def check_packages() -> None:
@@ -286,7 +285,7 @@ def _analyze_file(
             n_done += target.shape[-1]
             hook(Progress(track.label, n_done / codec.sample_rate, duration_s))
     total = float(of_items.sum())
-    sdr = {n: sdr_db(total, error) for n, error in zip(levels, errors.tolist(), strict=True)}
+    sdr = {n: ratio_db(total, error) for n, error in zip(levels, errors.tolist(), strict=True)}
     # Only now: of a file that fails nothing is counted.
     is_middle = (heard % 2 == 0) | (codec.n_channels > 1)
     counted = codes.codes[is_middle] if is_middle.any() else codes.codes

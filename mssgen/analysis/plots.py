@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mssgen.analysis.codec import Analysis, StemAnalysis
+from mssgen.analysis.codec import CodecAnalysis, StemAnalysis
 from mssgen.analysis.statistics import dead_share, perplexity, project
 from mssgen.extras import missing
 
@@ -30,7 +30,7 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-def draw(analysis: Analysis) -> dict[str, "Figure"]:
+def draw(analysis: CodecAnalysis) -> dict[str, "Figure"]:
     """All pictures by name; UsageError where matplotlib or scikit-learn is not installed."""
     try:
         import matplotlib
@@ -46,7 +46,7 @@ def draw(analysis: Analysis) -> dict[str, "Figure"]:
         }
 
 
-def _usage(analysis: Analysis) -> "Figure":
+def _usage(analysis: CodecAnalysis) -> "Figure":
     """How often each code of each codebook was used: a row of pixels a codebook, a panel a stem."""
     from matplotlib.colors import LogNorm
     from matplotlib.ticker import MaxNLocator
@@ -77,7 +77,7 @@ def _usage(analysis: Analysis) -> "Figure":
     return figure
 
 
-def _perplexity(analysis: Analysis) -> "Figure":
+def _perplexity(analysis: CodecAnalysis) -> "Figure":
     """Perplexity and share of dead codes against the codebook, a line a stem."""
     from matplotlib.ticker import MaxNLocator
 
@@ -99,7 +99,7 @@ def _perplexity(analysis: Analysis) -> "Figure":
     return figure
 
 
-def _sdr(analysis: Analysis) -> "Figure":
+def _sdr(analysis: CodecAnalysis) -> "Figure":
     """SDR against the number of codebooks: means as lines, the middle half of files as bands."""
     figure = _new_figure(4.6)
     (axes,) = _panels(figure, 1, 1)
@@ -122,7 +122,7 @@ def _sdr(analysis: Analysis) -> "Figure":
     return figure
 
 
-def _mark_levels(axes: "Axes", analysis: Analysis) -> None:
+def _mark_levels(axes: "Axes", analysis: CodecAnalysis) -> None:
     """Shade the codebooks without a waveform, whose SDR is 0 dB whatever they hold."""
     n_levels = analysis.codec.n_level_codebooks
     if n_levels:
@@ -134,7 +134,7 @@ def _mark_levels(axes: "Axes", analysis: Analysis) -> None:
         )
 
 
-def _projection(analysis: Analysis, method: str) -> "Figure":
+def _projection(analysis: CodecAnalysis, method: str) -> "Figure":
     """Quantised latents in the plane by "pca" or "mds", for the first 1, 2, 4 and all codebooks."""
     figure = _new_figure(6.6)
     n_all = analysis.codec.n_codebooks

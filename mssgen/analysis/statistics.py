@@ -1,6 +1,5 @@
 """Numbers about codes: which of them are used, how evenly, and what they sound like."""
 
-import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,8 +11,7 @@ from torch import Tensor
 
 from mssgen.codecs.base import Codec
 from mssgen.extras import missing
-
-_MAX_SDR_DB = 120.0  # float32 is no finer
+from mssgen.inspection.decibels import power_db
 
 
 @dataclass(frozen=True)
@@ -74,13 +72,6 @@ def dead_share(counts: Tensor) -> Tensor:
     return (counts == 0).double().mean(-1)
 
 
-def sdr_db(reference_energy: float, error_energy: float) -> float:
-    """10 log10(sum ref^2 / sum err^2), over a whole file and all of its channels: the "uSDR" of
-    the Music Demixing Challenge (Mitsufuji et al. 2022); at most 120."""
-    floor = reference_energy * 10 ** (-_MAX_SDR_DB / 10)
-    return 10 * math.log10(reference_energy / max(error_energy, floor))
-
-
 @torch.inference_mode()
 def frequent_codes(codec: Codec, counts: Tensor, n_codebooks: Sequence[int]) -> FrequentCodes:
     """Hold the most frequent code of each codebook for a second and measure what is heard.
@@ -134,8 +125,3 @@ def project(
         warnings.simplefilter("ignore", FutureWarning)
         mds = MDS(2, n_init=1, max_iter=100, random_state=seed)
         return mds.fit_transform(points.astype(np.float64), init=plane), ("1st axis", "2nd axis")
-
-
-def power_db(power: float) -> float:
-    """Of full scale; nothing at all is -200."""
-    return 10 * math.log10(max(power, 1e-20))

@@ -6,7 +6,6 @@ brought to one loudness.
 """
 
 import itertools
-import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +29,7 @@ from mssgen.evaluation.report.results import Results, StemFiles, read_results
 from mssgen.events import Hook, Warned, Written, ignore
 from mssgen.extras import missing
 from mssgen.files import write_text
+from mssgen.inspection.cells import slug
 
 PAGE = "index.html"
 
@@ -212,5 +212,5 @@ def _known(wanted: tuple[str, ...], there: tuple[str, ...], what: str) -> tuple[
 
 
 def _slug(name: str) -> str:
-    """A name that every file system and webMUSHRA's service leave as it is."""
-    return re.sub(r"[^A-Za-z0-9-]+", "_", name).strip("_")[:60] or "x"
+    """A name that every file system and webMUSHRA's service leave unchanged."""
+    return slug(name, "_", 60)

@@ -64,7 +64,7 @@ class Screening:
 
 
 @dataclass(frozen=True)
-class Summary:
+class ConditionMean:
     """One row of the table. Each listener counts once, by their mean: ratings of one listener are
     not independent of each other."""
 
@@ -174,7 +174,7 @@ def summarise(
     screening: Iterable[Screening] = (),
     *,
     seed: int = 0,
-) -> list[Summary]:
+) -> list[ConditionMean]:
     """Means of each condition, over all stems and for each, without excluded listeners.
 
     Conditions come best first, stems in order of name after "all". UsageError without scipy.
@@ -204,7 +204,7 @@ def write_ratings(
     folder: Path,
     ratings: Sequence[Rating],
     screening: Sequence[Screening],
-    summaries: Sequence[Summary],
+    summaries: Sequence[ConditionMean],
 ) -> list[Path]:
     """Write ratings.csv, listeners.csv, ratings_summary.csv and ratings_summary.md; MssgenError."""
     excluded = {screened.listener for screened in screening if screened.is_excluded}
@@ -293,7 +293,7 @@ def _anchor(scores: Mapping[str, float]) -> float | None:
 
 def _summary(
     stem: str, condition: str, role: str, listeners: Mapping[str, Sequence[float]], seed: int
-) -> Summary:
+) -> ConditionMean:
     means = np.array([np.mean(scores) for scores in listeners.values()])
     n_ratings = sum(map(len, listeners.values()))
     mean, n = float(means.mean()), len(means)
@@ -301,7 +301,7 @@ def _summary(
     if n > 1:
         half = _t_quantile(n - 1) * float(means.std(ddof=1)) / math.sqrt(n)
         low, high = mean - half, mean + half
-    return Summary(
+    return ConditionMean(
         stem, condition, role, n, n_ratings, mean, low, high, *bootstrap(means, "mean", seed=seed)
     )
 
@@ -314,7 +314,7 @@ def _t_quantile(n_free: int) -> float:
     return float(t.ppf(0.975, n_free))
 
 
-def _markdown(screening: Sequence[Screening], summaries: Sequence[Summary]) -> str:
+def _markdown(screening: Sequence[Screening], summaries: Sequence[ConditionMean]) -> str:
     excluded = [screened for screened in screening if screened.is_excluded]
     lines = [
         "| stem | condition | mean | 95 % (t) | 95 % (bootstrap) | listeners | ratings |",

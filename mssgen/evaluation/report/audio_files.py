@@ -13,6 +13,7 @@ from mssgen.audio.encodings import Encoding
 from mssgen.audio.reading import AudioSource, open_source
 from mssgen.audio.resampling import fit_length, resample
 from mssgen.audio.writing import StemWriter
+from mssgen.evaluation.metrics.signals import at_rate
 from mssgen.inspection.loudness import integrated_lufs
 
 Audio = NDArray[np.float32]
@@ -27,7 +28,7 @@ _OPUS_RATE = 48_000
 
 
 @dataclass(frozen=True)
-class Excerpt:
+class AlignedExcerpt:
     """The same part of every source of a stem, at the reference's rate."""
 
     start_s: float
@@ -53,7 +54,7 @@ class Matched:
     """Sources too quiet to be measured: they get the gain of the reference."""
 
 
-def read_excerpt(paths: Mapping[str, Path], reference: str, seconds: float) -> Excerpt:
+def read_excerpt(paths: Mapping[str, Path], reference: str, seconds: float) -> AlignedExcerpt:
     """Read one part of all files: where `reference` has the most energy in `seconds`; 0 is all.
 
     Files of another rate are resampled to that of the reference, of another length cut or filled
@@ -71,7 +72,7 @@ def read_excerpt(paths: Mapping[str, Path], reference: str, seconds: float) -> E
         name: np.broadcast_to(audio, (n_channels, audio.shape[1]))
         for name, audio in sources.items()
     }
-    return Excerpt(start / rate, n_song / rate, rate, sources)
+    return AlignedExcerpt(start / rate, n_song / rate, rate, sources)
 
 
 def _loudest(source: AudioSource, n_samples: int) -> tuple[int, int]:
@@ -116,7 +117,7 @@ def loudness_lufs(audio: Audio, sample_rate: int) -> float | None:
     return loudness if loudness is not None and loudness >= _QUIETEST_LUFS else None
 
 
-def match(excerpt: Excerpt, reference: str) -> Matched:
+def match(excerpt: AlignedExcerpt, reference: str) -> Matched:
     """Gains to -20 LUFS, or to less where a source would peak above -1 dBFS."""
     measured = {
         name: loudness_lufs(audio, excerpt.sample_rate) for name, audio in excerpt.sources.items()
@@ -142,9 +143,8 @@ def amplified(audio: Audio, gain_db: float) -> Audio:
 
 def write_sound(audio: Audio, sample_rate: int, target: Path, container: str) -> None:
     """Encode [C, T], which ends and begins with a short fade; raises UsageError or AudioError."""
-    if container == "opus" and sample_rate != _OPUS_RATE:
-        audio = np.concatenate(list(resample([audio], len(audio), sample_rate, _OPUS_RATE)), axis=1)
-        sample_rate = _OPUS_RATE
+    if container == "opus":
+        audio, sample_rate = at_rate(audio, sample_rate, _OPUS_RATE), _OPUS_RATE
     n_fade = min(audio.shape[1] // 2, round(_FADE_S * sample_rate))
     audio = audio.copy()
     ramp = np.linspace(0, 1, n_fade, endpoint=False, dtype=np.float32)

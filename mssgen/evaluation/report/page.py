@@ -1,13 +1,9 @@
 """An evaluation as a page: index.html, and beside it the sounds and pictures of each track."""
 
-import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
-from html import escape
-from importlib.resources import files
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -21,13 +17,15 @@ from mssgen.evaluation.report.results import Results, TrackFiles
 from mssgen.evaluation.statistics import Aggregate, aggregate
 from mssgen.events import Done, Failed, Hook, Progress, Start, Written, ignore
 from mssgen.files import recover, reported, safe_target, whole_folder
+from mssgen.inspection.cells import slug
+from mssgen.inspection.html import in_script, rendered
 from mssgen.leftovers import holds_nothing, is_leftover
 
 PAGE = "index.html"
 FORMATS = ("ogg", "wav", "flac", "opus", "mp3")
 _ENTRIES = {PAGE, "data", "audio", "pictures"}
 _GENERATOR = "mssgen report"
-_PARTS = ("page.css", "player.js", "tables.js", "plot.js", "lanes.js", "page.js", "controls.js")
+_EXTRA = "evaluate"
 MIXTURE, REFERENCE = "mixture", "reference"
 
 
@@ -166,7 +164,7 @@ def _write_track(
         matched = audio_files.match(excerpt, REFERENCE)
         rate = excerpt.sample_rate
         spectrograms = {
-            key: pictures.power_db(audio, rate) for key, audio in excerpt.sources.items()
+            key: pictures.mel_spectrogram_db(audio, rate) for key, audio in excerpt.sources.items()
         }
         top = pictures.top_db(list(spectrograms.values()))
         sources = []
@@ -217,8 +215,8 @@ def _key(results: Results, system: str) -> str:
 
 
 def _slug(name: str) -> str:
-    """A name that needs no quoting in addresses; numbers beside it keep it unique."""
-    return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")[:40].lower() or "x"
+    """Part of an address that needs no quoting."""
+    return slug(name, "-", 40).lower()
 
 
 def _place(draft: Path, kind: str, address: str, extension: str) -> Path:
@@ -235,34 +233,27 @@ def _write_data(payload: Mapping[str, Any], index: int, draft: Path) -> None:
     """A script, not JSON: pages from a disk may load scripts, but may not fetch."""
     path = draft / "data" / f"{index + 1:04}.js"
     path.parent.mkdir(exist_ok=True)
-    path.write_text(f"mssgenReport.receive({index}, {_json(payload)});\n", encoding="utf-8")
-
-
-def _json(value: Any) -> str:
-    """JSON that may stand in a script of a page: nothing in it ends the script."""
-    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    path.write_text(
+        f"mssgenReport.receive({index}, {in_script(payload, extra=_EXTRA)});\n", encoding="utf-8"
+    )
 
 
 def _page(results: Results, n_heard: int, options: ReportOptions) -> str:
-    folder = files("mssgen.evaluation.report")
-    title = f"How {_listed(results.systems)} sound{'s' if len(results.systems) == 1 else ''}"
-    parts = {
-        "title": escape(title),
-        "generator": f"{_GENERATOR} {__version__}",
-        "report": _json(_report(results, title, n_heard, options)),
-    }
-    for name in _PARTS:
-        parts[name] = (folder / name).read_text(encoding="utf-8")
-    template = (folder / "page.html").read_text(encoding="utf-8")
-    # One pass: what was filled in is not looked at again.
-    return re.sub(r"\{\{([\w.]+)\}\}", lambda match: parts[match[1]], template)
+    title = f"Listening report: {_listed(results.systems)}"
+    return rendered(
+        "mssgen.evaluation.report",
+        "page.html",
+        extra=_EXTRA,
+        title=title,
+        generator=f"{_GENERATOR} {__version__}",
+        report=_report(results, title, n_heard, options),
+    )
 
 
 def _listed(names: Sequence[str]) -> str:
     if len(names) > 4:
         return f"{len(names)} systems"
-    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+    return " vs ".join(names)
 
 
 def _report(results: Results, title: str, n_heard: int, options: ReportOptions) -> dict[str, Any]:

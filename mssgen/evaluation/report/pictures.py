@@ -29,8 +29,8 @@ _LEVELS = "000004 140e36 3b0f70 641a80 8c2981 b73779 de4968 f7705c fe9f6d fecf92
 _SIGNS = "a6e3ff 4aa8e8 1f5f9e 123454 101216 5a2a0c a8521a ee8a3c ffd9a8"
 
 
-def power_db(audio: NDArray[np.float32], sample_rate: int) -> Image:
-    """[C, T] -> [rows, columns] in dB, low frequencies first, on a mel scale; channels averaged."""
+def mel_spectrogram_db(audio: NDArray[np.float32], sample_rate: int) -> Image:
+    """Mel spectrogram [rows, columns] of [C, T] in dB, low frequencies first, channels averaged."""
     n_fft = 2 ** round(np.log2(_FRAME_S * sample_rate))
     n_samples = audio.shape[1]
     n_per_column = max(1, round(n_samples / (N_COLUMNS * _MAX_HOP_S * sample_rate)))
