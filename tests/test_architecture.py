@@ -189,7 +189,6 @@ def test_one_module_gives_files_their_names() -> None:
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
 # Modules of the library that still speak the words of the command line.
 FLAGS_STILL_SPOKEN: set[str] = {
-    "analysis.codec",
     "audio.encodings",
     "audio.ffmpeg",
     "audio.reading",
@@ -205,20 +204,9 @@ FLAGS_STILL_SPOKEN: set[str] = {
     "enhancers.chain",
     "enhancers.codec",
     "enhancers.loading",
-    "evaluation.codec_rows",
-    "evaluation.listening.export",
-    "evaluation.listening.ratings",
-    "evaluation.metrics.table",
-    "evaluation.pairing",
-    "evaluation.report.page",
-    "evaluation.report.results",
-    "evaluation.run",
-    "evaluation.scoring",
     "files",
     "inputs.lists",
     "inputs.tracks",
-    "inspection.compare",
-    "inspection.explain",
     "jobs.batch",
     "jobs.codec_files",
     "jobs.decisions",

@@ -68,10 +68,10 @@ class AnalysisOptions:
         """Raise UsageError for values that make no sense with any codec."""
         if self.stem_from not in STEM_SOURCES:
             raise UsageError(
-                f"--stem-from {self.stem_from} is unknown; use {', '.join(STEM_SOURCES)}"
+                f"`stem_from` {self.stem_from} is unknown; use {', '.join(STEM_SOURCES)}"
             )
         if self.max_s is not None and not 0 < self.max_s < math.inf:
-            raise UsageError(f"--max-seconds {self.max_s:g} is out of range; use more than 0")
+            raise UsageError(f"`max_s` {self.max_s:g} is out of range; use more than 0")
 
 
 @dataclass(frozen=True)
@@ -160,8 +160,8 @@ def analyze_codec(
     unique = sorted(set(names))
     if len(unique) > MAX_STEMS:
         raise UsageError(
-            f"--stem-from {options.stem_from} gives {len(unique)} stems ({', '.join(unique[:3])}, "
-            f"...) where {MAX_STEMS} can be told apart; use another --stem-from"
+            f"`stem_from` {options.stem_from} gives {len(unique)} stems ({', '.join(unique[:3])}, "
+            f"...) where {MAX_STEMS} can be told apart; use another `stem_from`"
         )
     n_points = max(1, options.n_points // len(unique)) if unique else 0
     stems = {

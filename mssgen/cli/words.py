@@ -9,15 +9,20 @@ import re
 # Parameters whose option has another name; all others swap underscores for dashes.
 _RENAMED = {
     "audio": "the input",
+    "checkpoints": "--checkpoint",
     "container": "--format",
     "encoders": "--encoder",
     "existing='overwrite'": "--overwrite",
     "existing='skip'": "--skip-existing",
     "format": "--format",
     "list_file": "--list",
+    "max_delay_s": "--max-delay",
+    "max_s": "--max-seconds",
     "model_name": "--name",
     "n_devices": "--devices",
     "n_jobs": "--jobs",
+    "n_workers": "--jobs",
+    "names": "--name",
     "output_dir": "--output",
     "overrides": "--set",
     "overwrite=True": "--overwrite",
@@ -34,7 +39,7 @@ _PLAIN = frozenset((
     "mix", "mix_consistent", "mixture", "model", "name", "offline", "output", "overlap",
     "overwrite", "packages", "pairs", "precision", "private", "ratings", "recipe",
     "references", "refine", "refiner", "residual", "resume", "sample_rate", "seconds", "seed",
-    "set", "shifts", "steps", "stem", "strength", "strict", "temperature", "template",
+    "set", "shifts", "steps", "stem", "strength", "strict", "table", "temperature", "template",
     "two_stems", "without",
 ))
 # fmt: on

@@ -108,7 +108,7 @@ def with_mixture_row(pairing: Pairing) -> Pairing:
     if not estimates:
         raise UsageError(
             f"no track in {pairing.references} has a mixture, nor all four stems; name a folder "
-            "with --mixture"
+            "as `mixture`"
         )
     system = System(MIXTURE_SYSTEM, pairing.mixture or pairing.references, estimates)
     return replace(pairing, systems=(system, *pairing.systems))

@@ -106,7 +106,7 @@ def pair(
     mixtures = {key: stems.pop(MIXTURE) for key, stems in found.items() if MIXTURE in stems}
     found = {key: stems for key, stems in found.items() if stems}
     if not found:
-        raise UsageError(f"--references {references} holds mixtures only; name a folder of stems")
+        raise UsageError(f"`references` {references} holds mixtures only; name a folder of stems")
     notes: list[Note] = []
     if mixture is not None:
         mixtures = _mixtures(found, mixture, place, exclude, notes)
@@ -115,7 +115,7 @@ def pair(
         given = find_recordings(Path(folder), exclude=exclude)
         if Path(folder).is_dir() != place.is_dir():
             raise UsageError(
-                f"{folder} and --references {references} must be two folders or two files"
+                f"{folder} and `references` {references} must be two folders or two files"
             )
         for stems in given.values():
             stems.pop(MIXTURE, None)
@@ -243,9 +243,9 @@ def _system(
     if not estimates:
         some = next(iter(given))
         raise UsageError(
-            f"nothing in {folder} ({some}: {', '.join(given[some])}, ...) fits anything in "
-            f"--references {where} ({next(iter(references))}, ...); tracks and stems must be "
-            "called alike"
+            f"nothing in {folder} ({some}: {', '.join(given[some])}, ...) matches anything in "
+            f"`references` {where} ({next(iter(references))}, ...); tracks and stems must "
+            "have the same names"
         )
     system = System(name, folder, estimates)
     for key in given.keys() - set(partners.values()):
@@ -272,7 +272,7 @@ def _mixtures(
     partners = _matched(list(references), list(known))
     if not partners:
         raise UsageError(
-            f"--mixture {mixture} has none of the tracks; TRACK/mixture.wav or TRACK.wav are "
+            f"`mixture` {mixture} has none of the tracks; TRACK/mixture.wav or TRACK.wav are "
             "expected"
         )
     notes += [

@@ -65,24 +65,24 @@ class EvaluationOptions:
     def __post_init__(self) -> None:
         """Raise UsageError for what contradicts itself."""
         if self.table is not None and self.table not in TABLES:
-            raise UsageError(f"--table {self.table} is unknown; use {', '.join(TABLES)}")
+            raise UsageError(f"`table` {self.table} is unknown; use {', '.join(TABLES)}")
         if self.table is not None and self.codec is None:
-            raise UsageError(f"--table {self.table} needs --codec: name the codec it is about")
+            raise UsageError(f"`table` {self.table} needs a codec: name it as `codec`")
         if not self.estimates and (self.codec is None or self.table in TABLES[1:]):
             raise UsageError("no estimates: name a folder of stems to compare with the references")
-        for option, given in (("--name", self.names), ("--checkpoint", self.checkpoints)):
+        for option, given in (("names", self.names), ("checkpoints", self.checkpoints)):
             for folder in given:
                 if folder not in self.estimates:
                     raise UsageError(
-                        f"{option} {folder}={given[folder]} names none of the estimates; write it "
-                        "as it was given"
+                        f"`{option}` {folder}={given[folder]} is not among the estimates; write "
+                        "the folder as it was given"
                     )
         if self.output in ("", "-"):
-            raise UsageError("--output takes a folder here; name one")
+            raise UsageError("`output` must be a folder; name one")
         output = Path(self.output).resolve()
         for place in (*self.estimates, self.references, self.mixture or ""):
             if place and Path(place).resolve() == output:
-                raise UsageError(f"--output {self.output} is an input too; choose another folder")
+                raise UsageError(f"`output` {self.output} is also an input; choose another folder")
 
 
 def evaluate_systems(
@@ -177,10 +177,10 @@ def _labels(options: EvaluationOptions) -> list[str]:
     ]
     for label, count in Counter(labels).items():
         if count > 1:
-            raise UsageError(f"two systems are called {label}; give them names with --name A=LABEL")
+            raise UsageError(f"two systems are called {label}; rename them with `names` A=LABEL")
         if label in ("reference", "mixture"):
             raise UsageError(
-                f"a system cannot be called {label}, which is a row of its own; use --name A=LABEL"
+                f"a system cannot be called {label}, a row of its own; use `names` A=LABEL"
             )
     return labels
 

@@ -107,7 +107,7 @@ def score(
     """
     started = time.monotonic()
     if n_jobs is not None and not 1 <= n_jobs <= MAX_JOBS:
-        raise UsageError(f"--jobs {n_jobs} is out of range; use 1 to {MAX_JOBS}")
+        raise UsageError(f"`n_jobs` {n_jobs} is out of range; use 1 to {MAX_JOBS}")
     results: dict[tuple[str, int], _Result] = {}
     todo: dict[tuple[str, int], tuple[str, _Job]] = {}
     store = ScoreCache(cache)
@@ -266,8 +266,8 @@ def _in_processes(
                 yield futures.pop(future), future.result()
         except BrokenProcessPool:
             raise MssgenError(
-                "a process that measured was killed, most often because memory ran out; use fewer "
-                "--jobs: what is done is kept"
+                "a scoring process was killed, probably because memory ran out; use fewer `n_jobs` "
+                "and run again: finished tracks are kept"
             ) from None
         except BaseException:
             # Nobody waits minutes for results that nobody wants any more.

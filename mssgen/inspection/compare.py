@@ -92,7 +92,7 @@ def compare_files(
         AudioError: a file cannot be read, or their channels cannot be paired.
     """
     if not 0 <= max_delay_s <= 60:
-        raise UsageError(f"--max-delay {max_delay_s:g} is out of range; use 0 to 60 seconds")
+        raise UsageError(f"`max_delay_s` {max_delay_s:g} is out of range; use 0 to 60 seconds")
     with open_source(path_a) as source_a, open_source(path_b) as source_b:
         a, b = _side(source_a), _side(source_b)
         pair = _Pair(source_a, source_b, a.n_samples)

@@ -1,4 +1,4 @@
-"""`mssgen enhance --explain`: what was done to a stem, as a picture beside it."""
+"""A picture of what enhancement changed in a stem, written beside the stem."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -31,7 +31,7 @@ def explaining(hook: Hook, tracks: Sequence[Track]) -> Hook:
     check_packages()
     inputs = {track.label: track.path for track in tracks}
     if STDIN in inputs.values():
-        raise UsageError("--explain reads its input again: name a file instead of standard input")
+        raise UsageError("`explain` reads the input twice: name a file instead of standard input")
 
     def hear(event: Event) -> None:
         hook(event)

@@ -140,7 +140,7 @@ def test_the_output_is_not_searched(tmp_path: Path) -> None:
     [
         (["R/one/bass.wav"], "does not exist"),
         (["R/one/bass.wav", "A/two/notes.txt"], "holds no sound files"),
-        (["R/one/bass.wav", "A/one/drums.wav"], "must be called alike"),
+        (["R/one/bass.wav", "A/one/drums.wav"], "must have the same names"),
         (["R/one/mixture.wav", "A/one/drums.wav"], "mixtures only"),
         (["R/one/bass.wav", "R/one/bass.flac", "A/one/bass.wav"], "keep one"),
     ],

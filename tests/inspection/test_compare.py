@@ -169,7 +169,7 @@ def test_channels_that_cannot_be_paired(tmp_path: Path) -> None:
 
 
 def test_delays_out_of_range() -> None:
-    with pytest.raises(UsageError, match="--max-delay 61"):
+    with pytest.raises(UsageError, match="`max_delay_s` 61"):
         compare_files("a.wav", "b.wav", max_delay_s=61)
 
 

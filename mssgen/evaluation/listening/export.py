@@ -97,7 +97,7 @@ def _export(
     results = read_results(evaluation_dir)
     page = output / PAGE
     if page.exists() and not overwrite:
-        raise MssgenError(f"{page} exists; use --overwrite to replace it, or another --output")
+        raise MssgenError(f"{page} exists; use `overwrite=True` to replace it, or another `output`")
     test_id = f"{_slug(options.title).lower()}-{kind}"
     folder = Path("configs", "resources", test_id)  # below the root of webMUSHRA
     pages, key = [], []

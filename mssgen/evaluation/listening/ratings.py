@@ -94,7 +94,7 @@ def read_ratings(paths: Sequence[str | Path]) -> list[Rating]:
         MssgenError: a file cannot be read or holds no ratings; the message says where.
     """
     if not paths:
-        raise UsageError("--ratings needs the files of listeners")
+        raise UsageError("no rating files; name those that the listeners saved")
     numbers: dict[tuple[str, str], list[str]] = defaultdict(list)
     ratings: dict[tuple[str, ...], Rating] = {}
     for path in map(Path, paths):

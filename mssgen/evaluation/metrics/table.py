@@ -142,11 +142,11 @@ def chosen_metrics(words: Sequence[str], source: CodecSource | None = None) -> l
     """
     own: set[str] = set()
     others = []
-    wants_codec = [word for word in words if word in CODEC_GROUPS or _is_of_codec(word)]
-    if wants_codec and source is None:
-        raise UsageError(f"the metric {wants_codec[0]} is of a codec; name one with --codec")
+    with_codec = [word for word in words if word in CODEC_GROUPS or _is_of_codec(word)]
+    if with_codec and source is None:
+        raise UsageError(f"the metric {with_codec[0]} needs a codec; name one as `codec`")
     for word in words:
-        if word not in wants_codec:
+        if word not in with_codec:
             others.append(word)
             continue
         assert source is not None

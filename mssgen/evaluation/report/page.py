@@ -44,14 +44,15 @@ class ReportOptions:
     def __post_init__(self) -> None:
         if self.container not in FORMATS:
             raise UsageError(
-                f"--format {self.container} is not for browsers; use one of {', '.join(FORMATS)}"
+                f"`container` {self.container} does not play in browsers; use one of "
+                f"{', '.join(FORMATS)}"
             )
         if not (self.seconds == 0 or 1 <= self.seconds <= 3600):
-            raise UsageError("--seconds must be 1 to 3600, or 0 for whole songs")
+            raise UsageError("`seconds` must be 1 to 3600, or 0 for whole songs")
         if self.max_tracks is not None and self.max_tracks < 1:
-            raise UsageError("--max-tracks must be 1 or more")
+            raise UsageError("`max_tracks` must be 1 or more")
         if self.n_workers < 1:
-            raise UsageError("--jobs must be 1 or more")
+            raise UsageError("`n_workers` must be 1 or more")
 
 
 def write_report(
@@ -125,12 +126,12 @@ def _new_report(folder: Path, *, overwrite: bool) -> Iterator[Path]:
         if folder.exists() and not (folder.is_dir() and holds_nothing(folder)):
             if not _is_report(folder):
                 raise MssgenError(
-                    f"{folder} is no older report, and nothing else is ever replaced; choose "
-                    "another --output"
+                    f"{folder} is not an older report, and nothing else is ever replaced; choose "
+                    "another `output`"
                 )
             if not overwrite:
                 raise MssgenError(
-                    f"{folder} exists: choose another --output, or add --overwrite to replace it"
+                    f"{folder} exists: choose another `output`, or replace it with `overwrite=True`"
                 )
         with whole_folder(place) as draft:
             yield draft

@@ -199,7 +199,7 @@ def test_names_are_never_markup(report: Path) -> None:
     assert head["tracks"] == ["Song", EVIL, "Third"]
     assert head["systems"] == ["quiet", EVIL_SYSTEM]
     assert head["metrics"] == METRICS
-    assert page.text["title"].strip() == f"How quiet and {EVIL_SYSTEM} sound"
+    assert page.text["title"].strip() == f"Listening report: quiet vs {EVIL_SYSTEM}"
 
 
 def test_the_page_is_labelled(report: Path) -> None:
@@ -458,7 +458,7 @@ def test_the_command(tmp_path: Path, evaluation: Path) -> None:
     call = {"container": "wav", "seconds": 1.0, "max_tracks": 1, "quiet": True}
     out = str(tmp_path / "r")
     assert report_command(str(evaluation), output=out, **call) == 0
-    with pytest.raises(MssgenError, match="--overwrite"):
+    with pytest.raises(MssgenError, match="`overwrite=True`"):
         report_command(str(evaluation), output=out, **call)
     assert report_command(str(evaluation), output=out, overwrite=True, **call) == 0
     with pytest.raises(UsageError, match="--output"):
@@ -481,12 +481,12 @@ def test_listening_tests(evaluation: Path, tmp_path: Path, kind: str) -> None:
 
 def test_only_older_reports_are_replaced(report: Path, evaluation: Path, tmp_path: Path) -> None:
     results = read_results(evaluation)
-    with pytest.raises(MssgenError, match="--overwrite"):
+    with pytest.raises(MssgenError, match="`overwrite=True`"):
         write_report(results, report, WAV)
     other = tmp_path / "music"
     other.mkdir()
     (other / "index.html").write_text("mine")
-    with pytest.raises(MssgenError, match="no older report"):
+    with pytest.raises(MssgenError, match="not an older report"):
         write_report(results, other, WAV, overwrite=True)
     assert (other / "index.html").read_text() == "mine"
     target = tmp_path / "file" / "report"
@@ -538,11 +538,11 @@ def test_missing_and_damaged_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "option"),
     [
-        ({"container": "aiff"}, "--format"),
-        ({"seconds": 0.1}, "--seconds"),
-        ({"seconds": float("nan")}, "--seconds"),
-        ({"max_tracks": 0}, "--max-tracks"),
-        ({"n_workers": 0}, "--jobs"),
+        ({"container": "aiff"}, "`container`"),
+        ({"seconds": 0.1}, "`seconds`"),
+        ({"seconds": float("nan")}, "`seconds`"),
+        ({"max_tracks": 0}, "`max_tracks`"),
+        ({"n_workers": 0}, "`n_workers`"),
     ],
 )
 def test_options(wrong: dict[str, Any], option: str) -> None:
