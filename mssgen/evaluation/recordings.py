@@ -1,4 +1,4 @@
-"""Recordings on disk, and how references and estimates are made to fit each other."""
+"""Recordings on disk, and how references and estimates are aligned with each other."""
 
 import hashlib
 from collections.abc import Mapping
@@ -12,6 +12,7 @@ from mssgen.audio.reading import check_finite, open_source
 from mssgen.errors import AudioError
 from mssgen.evaluation.metrics.base import Audio, TrackAudio
 from mssgen.evaluation.metrics.signals import at_rate
+from mssgen.inspection.cells import counted
 from mssgen.library.stems import SoundFile, StemFile, to_channels
 
 _SAMPLED_BYTES = 2**16
@@ -25,12 +26,12 @@ class Recording:
 
     @property
     def path(self) -> Path:
-        """Of its first file, as it was found."""
+        """Path of the first file."""
         return self.files[0].path
 
     @property
     def duration_s(self) -> float:
-        """By the headers; 0 where they cannot be read, which reading will tell."""
+        """Duration from the headers; 0 if they cannot be read."""
         try:
             return max(file.n_samples / file.sample_rate for file in map(_fresh, self.files))
         except AudioError:
@@ -48,11 +49,11 @@ class Recording:
         return audio, sample_rate
 
     def fingerprint(self) -> str:
-        """What tells whether a file is still the same, without reading gigabytes.
+        """A hash that changes with the content of the files, without reading all of it.
 
-        Size and time of change would do but for copies that keep the time: two versions of a song
-        have the same size. So the first, middle and last 64 KiB count too. The place of a file
-        does not: results survive a move. Raises AudioError where a file is gone.
+        It covers size, modification time, and the first, middle and last 64 KiB: two versions of a
+        track may share size and time. Paths do not count, so results survive a move. Raises
+        AudioError if a file is missing.
         """
         digest = hashlib.sha256()
         for file in self.files:
@@ -75,11 +76,11 @@ def load_track(
     estimates: Mapping[str, Recording],
     mixture: Recording | None = None,
 ) -> TrackAudio:
-    """Read one track of one system and make everything fit; `TrackAudio.notes` lists the changes.
+    """Read one track of one system and align it; `TrackAudio.notes` lists the changes.
 
-    * rate: all become the rate of the first reference;
-    * channels: mono is doubled where anything is stereo; more than two are mixed to stereo;
-    * length: the longest reference's; all others are cut, or padded with zeros.
+    * sample rate: that of the first reference;
+    * channels: mono is doubled if anything is stereo; more than two are mixed to stereo;
+    * length: that of the longest reference; the others are cut, or padded with zeros.
 
     Raises AudioError for a damaged file.
     """
@@ -103,12 +104,12 @@ def load_track(
         if n_more:
             done = "cut" if n_more > 0 else "padded with zeros"
             notes.append(
-                f"{_named(key)} was {abs(n_more)} samples too {'long' if n_more > 0 else 'short'} "
+                f"{_named(key)} was {counted(abs(n_more), 'sample')} too {'long' if n_more > 0 else 'short'} "
                 f"and was {done}"
             )
         if len(audio) != n_channels:
             done = "doubled" if n_channels > len(audio) else f"mixed to {n_channels}"
-            notes.append(f"{_named(key)} has {len(audio)} channel(s) and was {done}")
+            notes.append(f"{_named(key)} has {counted(len(audio), 'channel')} and was {done}")
         parts[key] = fitted(audio, n_channels, n_samples)
 
     def of(kind: str) -> dict[str, Audio]:
@@ -133,7 +134,7 @@ def _named(key: tuple[str, str]) -> str:
 
 
 def fitted(audio: Audio, n_channels: int, n_samples: int) -> Audio:
-    """[C, T] -> [n_channels, n_samples], n_channels 1 or 2."""
+    """Audio [C, T] as [n_channels, n_samples], mixed or doubled, cut or padded."""
     if len(audio) != n_channels:
         audio = to_channels(audio, n_channels)
     audio = audio[:, :n_samples]
@@ -141,7 +142,7 @@ def fitted(audio: Audio, n_channels: int, n_samples: int) -> Audio:
 
 
 def _fresh(file: StemFile) -> StemFile:
-    """A copy: what files find out about themselves must not travel to processes."""
+    """A copy without cached properties, which must not be sent to other processes."""
     return replace(cast(Any, file))
 
 

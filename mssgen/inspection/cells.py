@@ -1,4 +1,4 @@
-"""Names chosen by users (files, systems, stems), made safe for tables and file names."""
+"""Names chosen by users (files, systems, stems), made safe for tables and file names; and plurals."""
 
 import csv
 import io
@@ -26,6 +26,11 @@ def csv_text(rows: Sequence[Mapping[str, object]]) -> str:
 def md_text(words: str) -> str:
     """One line of text that neither ends a Markdown cell nor starts an HTML element."""
     return " ".join(words.split()).replace("|", "\\|").replace("<", "&lt;")
+
+
+def counted(n: int, noun: str) -> str:
+    """A number and its noun: "1 track", "2 tracks"."""
+    return f"{n} {noun}{'' if n == 1 else 's'}"
 
 
 def slug(name: str, separator: str, max_length: int) -> str:

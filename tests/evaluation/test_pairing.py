@@ -180,8 +180,8 @@ def test_rates_channels_and_lengths_are_made_to_fit(tmp_path: Path) -> None:
     assert not song.estimates["bass"][:, 700:].any()
     assert set(song.notes) == {
         "the estimate of drums was resampled from 16000 to 8000 Hz",
-        "the reference of bass has 1 channel(s) and was doubled",
-        "the mixture has 1 channel(s) and was doubled",
+        "the reference of bass has 1 channel and was doubled",
+        "the mixture has 1 channel and was doubled",
         "the estimate of bass was 100 samples too short and was padded with zeros",
         "the estimate of drums was 100 samples too long and was cut",
     }

@@ -215,7 +215,7 @@ def test_gaps_silence_and_misfits_are_stated(folder: Path) -> None:
     text = (folder / "out" / "summary.md").read_text()
     assert "no estimate (2); silent reference" in text
     assert "the estimate of bass was 100 samples too short and was padded with zeros" in text
-    assert "the estimate of bass has 1 channel(s) and was doubled" in text
+    assert "the estimate of bass has 1 channel and was doubled" in text
     assert "the reference of bass is all zeros" in text
     with open("out/summary.csv", newline="") as file:
         row = next(row for row in csv.DictReader(file) if row["stem"] == "bass")

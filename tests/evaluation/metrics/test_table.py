@@ -293,7 +293,7 @@ def test_results_are_kept_as_long_as_the_song() -> None:
 
     @per_track
     def counted(of: TrackAudio, stem: str) -> int:
-        calls.append((of.track, stem))
+        calls.append((of.name, stem))
         return len(calls)
 
     first, second = song({}, {}), song({}, {})
