@@ -1,4 +1,4 @@
-"""An analysis as files: tables, plots and sounds, and one HTML page that shows them."""
+"""Writes the report of an analysis: tables, plots, sounds, and one HTML page."""
 
 import base64
 import shutil
@@ -20,24 +20,24 @@ PAGE = "index.html"
 _SOUNDS = "most_frequent"
 _AVERAGES: tuple[Callable[[list[float]], float], ...] = (statistics.fmean, statistics.median)
 _CAPTIONS = {
-    "sdr": "What the codec alone costs: mean SDR of its reconstruction over the files, with the "
-    "middle half of the files as a band; the right end is the ceiling of all that uses this codec.",
-    "usage": "How often each code was used, for each codebook and stem; grey codes never were.",
-    "perplexity": "Perplexity is the number of equally frequent codes that would say as much; "
-    "short recordings leave more codes unused than the codec has dead ones.",
-    "pca": "Quantised latents of random frames, turned to the two directions of most variance "
-    "(its shares in per cent); frames in one place are one larger mark.",
-    "mds": "The same frames laid out so that distances between them are kept as well as a plane "
-    "can (metric multidimensional scaling).",
+    "sdr": "Loss by the codec alone: mean SDR of its reconstruction over files, with the "
+    "interquartile range as a band; the right end is the ceiling of any system with this codec.",
+    "usage": "Usage of each code, for each codebook and stem; grey: never used.",
+    "perplexity": "Perplexity is the equivalent number of equally used codes; short recordings "
+    "leave more codes unused than the codec has dead ones.",
+    "pca": "Quantised latents of random frames in the two directions of most variance (shares "
+    "in per cent); coinciding frames are one larger mark.",
+    "mds": "The same frames by metric multidimensional scaling, which preserves their distances "
+    "as well as possible in two dimensions.",
 }
 
 
 def write_report(analysis: CodecAnalysis, folder: Path) -> Path:
-    """Write tables, plots, sounds and the page to `folder`, which is made; returns the page.
+    """Write tables, plots, sounds and the page to `folder`; returns the page.
 
-    Files that have the same names are replaced. Each appears complete or not at all, and the page
-    last. Raises UsageError where the packages of the extra are missing, MssgenError where the
-    folder cannot be written.
+    Existing files of the same names are replaced. Each appears complete or not at all, the page
+    last. Raises UsageError if packages of the extra are missing, MssgenError if the folder cannot
+    be written.
     """
     figures = draw(analysis)
     with reported(folder), scratch_folder() as draft:
@@ -55,7 +55,7 @@ def write_report(analysis: CodecAnalysis, folder: Path) -> Path:
 
 
 def _write_sounds(analysis: CodecAnalysis, folder: Path) -> dict[str, Path]:
-    """The most frequent codes of each stem, held, as float wav: nothing clips."""
+    """Write the held most frequent codes of each stem as float wav, which cannot clip."""
     paths = {}
     for name, frequent in analysis.frequent.items():
         audio = frequent.audio.float().numpy()
@@ -74,15 +74,15 @@ def _write_sounds(analysis: CodecAnalysis, folder: Path) -> dict[str, Path]:
 
 
 def _page(analysis: CodecAnalysis, plots: dict[str, Path], sounds: dict[str, Path]) -> str:
-    """All of it in one file, so that it can be sent around."""
+    """The page as a single file, with images and sounds inside."""
     codec, options = analysis.codec, analysis.options
     channels = {1: "mono", 2: "stereo"}.get(codec.n_channels, f"{codec.n_channels} channels")
     facts = {
         "codec": codec.codec_id,
         "sound": f"{codec.sample_rate / 1000:g} kHz, {channels}",
-        "frames": f"{codec.frame_rate:.4g} a second, of {codec.hop_length} samples",
+        "frames": f"{codec.frame_rate:.4g} per second, {codec.hop_length} samples each",
         "codebooks": f"{codec.n_codebooks} of {codec.codebook_size} codes",
-        "bit rate": f"{codec.bandwidth_kbps(codec.n_codebooks):.4g} kbit/s a coded channel",
+        "bit rate": f"{codec.bandwidth_kbps(codec.n_codebooks):.4g} kbit/s per coded channel",
         "latents": f"{codec.latent_dim} dimensions",
     }
     return rendered(
@@ -138,7 +138,7 @@ def _frequent(analysis: CodecAnalysis, sounds: dict[str, Path]) -> list[list[str
 
 
 def _decibels(value: float) -> str:
-    """With a proper minus sign."""
+    """One decimal, with a typographic minus sign."""
     return f"{value:.1f}".replace("-", "−")
 
 

@@ -1,4 +1,4 @@
-"""An analysis as CSV tables, one row a fact."""
+"""CSV tables of an analysis."""
 
 import statistics
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ def write_tables(analysis: CodecAnalysis, folder: Path) -> None:
         "files.csv": _files(analysis),
     }
     for name, table in tables.items():
-        # Names of files need not be text.
+        # File names need not be valid text.
         data = csv_text(list(table)).encode("utf-8", "backslashreplace")
         (folder / name).write_bytes(data)
 
@@ -47,13 +47,13 @@ def _usage(analysis: CodecAnalysis) -> Iterator[Row]:
 
 
 def what_is_coded(analysis: CodecAnalysis, n_codebooks: int) -> str:
-    """What the codebook of this number, and all before it, can tell of a sound."""
+    """What the first `n_codebooks` codebooks represent."""
     is_level = n_codebooks <= analysis.codec.n_level_codebooks
     return "band energies only" if is_level else "waveform"
 
 
 def _codes(analysis: CodecAnalysis) -> Iterator[Row]:
-    """The histograms: a row for each code that was used, the most frequent first."""
+    """Histograms: a row for each used code, the most frequent first."""
     for stem in analysis.heard:
         for index, counts in enumerate(stem.counts):
             order = counts.argsort(descending=True, stable=True).tolist()
@@ -69,7 +69,7 @@ def _codes(analysis: CodecAnalysis) -> Iterator[Row]:
 
 
 def _sdr(analysis: CodecAnalysis) -> Iterator[Row]:
-    """A row for each stem and number of codebooks; stems of silence have no SDR."""
+    """A row for each stem and number of codebooks; silent stems have no SDR."""
     for stem in analysis.stems:
         frequent = analysis.frequent.get(stem.stem)
         for n_codebooks in analysis.n_codebooks:

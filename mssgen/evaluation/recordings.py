@@ -102,11 +102,8 @@ def load_track(
             notes.append(f"{_named(key)} is all zeros")
         n_more = audio.shape[1] - n_samples
         if n_more:
-            done = "cut" if n_more > 0 else "padded with zeros"
-            notes.append(
-                f"{_named(key)} was {counted(abs(n_more), 'sample')} too {'long' if n_more > 0 else 'short'} "
-                f"and was {done}"
-            )
+            done = "long and was cut" if n_more > 0 else "short and was padded with zeros"
+            notes.append(f"{_named(key)} was {counted(abs(n_more), 'sample')} too {done}")
         if len(audio) != n_channels:
             done = "doubled" if n_channels > len(audio) else f"mixed to {n_channels}"
             notes.append(f"{_named(key)} has {counted(len(audio), 'channel')} and was {done}")

@@ -1,4 +1,4 @@
-"""Names chosen by users (files, systems, stems), made safe for tables and file names; and plurals."""
+"""Text in tables and file names, made safe: users choose names of files, systems and stems."""
 
 import csv
 import io

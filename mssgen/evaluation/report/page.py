@@ -1,4 +1,4 @@
-"""An evaluation as a page: index.html, and beside it the sounds and pictures of each track."""
+"""Writes the report of an evaluation: index.html, with audio and pictures of each track."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
@@ -31,14 +31,14 @@ MIXTURE, REFERENCE = "mixture", "reference"
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """What of an evaluation goes onto the page."""
+    """Content of a report."""
 
     container: str = "ogg"
-    """A name of `FORMATS`: what browsers play."""
+    """Audio format, one of `FORMATS`."""
     seconds: float = 30.0
-    """The length of an excerpt; 0 takes whole songs."""
+    """Length of excerpts; 0: whole tracks."""
     max_tracks: int | None = None
-    """Sounds and pictures for the first so many tracks; numbers are there for all."""
+    """Number of tracks with audio and pictures, None: all; scores are shown for all tracks."""
     n_workers: int = 2
 
     def __post_init__(self) -> None:
@@ -63,11 +63,11 @@ def write_report(
     overwrite: bool = False,
     hook: Hook = ignore,
 ) -> Done:
-    """Write the page to `folder`, which appears complete or not at all.
+    """Write the report to `folder`, which appears complete or not at all.
 
-    A track whose files cannot be read is told to the hook and shown without sound. Raises
-    UsageError where packages of the extra are missing, MssgenError where `folder` holds anything
-    but an older report, or one and not `overwrite`, and where the disk cannot be written.
+    A track with unreadable files is reported to `hook` and shown without audio. Raises UsageError
+    if packages of the extra are missing, MssgenError if `folder` holds anything but an older
+    report, or an older report without `overwrite`, or cannot be written.
     """
     options = options or ReportOptions()
     started = monotonic()
@@ -105,7 +105,7 @@ def write_report(
 
 
 def _sound_s(track: TrackFiles, options: ReportOptions) -> float:
-    """Seconds of sound that the page has of a track, over all stems and sources."""
+    """Seconds of audio of a track on the page, over all stems and sources."""
     n_sources = sum(
         1 + len(stem.estimates) + (track.mixture is not None) for stem in track.stems.values()
     )
@@ -119,7 +119,7 @@ def _sound_s(track: TrackFiles, options: ReportOptions) -> float:
 
 @contextmanager
 def _new_report(folder: Path, *, overwrite: bool) -> Iterator[Path]:
-    """An empty folder that becomes `folder` if nothing is raised."""
+    """An empty folder that becomes `folder` unless an exception is raised."""
     place = folder.resolve()
     with reported(folder):
         recover(place)
@@ -138,7 +138,7 @@ def _new_report(folder: Path, *, overwrite: bool) -> Iterator[Path]:
 
 
 def _is_report(folder: Path) -> bool:
-    """Whether the folder holds a report of ours and nothing else."""
+    """Whether the folder holds a report by mssgen and nothing else."""
     if not folder.is_dir():
         return False
     if {entry.name for entry in folder.iterdir() if not is_leftover(entry.name)} - _ENTRIES:
@@ -150,7 +150,7 @@ def _is_report(folder: Path) -> bool:
 def _write_track(
     track: TrackFiles, index: int, results: Results, draft: Path, options: ReportOptions
 ) -> dict[str, Any]:
-    """Sounds and pictures of a track; returns what the page must know of it."""
+    """Write audio and pictures of a track; returns the data that the page needs."""
     stems = []
     for number, stem in enumerate((name for name in results.stems if name in track.stems), 1):
         stem_files = track.stems[stem]
@@ -158,7 +158,7 @@ def _write_track(
         if track.mixture is not None:
             paths[MIXTURE] = track.mixture
         paths[REFERENCE] = stem_files.reference
-        # A system may be called "mixture": keys of systems are their numbers.
+        # A system may be called "mixture": systems are identified by number.
         systems = [name for name in results.systems if name in stem_files.estimates]
         paths |= {_key(results, name): stem_files.estimates[name] for name in systems}
         excerpt = audio_files.read_excerpt(paths, REFERENCE, options.seconds)
@@ -211,7 +211,7 @@ def _write_track(
 
 
 def _key(results: Results, system: str) -> str:
-    """The name of a system in files: "system1", ..."""
+    """Identifier of a system in file names: "system1", ..."""
     return f"system{results.systems.index(system) + 1}"
 
 
@@ -231,7 +231,7 @@ def _address(path: Path, draft: Path) -> str:
 
 
 def _write_data(payload: Mapping[str, Any], index: int, draft: Path) -> None:
-    """A script, not JSON: pages from a disk may load scripts, but may not fetch."""
+    """Write a script, not JSON: pages opened from disk may load scripts, but may not fetch."""
     path = draft / "data" / f"{index + 1:04}.js"
     path.parent.mkdir(exist_ok=True)
     path.write_text(
@@ -258,7 +258,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _report(results: Results, title: str, n_heard: int, options: ReportOptions) -> dict[str, Any]:
-    """What the page must know before it shows a track."""
+    """Data that the page needs before it shows a track."""
     names = [track.name for track in results.tracks]
     scores: dict[str, Any] = {}
     reasons: dict[str, str] = {}
@@ -300,9 +300,9 @@ def _report(results: Results, title: str, n_heard: int, options: ReportOptions) 
 
 
 def summarise(results: Results) -> dict[str, dict[str, dict[str, dict[str, Any]]]]:
-    """By metric, stem and system: value, interval (low, high), and how many tracks have a value.
+    """By metric, stem and system: average, interval (low, high), tracks with and without a value.
 
-    Scores of the whole set (of a track that is none) are taken as they are.
+    Scores of the whole set (whose track is not in the list) are passed on unchanged.
     """
     names = {track.name for track in results.tracks}
     how = {metric["name"]: metric["aggregate"] for metric in results.metrics}

@@ -1,4 +1,4 @@
-"""Waveforms and spectrograms as small pictures that can be laid under one another."""
+"""Waveforms and spectrograms as small pictures of equal size and scale."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,9 +13,9 @@ Image = NDArray[np.float32]
 
 N_COLUMNS, N_ROWS = 900, 150
 RANGE_DB = 75.0
-"""What a spectrogram shows below its loudest point."""
+"""Dynamic range of a spectrogram, below its loudest point."""
 DIFFERENCE_DB = 30.0
-"""What a difference shows, up and down."""
+"""Range of a difference picture, up and down."""
 _N_PEAKS = 450
 _LOWEST_HZ, _HIGHEST_HZ = 40.0, 18_000.0
 _TICKS_HZ = (300, 1000, 3000, 10_000)
@@ -23,9 +23,9 @@ _FRAME_S = 0.08
 _MAX_HOP_S = 0.025
 _FRAMES_AT_ONCE = 512
 _QUALITY = 80
-# From dark to light, evenly in lightness; after matplotlib's "magma" (CC0).
+# From dark to light, with even steps of lightness; after matplotlib's "magma" (CC0).
 _LEVELS = "000004 140e36 3b0f70 641a80 8c2981 b73779 de4968 f7705c fe9f6d fecf92 fcfdbf"
-# Blue for what is missing, orange for what was added: apart for the colour-blind too.
+# Blue: missing, orange: added; distinguishable for colour-blind readers.
 _SIGNS = "a6e3ff 4aa8e8 1f5f9e 123454 101216 5a2a0c a8521a ee8a3c ffd9a8"
 
 
@@ -51,7 +51,7 @@ def mel_spectrogram_db(audio: NDArray[np.float32], sample_rate: int) -> Image:
 
 
 def ticks(sample_rate: int) -> list[tuple[str, float]]:
-    """Labels for the frequency axis, and where they stand: 0 is the lower edge, 1 the upper."""
+    """Labels of the frequency axis and their positions: 0 is the lower edge, 1 the upper."""
     low, high = _mel(np.array(_edges(sample_rate)))
     places = (_mel(np.array(_TICKS_HZ, float)) - low) / (high - low)
     return [
@@ -62,7 +62,7 @@ def ticks(sample_rate: int) -> list[tuple[str, float]]:
 
 
 def top_db(spectrograms: Sequence[Image]) -> float:
-    """The upper end of a common scale: the loudest point of all."""
+    """Upper end of a common scale: the loudest point of all, dB."""
     return max(float(image.max()) for image in spectrograms)
 
 
@@ -72,9 +72,9 @@ def draw_spectrogram(image: Image, top: float, path: Path) -> None:
 
 
 def draw_difference(estimate: Image, reference: Image, top: float, path: Path) -> None:
-    """Write estimate minus reference in dB as WebP: bright where they differ by `DIFFERENCE_DB`.
+    """Write estimate minus reference in dB as WebP: brightest at `DIFFERENCE_DB`.
 
-    What lies more than `RANGE_DB` below `top` counts as that: silence differs from silence by 0.
+    Levels are clamped at `RANGE_DB` below `top`, so that silence differs from silence by 0.
     """
     floor = top - RANGE_DB
     difference = np.maximum(estimate, floor) - np.maximum(reference, floor)
@@ -82,7 +82,7 @@ def draw_difference(estimate: Image, reference: Image, top: float, path: Path) -
 
 
 def peaks(audio: NDArray[np.float32]) -> list[int]:
-    """The outline of [C, T]: lowest and highest sample of each column in turn, full scale 100."""
+    """Waveform outline of [C, T]: minimum and maximum per column in turn, full scale 100."""
     edges = np.linspace(0, audio.shape[1], min(_N_PEAKS, audio.shape[1]), endpoint=False)
     starts = edges.astype(int)
     low = np.minimum.reduceat(audio.min(axis=0), starts)
@@ -92,7 +92,7 @@ def peaks(audio: NDArray[np.float32]) -> list[int]:
 
 
 def gradients() -> dict[str, str]:
-    """The colour scales as lists of CSS colours, for the legends."""
+    """Colour scales as lists of CSS colours, for the legends."""
     return {
         "levels": ", ".join(f"#{colour}" for colour in _LEVELS.split()),
         "signs": ", ".join(f"#{colour}" for colour in _SIGNS.split()),
@@ -109,7 +109,7 @@ def _mel(hz: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _bands(n_fft: int, sample_rate: int) -> NDArray[np.float32]:
-    """Weights [rows, bins]: triangles on the mel scale, never narrower than a bin."""
+    """Triangular mel filters [rows, bins], none narrower than a bin."""
     low, high = _mel(np.array(_edges(sample_rate)))
     centres = 700 * (10 ** (np.linspace(low, high, N_ROWS) / 2595) - 1)
     bins = np.fft.rfftfreq(n_fft, 1 / sample_rate)
