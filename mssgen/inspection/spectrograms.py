@@ -82,8 +82,8 @@ class SpectrogramPair:
         """
         powers = self.powers()
         nyquist = self.sample_rate / 2
-        top = _mel(nyquist)
-        points = _hz(np.linspace(0, top, n_rows + 2))
+        top = to_mel(nyquist)
+        points = to_hz(np.linspace(0, top, n_rows + 2))
         frequencies = np.arange(powers.shape[2]) * self.sample_rate / self._n_fft
         bin_hz = self.sample_rate / self._n_fft
         centres = points[1:-1]
@@ -120,9 +120,11 @@ def mel_ticks(centres: Sequence[float] | NDArray[np.float64]) -> tuple[list[floa
     return rows, [f"{hz // 1000}k" if hz >= 1000 else str(hz) for hz in inside]
 
 
-def _mel(hz: float) -> float:
-    return 2595 * math.log10(1 + hz / 700)
+def to_mel(hz: float | NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mel scale of frequencies in Hz (O'Shaughnessy 1987)."""
+    return np.asarray(2595 * np.log10(1 + np.asarray(hz) / 700))
 
 
-def _hz(mel: NDArray[np.float64]) -> NDArray[np.float64]:
+def to_hz(mel: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Frequencies in Hz of values on the mel scale."""
     return 700 * (10 ** (mel / 2595) - 1)

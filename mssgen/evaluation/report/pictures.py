@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mssgen.extras import missing
+from mssgen.inspection.spectrograms import to_hz, to_mel
 
 Image = NDArray[np.float32]
 
@@ -52,8 +53,8 @@ def mel_spectrogram_db(audio: NDArray[np.float32], sample_rate: int) -> Image:
 
 def ticks(sample_rate: int) -> list[tuple[str, float]]:
     """Labels of the frequency axis and their positions: 0 is the lower edge, 1 the upper."""
-    low, high = _mel(np.array(_edges(sample_rate)))
-    places = (_mel(np.array(_TICKS_HZ, float)) - low) / (high - low)
+    low, high = to_mel(np.array(_edges(sample_rate)))
+    places = (to_mel(np.array(_TICKS_HZ, float)) - low) / (high - low)
     return [
         (f"{hz // 1000}k" if hz >= 1000 else str(hz), round(float(place), 4))
         for hz, place in zip(_TICKS_HZ, places, strict=True)
@@ -103,15 +104,10 @@ def _edges(sample_rate: int) -> tuple[float, float]:
     return _LOWEST_HZ, min(_HIGHEST_HZ, sample_rate / 2)
 
 
-def _mel(hz: NDArray[np.float64]) -> NDArray[np.float64]:
-    """O'Shaughnessy 1987."""
-    return np.asarray(2595 * np.log10(1 + hz / 700))
-
-
 def _bands(n_fft: int, sample_rate: int) -> NDArray[np.float32]:
     """Triangular mel filters [rows, bins], none narrower than a bin."""
-    low, high = _mel(np.array(_edges(sample_rate)))
-    centres = 700 * (10 ** (np.linspace(low, high, N_ROWS) / 2595) - 1)
+    low, high = to_mel(np.array(_edges(sample_rate)))
+    centres = to_hz(np.linspace(low, high, N_ROWS))
     bins = np.fft.rfftfreq(n_fft, 1 / sample_rate)
     widths = np.maximum(np.gradient(centres), sample_rate / n_fft)
     weights = np.maximum(0, 1 - np.abs(bins - centres[:, None]) / widths[:, None])

@@ -69,7 +69,8 @@ def run(
 
     from mssgen.codecs.loading import load_codec
     from mssgen.evaluation.metrics.signals import is_silent
-    from mssgen.evaluation.records import commit_of, versions
+    from mssgen.evaluation.commits import commit_of
+    from mssgen.evaluation.records import versions
     from mssgen.files import write_text
 
     torch.set_num_threads(arguments.threads)
