@@ -3,8 +3,7 @@
 Intervals are percentile bootstrap intervals over tracks (Efron and Tibshirani, "An Introduction to
 the Bootstrap", 1993, chapter 13), not BCa: they are defined for medians and for few tracks, where
 the acceleration of BCa degenerates. The same seed draws the same tracks, so tables are
-reproducible. `scipy.stats.bootstrap` draws the same way, but is no shorter to call, and reading a
-report would need scipy.
+reproducible. `scipy.stats.bootstrap` gives the same intervals, but every table would need scipy.
 """
 
 from collections import Counter

@@ -75,6 +75,8 @@ def metric(
     """
 
     def made(measure: Measure) -> Metric:
+        # The module has the metric under the function's name: pickle finds the function inside it.
+        measure.__qualname__ = f"{measure.__qualname__}.measure"
         paragraph = (inspect.getdoc(measure) or "").partition("\n\n")[0]
         return Metric(
             name=measure.__name__,

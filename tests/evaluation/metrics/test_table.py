@@ -2,8 +2,10 @@
 
 import gc
 import math
+import pickle
 import shutil
 import weakref
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -286,6 +288,12 @@ def test_inputs_stay_as_they_are(name: str) -> None:
     measure(name, song({"bass": s, "drums": estimate}, {"bass": estimate, "drums": s}))
     np.testing.assert_array_equal(s, before[0])
     np.testing.assert_array_equal(estimate, before[1])
+
+
+@pytest.mark.parametrize("name", ["usdr", "excess"])
+def test_a_changed_metric_travels_to_other_processes(name: str) -> None:
+    changed = replace(METRICS[name], title="Another title")
+    assert pickle.loads(pickle.dumps(changed)) == changed
 
 
 def test_results_are_kept_as_long_as_the_song() -> None:
