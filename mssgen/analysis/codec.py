@@ -155,7 +155,7 @@ def analyze_codec(
     """
     started = time.monotonic()
     options = options or AnalysisOptions()
-    levels = _sdr_levels(codec, options.n_codebooks)
+    numbers = _sdr_numbers(codec, options.n_codebooks)
     names = [stem_of(track, options.stem_from) for track in tracks]
     unique = sorted(set(names))
     if len(unique) > MAX_STEMS:
@@ -175,7 +175,7 @@ def analyze_codec(
     n_failed = 0
     for track, name in zip(tracks, names, strict=True):
         try:
-            _analyze_file(track, codec, stems[name], levels, options, hook)
+            _analyze_file(track, codec, stems[name], numbers, options, hook)
         except Exception as error:
             n_failed += 1
             _log.debug("%s failed", track.label, exc_info=True)
@@ -187,10 +187,10 @@ def analyze_codec(
         raise AudioError(
             "there is nothing to analyse: every file is silent or failed; name other files"
         )
-    frequent = {stem.stem: frequent_codes(codec, stem.counts, levels) for stem in heard}
+    frequent = {stem.stem: frequent_codes(codec, stem.counts, numbers) for stem in heard}
     done = Done(len(tracks) - n_failed, 0, n_failed, time.monotonic() - started)
     found = [stem for stem in stems.values() if stem.files or stem.silent]
-    return CodecAnalysis(codec, options, levels, found, frequent, done)
+    return CodecAnalysis(codec, options, numbers, found, frequent, done)
 
 
 def check_packages() -> None:
@@ -214,7 +214,7 @@ def stem_of(track: Track, stem_from: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode().lower() or "all"
 
 
-def _sdr_levels(codec: Codec, n_codebooks: Sequence[int]) -> tuple[int, ...]:
+def _sdr_numbers(codec: Codec, n_codebooks: Sequence[int]) -> tuple[int, ...]:
     """Numbers of codebooks for the SDR: as requested, else powers of two; always all, too."""
     powers = (2**exponent for exponent in range(codec.n_codebooks.bit_length()))
     chosen = [codec.check_n_codebooks(n) for n in n_codebooks or powers]
@@ -259,7 +259,7 @@ def _analyze_file(
     track: Track,
     codec: Codec,
     stem: StemAnalysis,
-    levels: Sequence[int],
+    numbers: Sequence[int],
     options: AnalysisOptions,
     hook: Hook,
 ) -> None:
@@ -281,15 +281,15 @@ def _analyze_file(
         # As in `.codes` files: silent items, such as the side of a mono file, have no codes.
         heard = of_items.nonzero().flatten()
         codes = encode_stream(codec, (block.to(device) for block in signal.items(heard)))
-        decoded = [decode_stream(codec, codec.truncate(codes, n)) for n in levels]
-        errors = torch.zeros(len(levels), dtype=torch.float64)
+        decoded = [decode_stream(codec, codec.truncate(codes, n)) for n in numbers]
+        errors = torch.zeros(len(numbers), dtype=torch.float64)
         n_done = 0
         for target, *estimates in align([signal.items(heard), *decoded]):
             errors += torch.stack([_energies(target - part.cpu()).sum() for part in estimates])
             n_done += target.shape[-1]
             hook(Progress(track.label, n_done / codec.sample_rate, duration_s))
     total = float(of_items.sum())
-    sdr = {n: ratio_db(total, error) for n, error in zip(levels, errors.tolist(), strict=True)}
+    sdr = {n: ratio_db(total, error) for n, error in zip(numbers, errors.tolist(), strict=True)}
     # Counted last: a file that fails must not count.
     is_middle = (heard % 2 == 0) | (codec.n_channels > 1)
     counted = codes.codes[is_middle] if is_middle.any() else codes.codes

@@ -124,10 +124,10 @@ def _sdr(analysis: CodecAnalysis) -> "Figure":
 
 def _mark_band_energies(axes: "Axes", analysis: CodecAnalysis) -> None:
     """Shade the band-energy codebooks, whose SDR is about 0 dB."""
-    n_levels = analysis.codec.n_level_codebooks
-    if n_levels:
+    n_band_energies = analysis.codec.n_level_codebooks
+    if n_band_energies:
         low, high = axes.get_xlim()
-        axes.axvspan(low, n_levels + 0.5, color="0.5", alpha=0.12, linewidth=0)
+        axes.axvspan(low, n_band_energies + 0.5, color="0.5", alpha=0.12, linewidth=0)
         axes.set_xlim(low, high)
         axes.text(
             0.01, 0.97, "band energies only", transform=axes.transAxes, va="top", color="0.35"
