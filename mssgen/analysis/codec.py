@@ -1,10 +1,10 @@
-"""What a codec does with the stems of music: which codes it uses, and how well it rebuilds them.
+"""Analyses how a codec represents stems: code usage and reconstruction quality.
 
-The questions are those of the thesis (sections 6 and 6.1): how often is each code of each codebook
-used, what do the most frequent codes sound like, do stems part in the space of quantised latents,
-and which SDR is the ceiling of everything that goes through this codec.
+It follows sections 6 and 6.1 of the thesis: how often each code of each codebook is used, what the
+most frequent codes sound like, whether stems separate in the space of quantised latents, and the
+SDR ceiling of any system based on this codec.
 
-Files stream: memory is a few seconds of sound and the codes of one file.
+Files are streamed: memory is a few seconds of audio and the codes of one file.
 """
 
 import importlib.util
@@ -27,8 +27,6 @@ from mssgen.analysis.statistics import (
     FrequentCodes,
     count_codes,
     frequent_codes,
-    power_db,
-    sdr_db,
 )
 from mssgen.audio.channels import to_items
 from mssgen.audio.reading import AudioSource, check_finite, open_source
@@ -39,57 +37,58 @@ from mssgen.errors import AudioError, MssgenError, UsageError
 from mssgen.events import Done, Failed, Hook, Progress, Start, Warned, ignore
 from mssgen.extras import missing
 from mssgen.inputs.tracks import STDIN, Track
+from mssgen.inspection.decibels import power_db, ratio_db
 from mssgen.streams import align
 
 STEM_SOURCES = ("name", "folder", "all")
 MAX_STEMS = 14
-"""More classes than that no plot can tell apart."""
+"""Number of classes that a plot can distinguish."""
 SILENCE_DB = -80.0
-"""Mean power, dB of full scale, below which a file is silent: well above the dither of 16 bit."""
+"""Files with less mean power, in dBFS, count as silent; well above 16-bit dither."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class AnalysisOptions:
-    """What to measure, and how much of it."""
+    """Options of an analysis."""
 
     stem_from: str = "name"
-    """The stem class of a file: its "name" ({track}/bass.wav), its "folder" (bass/{track}.wav), or
-    "all" for one class."""
+    """Source of the stem class of a file: its "name" ({track}/bass.wav), its "folder"
+    (bass/{track}.wav), or "all" for a single class."""
     n_codebooks: tuple[int, ...] = ()
-    """Numbers of codebooks to measure the SDR at; empty: 1, 2, 4, ... and all."""
+    """Numbers of codebooks for which to measure the SDR; empty: 1, 2, 4, ... and all."""
     max_s: float | None = None
-    """Seconds of each file to look at, from its start."""
+    """Seconds to analyse from the start of each file; None: all."""
     n_points: int = 1000
-    """Frames in the projections, over all stems: a random sample of each stem's frames."""
+    """Number of randomly sampled frames in the projections, over all stems."""
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Raise UsageError for values that make no sense with any codec."""
+        """Raise UsageError for values out of range."""
         if self.stem_from not in STEM_SOURCES:
             raise UsageError(
-                f"--stem-from {self.stem_from} is unknown; use {', '.join(STEM_SOURCES)}"
+                f"`stem_from` {self.stem_from} is unknown; use {', '.join(STEM_SOURCES)}"
             )
         if self.max_s is not None and not 0 < self.max_s < math.inf:
-            raise UsageError(f"--max-seconds {self.max_s:g} is out of range; use more than 0")
+            raise UsageError(f"`max_s` {self.max_s:g} is out of range; use more than 0")
 
 
 @dataclass(frozen=True)
 class FileResult:
-    """One file that was not silent."""
+    """Measurements of a file that is not silent."""
 
     track: str
     duration_s: float
     level_db: float
-    """Mean power, dB of full scale."""
+    """RMS level, dBFS."""
     sdr_db: dict[int, float]
-    """By number of codebooks."""
+    """SDR of the reconstruction by number of codebooks."""
 
 
 @dataclass
 class StemAnalysis:
-    """What was found in all files of one stem."""
+    """Results for all files of one stem."""
 
     stem: str
     counts: Tensor
@@ -97,28 +96,28 @@ class StemAnalysis:
     frames: FrameSample
     files: list[FileResult] = field(default_factory=list)
     silent: list[str] = field(default_factory=list)
-    """Files that were left out, because there is nothing in them."""
+    """Silent files, which are left out."""
 
     @property
     def n_frames(self) -> int:
         return int(self.counts[0].sum())
 
     def sdr_db(self, n_codebooks: int) -> list[float]:
-        """One value a file."""
+        """SDR per file, dB."""
         return [file.sdr_db[n_codebooks] for file in self.files]
 
 
 @dataclass(frozen=True)
-class Analysis:
-    """The whole result; stems that were all silence have no frames."""
+class CodecAnalysis:
+    """Result of an analysis; stems with only silent files have no frames."""
 
     codec: Codec
     options: AnalysisOptions
     n_codebooks: tuple[int, ...]
-    """Where the SDR was measured, rising; the last is the ceiling."""
+    """Numbers of codebooks with an SDR, ascending; the last is the ceiling."""
     stems: list[StemAnalysis]
     frequent: dict[str, FrequentCodes]
-    """By stem, of those with frames."""
+    """By stem, for stems with frames."""
     done: Done
 
     @property
@@ -128,7 +127,7 @@ class Analysis:
 
     @torch.inference_mode()
     def sampled_latents(self, n_codebooks: int) -> dict[str, NDArray[np.float32]]:
-        """By stem, the quantised latents [P, D] of its sampled frames from the first codebooks."""
+        """By stem, quantised latents [P, D] of its sampled frames, from the first codebooks."""
         device = self.codec.device
         latents = {}
         for stem in self.heard:
@@ -143,26 +142,26 @@ def analyze_codec(
     options: AnalysisOptions | None = None,
     *,
     hook: Hook = ignore,
-) -> Analysis:
-    """Encode and decode files, and count; a file that fails does not stop the others.
+) -> CodecAnalysis:
+    """Encode and decode files and count codes; a file that fails does not stop the others.
 
-    Mono codecs code a stereo file as middle and side (`channels.to_items`). The SDR takes both in,
-    and is that of the stereo file, because middle and side are orthogonal. Codes are counted in the
-    middle only: the side of most stems is nearly silence, and would hide what the codes are for.
+    Mono codecs code a stereo file as mid and side (`channels.to_items`). The SDR covers both and
+    equals that of the stereo file, because the transform is orthogonal. Codes are counted in mid
+    only: the side of most stems is close to silence and would distort the counts.
 
     Raises:
-        UsageError: wrong options, or too many stems (found before any work).
-        AudioError: nothing could be analysed. What goes wrong with single files is told to `hook`.
+        UsageError: wrong options, or too many stems (raised before any work).
+        AudioError: nothing could be analysed. Failures of single files are reported to `hook`.
     """
     started = time.monotonic()
     options = options or AnalysisOptions()
-    levels = _sdr_levels(codec, options.n_codebooks)
+    numbers = _sdr_numbers(codec, options.n_codebooks)
     names = [stem_of(track, options.stem_from) for track in tracks]
     unique = sorted(set(names))
     if len(unique) > MAX_STEMS:
         raise UsageError(
-            f"--stem-from {options.stem_from} gives {len(unique)} stems ({', '.join(unique[:3])}, "
-            f"...) where {MAX_STEMS} can be told apart; use another --stem-from"
+            f"`stem_from` {options.stem_from} gives {len(unique)} stems ({', '.join(unique[:3])}, "
+            f"...) where {MAX_STEMS} can be told apart; use another `stem_from`"
         )
     n_points = max(1, options.n_points // len(unique)) if unique else 0
     stems = {
@@ -176,7 +175,7 @@ def analyze_codec(
     n_failed = 0
     for track, name in zip(tracks, names, strict=True):
         try:
-            _analyze_file(track, codec, stems[name], levels, options, hook)
+            _analyze_file(track, codec, stems[name], numbers, options, hook)
         except Exception as error:
             n_failed += 1
             _log.debug("%s failed", track.label, exc_info=True)
@@ -188,31 +187,35 @@ def analyze_codec(
         raise AudioError(
             "there is nothing to analyse: every file is silent or failed; name other files"
         )
-    frequent = {stem.stem: frequent_codes(codec, stem.counts, levels) for stem in heard}
+    frequent = {stem.stem: frequent_codes(codec, stem.counts, numbers) for stem in heard}
     done = Done(len(tracks) - n_failed, 0, n_failed, time.monotonic() - started)
     found = [stem for stem in stems.values() if stem.files or stem.silent]
-    return Analysis(codec, options, levels, found, frequent, done)
+    return CodecAnalysis(codec, options, numbers, found, frequent, done)
 
 
 def check_packages() -> None:
-    """Raise UsageError unless what draws the report is installed."""
-    for module, package in (("matplotlib", "matplotlib"), ("sklearn", "scikit-learn")):
+    """Raise UsageError if a package of the report is not installed."""
+    for module, package in (
+        ("matplotlib", "matplotlib"),
+        ("sklearn", "scikit-learn"),
+        ("jinja2", "jinja2"),
+    ):
         if importlib.util.find_spec(module) is None:
             raise missing(package, "analysis", "the analysis")
 
 
 def stem_of(track: Track, stem_from: str) -> str:
-    """The stem class of a file, in lower case; see `AnalysisOptions.stem_from`."""
+    """Stem class of a file in lower case; see `AnalysisOptions.stem_from`."""
     if stem_from == "all" or track.path == STDIN:
         return "all"
     path = Path(os.path.abspath(track.path))
     name = path.stem if stem_from == "name" else path.parent.name
-    # Names of files need not be text.
+    # File names need not be valid text.
     return name.encode("utf-8", "backslashreplace").decode().lower() or "all"
 
 
-def _sdr_levels(codec: Codec, n_codebooks: Sequence[int]) -> tuple[int, ...]:
-    """Where to measure the SDR: as asked for, else in powers of two; always with all codebooks."""
+def _sdr_numbers(codec: Codec, n_codebooks: Sequence[int]) -> tuple[int, ...]:
+    """Numbers of codebooks for the SDR: as requested, else powers of two; always all, too."""
     powers = (2**exponent for exponent in range(codec.n_codebooks.bit_length()))
     chosen = [codec.check_n_codebooks(n) for n in n_codebooks or powers]
     return tuple(sorted({*chosen, codec.n_codebooks}))
@@ -220,25 +223,25 @@ def _sdr_levels(codec: Codec, n_codebooks: Sequence[int]) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class _Signal:
-    """A file as the codec wants it; can be read any number of times."""
+    """A file at the sample rate of the codec; can be read repeatedly."""
 
     source: AudioSource
     codec: Codec
     max_s: float | None
 
     def blocks(self) -> Iterator[NDArray[np.float32]]:
-        """[F, T'] at the codec's rate, with the file's channels."""
+        """Blocks [C, T'] at the sample rate of the codec, with the channels of the file."""
         info = self.source.info
         at_rate = resample(self._cut(), info.n_channels, info.sample_rate, self.codec.sample_rate)
         return (block for block in at_rate if block.shape[-1])
 
     def items(self, kept: Tensor) -> Iterator[Tensor]:
-        """[B, C, T'], those items of `channels.to_items` that are kept, on the CPU."""
+        """Blocks [B, C, T'] of the `kept` items of `channels.to_items`, on the CPU."""
         layout = self.source.info.layout
         return (to_items(block, self.codec.n_channels, layout)[kept] for block in self.blocks())
 
     def _cut(self) -> Iterator[NDArray[np.float32]]:
-        """[F, T'] of the first `max_s` seconds; AudioError for what is no sound."""
+        """Blocks [C, T'] of the first `max_s` seconds; AudioError for NaN or infinity."""
         rate = self.source.info.sample_rate
         n_left = max(1, round(self.max_s * rate)) if self.max_s else sys.maxsize
         n_read = 0
@@ -256,7 +259,7 @@ def _analyze_file(
     track: Track,
     codec: Codec,
     stem: StemAnalysis,
-    levels: Sequence[int],
+    numbers: Sequence[int],
     options: AnalysisOptions,
     hook: Hook,
 ) -> None:
@@ -271,23 +274,23 @@ def _analyze_file(
         level_db = power_db(energy / (info.n_channels * max(1, n_samples)))
         if level_db < SILENCE_DB:
             stem.silent.append(track.label)
-            hook(Warned(track.label, "the file is silent: it is counted, and left out"))
+            hook(Warned(track.label, "the file is silent and left out"))
             return
         duration_s = n_samples / codec.sample_rate
         hook(Start(track.label, duration_s, info.sample_rate, info.n_channels, str(device), "fp32"))
-        # As in `.codes` files: silence needs no codes, and the side of a mono file is just that.
+        # As in `.codes` files: silent items, such as the side of a mono file, have no codes.
         heard = of_items.nonzero().flatten()
         codes = encode_stream(codec, (block.to(device) for block in signal.items(heard)))
-        decoded = [decode_stream(codec, codec.truncate(codes, n)) for n in levels]
-        errors = torch.zeros(len(levels), dtype=torch.float64)
+        decoded = [decode_stream(codec, codec.truncate(codes, n)) for n in numbers]
+        errors = torch.zeros(len(numbers), dtype=torch.float64)
         n_done = 0
         for target, *estimates in align([signal.items(heard), *decoded]):
             errors += torch.stack([_energies(target - part.cpu()).sum() for part in estimates])
             n_done += target.shape[-1]
             hook(Progress(track.label, n_done / codec.sample_rate, duration_s))
     total = float(of_items.sum())
-    sdr = {n: sdr_db(total, error) for n, error in zip(levels, errors.tolist(), strict=True)}
-    # Only now: of a file that fails nothing is counted.
+    sdr = {n: ratio_db(total, error) for n, error in zip(numbers, errors.tolist(), strict=True)}
+    # Counted last: a file that fails must not count.
     is_middle = (heard % 2 == 0) | (codec.n_channels > 1)
     counted = codes.codes[is_middle] if is_middle.any() else codes.codes
     stem.counts += count_codes(counted, codec.codebook_size)
@@ -296,5 +299,5 @@ def _analyze_file(
 
 
 def _energies(items: Tensor) -> Tensor:
-    """[B, C, T] -> [B] float64."""
+    """Energies [B] of items [B, C, T], float64."""
     return items.double().square().sum(dim=(1, 2))

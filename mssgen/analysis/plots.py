@@ -1,10 +1,10 @@
-"""Pictures of an analysis: narrow enough for a phone, in colours that everyone can tell apart."""
+"""Plots of an analysis, narrow enough for a phone, in colour-blind safe colours."""
 
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mssgen.analysis.codec import Analysis, StemAnalysis
+from mssgen.analysis.codec import CodecAnalysis, StemAnalysis
 from mssgen.analysis.statistics import dead_share, perplexity, project
 from mssgen.extras import missing
 
@@ -25,13 +25,13 @@ _STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "grid.color": "#e6e6e6",
     "legend.frameon": False,
-    # Names of stems are no formulas.
+    # Stem names are not formulas.
     "text.parse_math": False,
 }
 
 
-def draw(analysis: Analysis) -> dict[str, "Figure"]:
-    """All pictures by name; UsageError where matplotlib or scikit-learn is not installed."""
+def draw(analysis: CodecAnalysis) -> dict[str, "Figure"]:
+    """All plots by name; UsageError if matplotlib or scikit-learn is not installed."""
     try:
         import matplotlib
     except ModuleNotFoundError:
@@ -46,8 +46,8 @@ def draw(analysis: Analysis) -> dict[str, "Figure"]:
         }
 
 
-def _usage(analysis: Analysis) -> "Figure":
-    """How often each code of each codebook was used: a row of pixels a codebook, a panel a stem."""
+def _usage(analysis: CodecAnalysis) -> "Figure":
+    """Heat maps of code usage: one row per codebook, one panel per stem."""
     from matplotlib.colors import LogNorm
     from matplotlib.ticker import MaxNLocator
 
@@ -77,8 +77,8 @@ def _usage(analysis: Analysis) -> "Figure":
     return figure
 
 
-def _perplexity(analysis: Analysis) -> "Figure":
-    """Perplexity and share of dead codes against the codebook, a line a stem."""
+def _perplexity(analysis: CodecAnalysis) -> "Figure":
+    """Perplexity and share of dead codes per codebook, one line per stem."""
     from matplotlib.ticker import MaxNLocator
 
     figure = _new_figure(6.0)
@@ -94,13 +94,13 @@ def _perplexity(analysis: Analysis) -> "Figure":
     below.set_ylim(-3, 103)
     below.set_xlabel("codebook")
     below.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
-    _mark_levels(above, analysis)
+    _mark_band_energies(above, analysis)
     _legend(figure, analysis.heard)
     return figure
 
 
-def _sdr(analysis: Analysis) -> "Figure":
-    """SDR against the number of codebooks: means as lines, the middle half of files as bands."""
+def _sdr(analysis: CodecAnalysis) -> "Figure":
+    """SDR against the number of codebooks: mean as a line, interquartile range as a band."""
     figure = _new_figure(4.6)
     (axes,) = _panels(figure, 1, 1)
     numbers = analysis.n_codebooks
@@ -115,27 +115,27 @@ def _sdr(analysis: Analysis) -> "Figure":
     kbps = [analysis.codec.bandwidth_kbps(n) for n in numbers]
     axes.set_xticks(numbers, [f"{n}\n{rate:.3g}" for n, rate in zip(numbers, kbps, strict=True)])
     axes.minorticks_off()
-    axes.set_xlabel("number of codebooks, and kbit/s of a coded channel")
+    axes.set_xlabel("number of codebooks, and kbit/s per coded channel")
     axes.set_ylabel("SDR of the reconstruction (dB)")
-    _mark_levels(axes, analysis)
+    _mark_band_energies(axes, analysis)
     _legend(figure, analysis.heard)
     return figure
 
 
-def _mark_levels(axes: "Axes", analysis: Analysis) -> None:
-    """Shade the codebooks without a waveform, whose SDR is 0 dB whatever they hold."""
-    n_levels = analysis.codec.n_level_codebooks
-    if n_levels:
+def _mark_band_energies(axes: "Axes", analysis: CodecAnalysis) -> None:
+    """Shade the band-energy codebooks, whose SDR is about 0 dB."""
+    n_band_energies = analysis.codec.n_level_codebooks
+    if n_band_energies:
         low, high = axes.get_xlim()
-        axes.axvspan(low, n_levels + 0.5, color="0.5", alpha=0.12, linewidth=0)
+        axes.axvspan(low, n_band_energies + 0.5, color="0.5", alpha=0.12, linewidth=0)
         axes.set_xlim(low, high)
         axes.text(
             0.01, 0.97, "band energies only", transform=axes.transAxes, va="top", color="0.35"
         )
 
 
-def _projection(analysis: Analysis, method: str) -> "Figure":
-    """Quantised latents in the plane by "pca" or "mds", for the first 1, 2, 4 and all codebooks."""
+def _projection(analysis: CodecAnalysis, method: str) -> "Figure":
+    """Quantised latents in two dimensions by "pca" or "mds", for 1, 2, 4 and all codebooks."""
     figure = _new_figure(6.6)
     n_all = analysis.codec.n_codebooks
     numbers = sorted({n for n in (1, 2, 4, n_all) if n <= n_all})
@@ -148,7 +148,7 @@ def _projection(analysis: Analysis, method: str) -> "Figure":
         )
         ends = np.cumsum([len(part) for part in latents.values()])[:-1]
         for index, points in enumerate(np.split(plane, ends)):
-            # Frames with the same codes lie on one another: a larger mark stands for them.
+            # Frames with the same codes coincide: they are one larger mark.
             places, counts = np.unique(points.round(6), axis=0, return_counts=True)
             axes.scatter(
                 places[:, 0],
@@ -183,7 +183,7 @@ def _panels(figure: "Figure", n_rows: int, n_columns: int, **options: Any) -> li
 
 
 def _line(index: int, stem: str) -> dict[str, Any]:
-    """The look of a stem; those that share a colour have other marks and dashes."""
+    """Line style of a stem; stems with the same colour differ in marks and dashes."""
     return {
         "label": stem,
         "color": _COLOURS[index % len(_COLOURS)],
@@ -202,7 +202,7 @@ def _legend(figure: "Figure", stems: list[StemAnalysis], *, marks_only: bool = F
     for index, stem in enumerate(stems):
         style = _line(index, stem.stem)
         handles.append(Line2D([], [], **{**style, **({"linestyle": ""} if marks_only else {})}))
-    # Names are given here: matplotlib leaves out labels that begin with an underscore.
+    # Names are passed here: matplotlib skips labels that begin with an underscore.
     names = [stem.stem for stem in stems]
     n_columns = 5 if max(map(len, names)) <= 8 else 3
     figure.legend(

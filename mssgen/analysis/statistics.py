@@ -1,6 +1,5 @@
-"""Numbers about codes: which of them are used, how evenly, and what they sound like."""
+"""Statistics of codes: usage, perplexity, and the sound of the most frequent ones."""
 
-import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,38 +11,37 @@ from torch import Tensor
 
 from mssgen.codecs.base import Codec
 from mssgen.extras import missing
-
-_MAX_SDR_DB = 120.0  # float32 is no finer
+from mssgen.inspection.decibels import power_db
 
 
 @dataclass(frozen=True)
 class FrequentCodes:
-    """The most frequent code of each codebook, and what they decode to when they are held."""
+    """The most frequent code of each codebook, and the sound of holding them."""
 
     codes: Tensor
     """[K] int64."""
     level_db: dict[int, float]
-    """Mean power (dB, see `is_relative`) of the sound of the first codes, by their number."""
+    """RMS level of the decoded sound in dB (see `is_relative`), by number of codebooks."""
     is_relative: bool
-    """Whether 0 dB is the segment's own power, in codecs that scale segments; else full scale."""
+    """Whether 0 dB is the power of the segment (codecs that scale segments), not full scale."""
     is_silence: list[bool]
     """[K], whether digital silence has the same code."""
     audio: Tensor
-    """[C, T], about a second of all of them at the codec's rate."""
+    """[C, T], about a second from all codebooks, at the sample rate of the codec."""
 
 
 class FrameSample:
-    """A uniform random sample of frames, whatever their number: those with the smallest keys."""
+    """A uniform random sample of a stream of frames: those with the smallest random keys."""
 
     def __init__(self, n_frames: int, seed: int) -> None:
         self._n_frames = n_frames
         self._random = torch.Generator().manual_seed(seed)
         self._keys = torch.zeros(0)
         self.codes = torch.zeros(0, 0, dtype=torch.int64)
-        """[P, K], at most `n_frames` of all frames that were added."""
+        """Sampled frames [P, K], P <= `n_frames`."""
 
     def add(self, codes: Tensor) -> None:
-        """Offer codes [B, K, N]."""
+        """Add codes [B, K, N] to the stream."""
         frames = codes.cpu().transpose(1, 2).flatten(0, 1)
         keys = torch.cat([self._keys, torch.rand(len(frames), generator=self._random)])
         frames = torch.cat([self.codes, frames]) if len(self.codes) else frames
@@ -52,7 +50,7 @@ class FrameSample:
 
 
 def count_codes(codes: Tensor, codebook_size: int) -> Tensor:
-    """How often each code is used in each codebook: [B, K, N] -> [K, V] int64."""
+    """Histogram of the codes per codebook: [B, K, N] -> [K, V] int64."""
     n_codebooks = codes.shape[1]
     first = torch.arange(n_codebooks, device=codes.device)[:, None] * codebook_size
     counts = torch.bincount((codes + first).flatten(), minlength=n_codebooks * codebook_size)
@@ -60,9 +58,9 @@ def count_codes(codes: Tensor, codebook_size: int) -> Tensor:
 
 
 def perplexity(counts: Tensor) -> Tensor:
-    """exp(entropy) of each row of counts [..., V]: as many equally frequent codes say as much.
+    """exp(entropy) of each row of counts [..., V]: the equivalent number of equally used codes.
 
-    Between 1 and V. A level without frames has 1.
+    Between 1 and V; 1 for a codebook without frames.
     """
     counts = counts.double()
     shares = counts / counts.sum(-1, keepdim=True).clamp_min(1)
@@ -70,27 +68,24 @@ def perplexity(counts: Tensor) -> Tensor:
 
 
 def dead_share(counts: Tensor) -> Tensor:
-    """Share of the codes in each row of counts [..., V] that were never used."""
+    """Share of unused codes in each row of counts [..., V]."""
     return (counts == 0).double().mean(-1)
-
-
-def sdr_db(reference_energy: float, error_energy: float) -> float:
-    """10 log10(sum ref^2 / sum err^2), over a whole file and all of its channels: the "uSDR" of
-    the Music Demixing Challenge (Mitsufuji et al. 2022); at most 120."""
-    floor = reference_energy * 10 ** (-_MAX_SDR_DB / 10)
-    return 10 * math.log10(reference_energy / max(error_energy, floor))
 
 
 @torch.inference_mode()
 def frequent_codes(codec: Codec, counts: Tensor, n_codebooks: Sequence[int]) -> FrequentCodes:
-    """Hold the most frequent code of each codebook for a second and measure what is heard.
+    """Decode the most frequent code of each codebook, held for a second, and measure its level.
 
-    counts: [K, V]; the last of `n_codebooks` is K. Levels are of the middle half, without how the
-    decoder starts and ends.
+    Args:
+        codec: frozen, in eval mode.
+        counts: histogram [K, V].
+        n_codebooks: numbers of codebooks to decode, the last one K.
+
+    Levels are those of the middle half, without the edges of the decoder.
     """
     device = codec.device
     codes = counts.argmax(dim=-1)
-    # One segment of codecs that have them: what is repeated after it would be another.
+    # One segment, for codecs with segments.
     n_samples = codec.segment_stride or round(codec.frame_rate) * codec.hop_length
     held = codes[None, :, None].expand(-1, -1, codec.n_frames(n_samples)).to(device)
     sounds = {n: codec.synthesize(codec.dequantize(held[:, :n]), n_samples) for n in n_codebooks}
@@ -109,20 +104,20 @@ def frequent_codes(codec: Codec, counts: Tensor, n_codebooks: Sequence[int]) -> 
 def project(
     points: NDArray[np.float32], method: str, *, seed: int = 0
 ) -> tuple[NDArray[np.float64], tuple[str, str]]:
-    """Points [P, D] in the plane, [P, 2], and the names of its axes.
+    """Project points [P, D] to two dimensions: (positions [P, 2], names of the axes).
 
-    "pca" turns to the two directions of most variance, whose shares of it are named. "mds" keeps
-    the distances as well as a plane can (metric, SMACOF); it begins at the PCA, so that the same
-    points give the same picture.
+    "pca": the two directions of most variance, with their shares in the names. "mds": metric
+    multidimensional scaling (SMACOF), which preserves distances; it starts from the PCA, so that
+    the same points give the same picture.
 
-    Raises UsageError where scikit-learn is not installed.
+    Raises UsageError if scikit-learn is not installed.
     """
     try:
         from sklearn.decomposition import PCA  # type: ignore[import-untyped]
         from sklearn.manifold import MDS  # type: ignore[import-untyped]
     except ModuleNotFoundError:
         raise missing("scikit-learn", "analysis", "the analysis") from None
-    if len(points) < 3 or not np.ptp(points, axis=0).any():  # nothing to turn
+    if len(points) < 3 or not np.ptp(points, axis=0).any():  # no variance
         return np.zeros((len(points), 2)), ("1st component", "2nd component")
     pca = PCA(2, random_state=seed)
     plane = pca.fit_transform(points.astype(np.float64))
@@ -130,12 +125,7 @@ def project(
         first, second = (f"{100 * share:.0f} %" for share in pca.explained_variance_ratio_)
         return plane, (f"1st component ({first})", f"2nd component ({second})")
     with warnings.catch_warnings():
-        # Of what it would begin with, were it not told.
+        # Warns of a new default start, which is given here.
         warnings.simplefilter("ignore", FutureWarning)
         mds = MDS(2, n_init=1, max_iter=100, random_state=seed)
         return mds.fit_transform(points.astype(np.float64), init=plane), ("1st axis", "2nd axis")
-
-
-def power_db(power: float) -> float:
-    """Of full scale; nothing at all is -200."""
-    return 10 * math.log10(max(power, 1e-20))

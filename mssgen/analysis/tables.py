@@ -1,17 +1,17 @@
-"""An analysis as CSV tables, one row a fact."""
+"""CSV tables of an analysis."""
 
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
 
-from mssgen.analysis.codec import Analysis
+from mssgen.analysis.codec import CodecAnalysis
 from mssgen.analysis.statistics import dead_share, perplexity
 from mssgen.inspection.cells import csv_text
 
 Row = dict[str, str | int]
 
 
-def write_tables(analysis: Analysis, folder: Path) -> None:
+def write_tables(analysis: CodecAnalysis, folder: Path) -> None:
     """Write usage.csv, codes.csv, sdr.csv and files.csv; raises OSError."""
     tables = {
         "usage.csv": _usage(analysis),
@@ -20,12 +20,12 @@ def write_tables(analysis: Analysis, folder: Path) -> None:
         "files.csv": _files(analysis),
     }
     for name, table in tables.items():
-        # Names of files need not be text.
+        # File names need not be valid text.
         data = csv_text(list(table)).encode("utf-8", "backslashreplace")
         (folder / name).write_bytes(data)
 
 
-def _usage(analysis: Analysis) -> Iterator[Row]:
+def _usage(analysis: CodecAnalysis) -> Iterator[Row]:
     """A row for each stem and codebook."""
     for stem in analysis.heard:
         frequent, n_frames = analysis.frequent[stem.stem], stem.n_frames
@@ -46,14 +46,14 @@ def _usage(analysis: Analysis) -> Iterator[Row]:
             }
 
 
-def what_is_coded(analysis: Analysis, n_codebooks: int) -> str:
-    """What the codebook of this number, and all before it, can tell of a sound."""
+def what_is_coded(analysis: CodecAnalysis, n_codebooks: int) -> str:
+    """What the first `n_codebooks` codebooks represent."""
     is_level = n_codebooks <= analysis.codec.n_level_codebooks
     return "band energies only" if is_level else "waveform"
 
 
-def _codes(analysis: Analysis) -> Iterator[Row]:
-    """The histograms: a row for each code that was used, the most frequent first."""
+def _codes(analysis: CodecAnalysis) -> Iterator[Row]:
+    """Histograms: a row for each used code, the most frequent first."""
     for stem in analysis.heard:
         for index, counts in enumerate(stem.counts):
             order = counts.argsort(descending=True, stable=True).tolist()
@@ -68,8 +68,8 @@ def _codes(analysis: Analysis) -> Iterator[Row]:
                 }
 
 
-def _sdr(analysis: Analysis) -> Iterator[Row]:
-    """A row for each stem and number of codebooks; stems of silence have no SDR."""
+def _sdr(analysis: CodecAnalysis) -> Iterator[Row]:
+    """A row for each stem and number of codebooks; silent stems have no SDR."""
     for stem in analysis.stems:
         frequent = analysis.frequent.get(stem.stem)
         for n_codebooks in analysis.n_codebooks:
@@ -87,7 +87,7 @@ def _sdr(analysis: Analysis) -> Iterator[Row]:
             }
 
 
-def _files(analysis: Analysis) -> Iterator[Row]:
+def _files(analysis: CodecAnalysis) -> Iterator[Row]:
     """A row for each file that is not silent and number of codebooks."""
     for stem in analysis.heard:
         for file in stem.files:

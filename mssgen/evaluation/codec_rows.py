@@ -1,8 +1,8 @@
-"""The rows that a comparison with a codec needs: what the codec alone does.
+"""Rows for comparisons with a codec: signals passed through the codec alone.
 
-`reference through CODEC` is the ceiling of everything that goes through the codec, and
-`SYSTEM through CODEC` the floor of what improves on that system's stems: without the two, nothing
-that a codec-based refiner gains or loses can be told from the codec itself.
+`reference through CODEC` is the ceiling of any system based on that codec, `SYSTEM through CODEC`
+the baseline of enhancement of that system's stems: they separate the effect of a codec-based
+refiner from that of the codec itself.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,7 +18,7 @@ from mssgen.codecs.coding import decode_coded, encode_source
 from mssgen.errors import MssgenError, UsageError
 from mssgen.evaluation.metrics.base import Audio
 from mssgen.evaluation.metrics.table import codec_hash
-from mssgen.evaluation.pairing import Found, Note, Pairing, System, Track
+from mssgen.evaluation.pairing import Found, Note, Pairing, ReferenceTrack, System
 from mssgen.evaluation.recordings import Recording
 from mssgen.events import Failed, Hook, Progress, Start, ignore
 from mssgen.files import is_there
@@ -32,20 +32,20 @@ MIXTURE_STEM = "mixture"
 
 @dataclass(frozen=True)
 class _Loaded:
-    """Sound in memory as a `mssgen.audio.reading.Source`."""
+    """Audio in memory as a `mssgen.audio.reading.Source`."""
 
     name: str
     info: AudioInfo
     audio: Audio
 
     def blocks(self, block_samples: int = BLOCK_SAMPLES) -> Iterator[Audio]:
-        """[C, T'] from the start."""
+        """Blocks [C, T'] from the start."""
         for start in range(0, self.audio.shape[1], block_samples):
             yield self.audio[:, start : start + block_samples]
 
 
 def through(name: str, codec: Codec) -> str:
-    """What the row of a system that went through a codec is called."""
+    """Name of the row of a system passed through a codec."""
     return f"{name} through {codec.name}"
 
 
@@ -59,15 +59,15 @@ def with_codec_rows(
 ) -> Pairing:
     """Add `reference through CODEC` and `SYSTEM through CODEC` as systems.
 
-    Sound is coded once and kept in `cache` as 32-bit float wav, at the rate, with the channels and
-    of the length of what was coded. A file that fails is told, and missing in its row.
+    Decoded audio is kept in `cache` as 32-bit float wav with the rate, channels and length of the
+    original. A file that fails is reported to `hook` and missing from its row.
 
     Args:
         pairing: what is compared.
         codec: frozen, on any device; all of its codebooks are used.
-        cache: folder for the decoded sound.
-        systems: names of those to code; None codes all.
-        hook: told progress and failures.
+        cache: folder for the decoded audio.
+        systems: names of the systems to code; None: all.
+        hook: receives progress and failures.
     """
     identity = codec_hash(codec)
     folder = cache / identity[:16]
@@ -97,9 +97,9 @@ def with_codec_rows(
 
 
 def with_mixture_row(pairing: Pairing) -> Pairing:
-    """Add the mixture as the estimate of every stem: what it is like to separate nothing.
+    """Add the mixture as the estimate of every stem, the baseline without separation.
 
-    Raises UsageError where no track has one.
+    Raises UsageError if no track has a mixture.
     """
     estimates: Found = {}
     for track in pairing.tracks:
@@ -107,30 +107,30 @@ def with_mixture_row(pairing: Pairing) -> Pairing:
             estimates[track.key] = dict.fromkeys(track.references, mixture)
     if not estimates:
         raise UsageError(
-            f"no track in {pairing.references} has a mixture, nor all four stems; name a folder "
-            "with --mixture"
+            f"no track in {pairing.references} has a mixture or all four stems; name a folder of "
+            "mixtures as `mixture`"
         )
     system = System(MIXTURE_SYSTEM, pairing.mixture or pairing.references, estimates)
     return replace(pairing, systems=(system, *pairing.systems))
 
 
 def with_sums(pairing: Pairing) -> Pairing:
-    """Add drums & bass and the mixture as stems to be scored, each by itself.
+    """Add drums & bass and the mixture as stems, each scored on its own.
 
-    They are sums of the others: as sources beside them they would make SIR meaningless.
+    They are sums of other stems: scored together with them, they would make SIR meaningless.
     """
-    tracks: list[Track] = list(pairing.tracks)
+    tracks: list[ReferenceTrack] = list(pairing.tracks)
     for track in pairing.tracks:
         if {"drums", "bass"} <= track.references.keys():
             pair = (track.references["drums"], track.references["bass"])
-            tracks.append(Track(track.key, {DRUMS_AND_BASS: _sum(pair)}))
+            tracks.append(ReferenceTrack(track.key, {DRUMS_AND_BASS: _sum(pair)}))
         if (mixture := _mixture_of(track)) is not None:
-            tracks.append(Track(track.key, {MIXTURE_STEM: mixture}))
+            tracks.append(ReferenceTrack(track.key, {MIXTURE_STEM: mixture}))
     return replace(pairing, tracks=tuple(tracks))
 
 
-def _mixture_of(track: Track) -> Recording | None:
-    """Its mixture, or the sum of its stems where they are all there."""
+def _mixture_of(track: ReferenceTrack) -> Recording | None:
+    """Mixture of the track, or the sum of its stems if all four exist."""
     if track.mixture is None and set(STEMS) <= track.references.keys():
         return _sum(list(track.references.values()))
     return track.mixture
@@ -141,7 +141,7 @@ def _sum(recordings: Sequence[Recording]) -> Recording:
 
 
 def _coded(recording: Recording, codec: Codec, folder: Path, label: str, hook: Hook) -> Path:
-    """The recording through the codec, as a file that is made if need be."""
+    """File of the recording passed through the codec, made if missing."""
     path = folder / f"{recording.fingerprint()[:32]}.wav"
     if is_there(path):
         return path

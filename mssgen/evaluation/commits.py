@@ -1,6 +1,6 @@
 """The commit of mssgen's own code, read without running git.
 
-git obeys the configuration of the folder it looks at, which may name programs to run.
+git obeys the configuration of the repository, which may name programs to run.
 """
 
 import re
@@ -12,15 +12,15 @@ _MAX_BYTES = 2**24  # packed-refs of a large repository has some hundred thousan
 
 
 def own_commit() -> str | None:
-    """The commit of the checkout that this package lies in; None where it was installed."""
-    # Not the folders above it: an environment may lie in a repository of something else.
+    """Commit of the checkout that contains this package; None if it was installed."""
+    # Not the folders above: an environment may lie inside another repository.
     return commit_of(Path(__file__).resolve().parents[2])
 
 
 def commit_of(checkout: Path) -> str | None:
-    """The commit that is checked out in a folder with a .git; None where that cannot be told.
+    """The commit checked out in a folder with a .git; None if unknown.
 
-    What was changed since is not looked at.
+    Uncommitted changes are not detected.
     """
     git = checkout / ".git"
     if git.is_file():  # a worktree or a submodule
@@ -34,7 +34,7 @@ def commit_of(checkout: Path) -> str | None:
     name = head.removeprefix("ref:").strip()
     if not _REF.fullmatch(name) or ".." in name:
         return None
-    # A worktree has a HEAD of its own, and the branches of the repository it belongs to.
+    # A worktree has its own HEAD and shares the branches of its repository.
     shared = _text(git / "commondir").strip()
     common = git / shared if shared else git
     return _hash(_text(common / name).strip()) or _packed(_text(common / "packed-refs"), name)
@@ -53,7 +53,7 @@ def _hash(text: str) -> str | None:
 
 
 def _text(path: Path) -> str:
-    """The content; empty where it is missing, too large, or not a plain file."""
+    """Content of a text file; empty if it is missing, too large, or not a plain file."""
     try:
         if not path.is_file() or path.stat().st_size > _MAX_BYTES:
             return ""

@@ -1,13 +1,13 @@
-"""Which estimates belong to which references: files of any of these layouts, found at any depth.
+"""Pairs estimates with references: files of any of these layouts, found at any depth.
 
 * TRACK/STEM.ext, as `mssgen separate` writes and as MUSDB18-HQ has it (train/ and test/ above);
-* STEM/TRACK.ext, where the folder is called like a stem;
+* STEM/TRACK.ext, if the folder has the name of a stem;
 * TRACK.stem.mp4 (MUSDB18), and MoisesDB's folders;
-* TRACK.ext in the folder itself or in train/, valid/ or test/: one stem a track, called "audio";
+* TRACK.ext in the folder itself or in train/, valid/ or test/: one stem per track, "audio";
 * one file each for estimate and reference.
 
-Tracks go by their path below the folder, or, where those differ (a split in one of them only), by
-name. What has no partner is told in `Pairing.notes`, never dropped in silence.
+Tracks are matched by their path below the folder, or, if those differ (a split in one of them
+only), by name. Files without a partner are listed in `Pairing.notes`, never silently dropped.
 """
 
 from collections import Counter
@@ -24,7 +24,7 @@ from mssgen.library.stem_mp4 import STREAMS, SUFFIX, StemStream
 from mssgen.library.stems import MIXTURE, SPLITS, SoundFile, open_library
 
 ONLY_STEM = "audio"
-"""The stem of files that are not called like one."""
+"""Stem of files whose name is not a stem."""
 _STEM_NAMES = {*STEMS, "guitar", "piano"}
 
 Found = dict[str, dict[str, Recording]]
@@ -32,8 +32,8 @@ Found = dict[str, dict[str, Recording]]
 
 
 @dataclass(frozen=True)
-class Track:
-    """A song that can be scored."""
+class ReferenceTrack:
+    """A track that can be scored."""
 
     key: str
     references: dict[str, Recording]
@@ -43,39 +43,39 @@ class Track:
 
 @dataclass(frozen=True)
 class System:
-    """Whose estimates are compared: a folder of them, or a row that is made from others."""
+    """A set of estimates: a folder, or a row made from other rows."""
 
     name: str
     folder: str
-    """As the user gave it."""
+    """Path as given by the user."""
     estimates: Found
-    """By the tracks' keys of the references."""
+    """By track key of the references, and stem."""
     is_ceiling: bool = False
-    """Whether it was made from the references: no competitor."""
+    """Whether it was made from the references, and does not compete."""
     checkpoint_hash: str = ""
 
     @property
     def stems(self) -> set[str]:
-        """Those it gives for any track."""
+        """Stems that it has for at least one track."""
         return {stem for stems in self.estimates.values() for stem in stems}
 
 
 @dataclass(frozen=True)
 class Note:
-    """Something that a reader of the numbers should know."""
+    """A remark for readers of the scores."""
 
     system: str
-    """"" for the references'."""
+    """Name; "" for the references."""
     track: str
     note: str
 
 
 @dataclass(frozen=True)
 class Pairing:
-    """Everything that is compared with everything."""
+    """Tracks with references, and the systems to compare on them."""
 
-    tracks: tuple[Track, ...]
-    """A key may come twice, with stems that must not be scored together."""
+    tracks: tuple[ReferenceTrack, ...]
+    """A key may occur twice, with stems that must not be scored together."""
     systems: tuple[System, ...]
     references: str
     mixture: str | None = None
@@ -89,16 +89,16 @@ def pair(
     mixture: str | None = None,
     exclude: Path | None = None,
 ) -> Pairing:
-    """Find the files and their partners.
+    """Find the files of all systems and match them with the references.
 
     Args:
         estimates: folders or files by the name of the system.
-        references: a folder, or a file where all estimates are files.
-        mixture: a folder of mixtures, or a file; by default those that lie with the references.
-        exclude: a folder to keep out of, the output's.
+        references: a folder, or a file if all estimates are files.
+        mixture: a folder of mixtures, or a file; by default those beside the references.
+        exclude: a folder to skip, the output.
 
     Raises:
-        UsageError: nothing is there, nothing fits, or a name is ambiguous.
+        UsageError: no files, no matches, or an ambiguous name.
         AudioError: a damaged MoisesDB folder.
     """
     place = Path(references)
@@ -106,7 +106,7 @@ def pair(
     mixtures = {key: stems.pop(MIXTURE) for key, stems in found.items() if MIXTURE in stems}
     found = {key: stems for key, stems in found.items() if stems}
     if not found:
-        raise UsageError(f"--references {references} holds mixtures only; name a folder of stems")
+        raise UsageError(f"`references` {references} holds mixtures only; name a folder of stems")
     notes: list[Note] = []
     if mixture is not None:
         mixtures = _mixtures(found, mixture, place, exclude, notes)
@@ -115,19 +115,19 @@ def pair(
         given = find_recordings(Path(folder), exclude=exclude)
         if Path(folder).is_dir() != place.is_dir():
             raise UsageError(
-                f"{folder} and --references {references} must be two folders or two files"
+                f"{folder} and `references` {references} must be two folders or two files"
             )
         for stems in given.values():
             stems.pop(MIXTURE, None)
         systems.append(_system(name, folder, given, found, references, notes))
-    tracks = tuple(Track(key, stems, mixtures.get(key)) for key, stems in found.items())
+    tracks = tuple(ReferenceTrack(key, stems, mixtures.get(key)) for key, stems in found.items())
     return Pairing(tracks, tuple(systems), references, mixture, tuple(notes))
 
 
 def find_recordings(path: Path, *, exclude: Path | None = None) -> Found:
-    """The recordings of a folder, or of one file, by track and stem, in order of name.
+    """Recordings of a folder or of one file, by track and stem, sorted by name.
 
-    The folder's own track has the folder's name. Raises UsageError where there are none.
+    A track in the folder itself has the folder's name. Raises UsageError if there are none.
     """
     found: Found = {}
     if path.is_dir():
@@ -194,7 +194,7 @@ def _streams(path: Path) -> dict[str, Recording]:
 
 
 def _moises(folder: Path) -> dict[str, Recording]:
-    """The stems of a MoisesDB track; none where data.json is another program's."""
+    """Stems of a MoisesDB track; none if data.json belongs to another program."""
     try:
         track = open_library(folder).tracks[0]
     except UsageError:
@@ -203,9 +203,9 @@ def _moises(folder: Path) -> dict[str, Recording]:
 
 
 def _matched(keys: Sequence[str], others: Sequence[str]) -> dict[str, str]:
-    """For each of `keys` the partner among `others`: of the same path, else of the same name.
+    """For each of `keys` its partner among `others`: the same path, else the same name.
 
-    Names are the same in whatever form Unicode composes their letters.
+    Names are compared in composed Unicode form.
     """
     partners = {key: key for key in keys if key in others}
     for same in (composed, lambda key: composed(_name(key))):
@@ -216,7 +216,7 @@ def _matched(keys: Sequence[str], others: Sequence[str]) -> dict[str, str]:
         partners |= {
             key: by_form[same(key)] for key in rest if n_same[same(key)] == 1 == n_others[same(key)]
         }
-    # A folder that is itself a track may be called anything.
+    # A folder that is itself a track may have any name.
     if not partners and len(keys) == 1 == len(others) and "/" not in keys[0] + others[0]:
         partners[keys[0]] = others[0]
     return partners
@@ -243,9 +243,9 @@ def _system(
     if not estimates:
         some = next(iter(given))
         raise UsageError(
-            f"nothing in {folder} ({some}: {', '.join(given[some])}, ...) fits anything in "
-            f"--references {where} ({next(iter(references))}, ...); tracks and stems must be "
-            "called alike"
+            f"nothing in {folder} ({some}: {', '.join(given[some])}, ...) matches anything in "
+            f"`references` {where} ({next(iter(references))}, ...); tracks and stems must "
+            "have the same names"
         )
     system = System(name, folder, estimates)
     for key in given.keys() - set(partners.values()):
@@ -263,7 +263,7 @@ def _system(
 def _mixtures(
     references: Found, mixture: str, place: Path, exclude: Path | None, notes: list[Note]
 ) -> dict[str, Recording]:
-    """By the keys of the references, from the folder or file that was named."""
+    """Mixtures by track key of the references, from a folder or file."""
     found = find_recordings(Path(mixture), exclude=exclude)
     mixtures = {key: stems.get(MIXTURE) or stems.get(ONLY_STEM) for key, stems in found.items()}
     known = {key: recording for key, recording in mixtures.items() if recording is not None}
@@ -272,7 +272,7 @@ def _mixtures(
     partners = _matched(list(references), list(known))
     if not partners:
         raise UsageError(
-            f"--mixture {mixture} has none of the tracks; TRACK/mixture.wav or TRACK.wav are "
+            f"`mixture` {mixture} has none of the tracks; TRACK/mixture.wav or TRACK.wav are "
             "expected"
         )
     notes += [

@@ -1,4 +1,4 @@
-"""Recordings on disk, and how references and estimates are made to fit each other."""
+"""Recordings on disk, and how references and estimates are aligned with each other."""
 
 import hashlib
 from collections.abc import Mapping
@@ -9,9 +9,10 @@ from typing import Any, cast
 import numpy as np
 
 from mssgen.audio.reading import check_finite, open_source
-from mssgen.audio.resampling import resample
 from mssgen.errors import AudioError
-from mssgen.evaluation.metrics.base import Audio, Song
+from mssgen.evaluation.metrics.base import Audio, TrackAudio
+from mssgen.evaluation.metrics.signals import at_rate
+from mssgen.inspection.cells import counted
 from mssgen.library.stems import SoundFile, StemFile, to_channels
 
 _SAMPLED_BYTES = 2**16
@@ -25,12 +26,12 @@ class Recording:
 
     @property
     def path(self) -> Path:
-        """Of its first file, as it was found."""
+        """Path of the first file."""
         return self.files[0].path
 
     @property
     def duration_s(self) -> float:
-        """By the headers; 0 where they cannot be read, which reading will tell."""
+        """Duration from the headers; 0 if they cannot be read."""
         try:
             return max(file.n_samples / file.sample_rate for file in map(_fresh, self.files))
         except AudioError:
@@ -48,11 +49,11 @@ class Recording:
         return audio, sample_rate
 
     def fingerprint(self) -> str:
-        """What tells whether a file is still the same, without reading gigabytes.
+        """A hash that changes with the content of the files, without reading all of it.
 
-        Size and time of change would do but for copies that keep the time: two versions of a song
-        have the same size. So the first, middle and last 64 KiB count too. The place of a file
-        does not: results survive a move. Raises AudioError where a file is gone.
+        It covers size, modification time, and the first, middle and last 64 KiB: two versions of a
+        track may share size and time. Paths do not count, so results survive a move. Raises
+        AudioError if a file is missing.
         """
         digest = hashlib.sha256()
         for file in self.files:
@@ -69,17 +70,17 @@ class Recording:
         return digest.hexdigest()
 
 
-def load_song(
+def load_track(
     track: str,
     references: Mapping[str, Recording],
     estimates: Mapping[str, Recording],
     mixture: Recording | None = None,
-) -> Song:
-    """Read one track of one system and make everything fit; `Song.notes` says what was done.
+) -> TrackAudio:
+    """Read one track of one system and align it; `TrackAudio.notes` lists the changes.
 
-    * rate: all become the rate of the first reference;
-    * channels: mono is doubled where anything is stereo; more than two are mixed to stereo;
-    * length: the longest reference's; all others are cut, or padded with zeros.
+    * sample rate: that of the first reference;
+    * channels: mono is doubled if anything is stereo; more than two are mixed to stereo;
+    * length: that of the longest reference; the others are cut, or padded with zeros.
 
     Raises AudioError for a damaged file.
     """
@@ -101,20 +102,17 @@ def load_song(
             notes.append(f"{_named(key)} is all zeros")
         n_more = audio.shape[1] - n_samples
         if n_more:
-            done = "cut" if n_more > 0 else "padded with zeros"
-            notes.append(
-                f"{_named(key)} was {abs(n_more)} samples too {'long' if n_more > 0 else 'short'} "
-                f"and was {done}"
-            )
+            done = "long and was cut" if n_more > 0 else "short and was padded with zeros"
+            notes.append(f"{_named(key)} was {counted(abs(n_more), 'sample')} too {done}")
         if len(audio) != n_channels:
             done = "doubled" if n_channels > len(audio) else f"mixed to {n_channels}"
-            notes.append(f"{_named(key)} has {len(audio)} channel(s) and was {done}")
+            notes.append(f"{_named(key)} has {counted(len(audio), 'channel')} and was {done}")
         parts[key] = fitted(audio, n_channels, n_samples)
 
     def of(kind: str) -> dict[str, Audio]:
         return {stem: audio for (found, stem), audio in parts.items() if found == kind}
 
-    return Song(
+    return TrackAudio(
         track,
         sample_rate,
         of(_REFERENCE),
@@ -132,15 +130,8 @@ def _named(key: tuple[str, str]) -> str:
     return f"the {kind} of {stem}" if stem else f"the {kind}"
 
 
-def at_rate(audio: Audio, in_rate: int, out_rate: int) -> Audio:
-    """[C, T] at another rate (Hz), not shifted in time."""
-    if in_rate == out_rate:
-        return audio
-    return np.concatenate(list(resample([audio], len(audio), in_rate, out_rate)), axis=1)
-
-
 def fitted(audio: Audio, n_channels: int, n_samples: int) -> Audio:
-    """[C, T] -> [n_channels, n_samples], n_channels 1 or 2."""
+    """Audio [C, T] as [n_channels, n_samples], mixed or doubled, cut or padded."""
     if len(audio) != n_channels:
         audio = to_channels(audio, n_channels)
     audio = audio[:, :n_samples]
@@ -148,7 +139,7 @@ def fitted(audio: Audio, n_channels: int, n_samples: int) -> Audio:
 
 
 def _fresh(file: StemFile) -> StemFile:
-    """A copy: what files find out about themselves must not travel to processes."""
+    """A copy without cached properties, which must not be sent to other processes."""
     return replace(cast(Any, file))
 
 

@@ -1,4 +1,4 @@
-"""The files of an evaluation: scores.jsonl, a line a number, and evaluation.json, what it is of."""
+"""Files of an evaluation: scores.jsonl (one score per line) and evaluation.json (its context)."""
 
 import json
 import platform
@@ -22,7 +22,7 @@ _PACKAGES = ("numpy", "scipy", "museval", "librosa", "pyloudnorm", "auraloss", "
 
 @dataclass(frozen=True)
 class Record:
-    """A score and what it is of: one line of scores.jsonl."""
+    """One line of scores.jsonl: a score, its system, track, stem and metric."""
 
     system: str
     track: str
@@ -44,7 +44,7 @@ def write_scores(records: Iterable[Record], folder: Path) -> Path:
 
 
 def read_scores(folder: Path) -> list[Record]:
-    """What `write_scores` wrote; raises MssgenError for a missing or damaged file."""
+    """Read scores.jsonl; raises MssgenError if it is missing or damaged."""
     path = folder / SCORES
     try:
         text = path.read_text(encoding="utf-8")
@@ -56,12 +56,12 @@ def read_scores(folder: Path) -> list[Record]:
 
 
 def _record(entry: Mapping[str, Any]) -> Record:
-    """A line of scores.jsonl; TypeError where a value is of another type than ours."""
+    """One line of scores.jsonl; TypeError if a value has the wrong type."""
     record = Record(**entry)
     names = (record.system, record.track, record.stem, record.metric, record.reason)
     is_number = type(record.value) in (int, float, type(None)) and type(record.n) is int
     if not all(isinstance(name, str) for name in names) or not is_number:
-        raise TypeError("a name is not text, or a number not a number")
+        raise TypeError("a name is not text, or a value is not a number")
     return record
 
 
@@ -72,14 +72,14 @@ def evaluation_of(
     options: Mapping[str, Any],
     notes: Iterable[Note],
 ) -> dict[str, Any]:
-    """The content of evaluation.json; the form is that of `FORMAT_VERSION`."""
+    """Content of evaluation.json in the format `FORMAT_VERSION`."""
     tracks: dict[str, dict[str, Any]] = {}
     for track in pairing.tracks:
         mixture = str(track.mixture.path) if track.mixture else None
         entry = tracks.setdefault(track.key, {"track": track.key, "stems": {}, "mixture": mixture})
         for stem, reference in track.references.items():
             if len(reference.files) > 1:
-                continue  # a sum: there is no file that could be played
+                continue  # a sum: there is no file to play
             estimates = {
                 system.name: str(system.estimates[track.key][stem].path)
                 for system in pairing.systems
@@ -107,7 +107,7 @@ def evaluation_of(
 
 
 def described(metric: Metric) -> dict[str, str]:
-    """What a reader must know of a metric."""
+    """The fields of a metric that files and pages show."""
     names = ("name", "title", "unit", "better", "aggregate", "definition", "group")
     return {name: getattr(metric, name) for name in names}
 
@@ -119,7 +119,7 @@ def write_evaluation(evaluation: Mapping[str, Any], folder: Path) -> Path:
 
 
 def versions() -> dict[str, str]:
-    """Of mssgen, Python and what computes the numbers, as far as it is installed."""
+    """Versions of mssgen, Python and the installed packages that compute the scores."""
     found = {"mssgen": __version__, "python": platform.python_version()}
     for package in _PACKAGES:
         try:

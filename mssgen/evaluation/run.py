@@ -1,4 +1,4 @@
-"""The whole of `mssgen evaluate`: files in, tables out."""
+"""The job of `mssgen evaluate`: files in, tables out."""
 
 import hashlib
 from collections import Counter
@@ -41,19 +41,19 @@ _MAX_SHOWN = 3
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """What to compare, and how."""
+    """Options of an evaluation."""
 
     estimates: tuple[str, ...]
-    """Folders, or files, as the user gave them."""
+    """Folders or files, one per system, as given by the user."""
     references: str
     output: str
     mixture: str | None = None
     metrics: tuple[str, ...] = ()
-    """Names and groups; empty: "fast", or what the table needs."""
+    """Names and groups of metrics; empty: "fast", or those that `table` needs."""
     names: dict[str, str] = field(default_factory=dict)
-    """What to call estimates."""
+    """Names of systems, by entry of `estimates`."""
     checkpoints: dict[str, str] = field(default_factory=dict)
-    """The model that made estimates: a name, path or address."""
+    """The model (name, path or URL) that made the estimates, by entry of `estimates`."""
     codec: str | None = None
     table: str | None = None
     n_jobs: int | None = None
@@ -63,26 +63,26 @@ class EvaluationOptions:
     offline: bool = False
 
     def __post_init__(self) -> None:
-        """Raise UsageError for what contradicts itself."""
+        """Raise UsageError for contradictory options."""
         if self.table is not None and self.table not in TABLES:
-            raise UsageError(f"--table {self.table} is unknown; use {', '.join(TABLES)}")
+            raise UsageError(f"`table` {self.table} is unknown; use {', '.join(TABLES)}")
         if self.table is not None and self.codec is None:
-            raise UsageError(f"--table {self.table} needs --codec: name the codec it is about")
+            raise UsageError(f"`table` {self.table} needs a codec: name it as `codec`")
         if not self.estimates and (self.codec is None or self.table in TABLES[1:]):
             raise UsageError("no estimates: name a folder of stems to compare with the references")
-        for option, given in (("--name", self.names), ("--checkpoint", self.checkpoints)):
+        for option, given in (("names", self.names), ("checkpoints", self.checkpoints)):
             for folder in given:
                 if folder not in self.estimates:
                     raise UsageError(
-                        f"{option} {folder}={given[folder]} names none of the estimates; write it "
-                        "as it was given"
+                        f"`{option}` {folder}={given[folder]} is not among the estimates; write "
+                        "the folder as it was given"
                     )
         if self.output in ("", "-"):
-            raise UsageError("--output takes a folder here; name one")
+            raise UsageError("`output` must be a folder; name one")
         output = Path(self.output).resolve()
         for place in (*self.estimates, self.references, self.mixture or ""):
             if place and Path(place).resolve() == output:
-                raise UsageError(f"--output {self.output} is an input too; choose another folder")
+                raise UsageError(f"`output` {self.output} is also an input; choose another folder")
 
 
 def evaluate_systems(
@@ -92,16 +92,16 @@ def evaluate_systems(
     progress: bool = False,
     hook: Hook = ignore,
 ) -> tuple[Done, str]:
-    """Score, average, compare and write; returns (what was done, the table to show).
+    """Score, average, compare and write files; returns (counts, the table to show).
 
     Args:
-        options: what to do.
-        metrics: instead of those that the options name.
-        progress: draw a bar on standard error while a codec is downloaded.
-        hook: told progress, failures and files.
+        options: see `EvaluationOptions`.
+        metrics: replaces those named by the options.
+        progress: show a progress bar on standard error during downloads.
+        hook: receives progress, failures and written files.
 
     Raises:
-        UsageError: wrong options, or nothing fits anything.
+        UsageError: wrong options, or no estimate matches a reference.
         MssgenError: the output cannot be written, or a process died.
     """
     failures: list[Event] = []
@@ -147,14 +147,14 @@ def evaluate_systems(
         hook=noting,
     )
     text = _write(pairing, chosen, scored, distances, options, form, hook)
-    # What could not be coded or embedded is a failure too, even if nothing else missed it.
+    # Files that could not be coded or embedded count as failures too.
     done = replace(scored.done, n_failed=max(scored.done.n_failed, 1 if failures else 0))
     hook(done)
     return done, text
 
 
 def _unpaired(pairing: Pairing) -> str:
-    """One line of what has no partner."""
+    """One line about files without a partner."""
     shown = [
         ": ".join(part for part in (note.system, note.track, note.note) if part)
         for note in pairing.notes[:_MAX_SHOWN]
@@ -165,7 +165,7 @@ def _unpaired(pairing: Pairing) -> str:
 
 
 def _labels(options: EvaluationOptions) -> list[str]:
-    """A name for each system: as given, or the folder's, or, where that is not enough, its path."""
+    """A name for each system: as given, else the folder's name, else its path if ambiguous."""
     short = [
         options.names.get(given) or Path(given).resolve().name or given
         for given in options.estimates
@@ -177,10 +177,10 @@ def _labels(options: EvaluationOptions) -> list[str]:
     ]
     for label, count in Counter(labels).items():
         if count > 1:
-            raise UsageError(f"two systems are called {label}; give them names with --name A=LABEL")
+            raise UsageError(f"two systems are called {label}; rename them with `names` A=LABEL")
         if label in ("reference", "mixture"):
             raise UsageError(
-                f"a system cannot be called {label}, which is a row of its own; use --name A=LABEL"
+                f"a system cannot be called {label}, a row of its own; use `names` A=LABEL"
             )
     return labels
 
@@ -192,7 +192,7 @@ def _chosen(options: EvaluationOptions, codec: CodecSource | None) -> list[Metri
 
 
 def _with_hashes(pairing: Pairing, options: EvaluationOptions, progress: bool) -> Pairing:
-    """Note the hashes of the models that made the systems."""
+    """Add the hashes of the models that made the systems."""
     if not options.checkpoints:
         return pairing
     systems = []
@@ -212,7 +212,7 @@ def _with_hashes(pairing: Pairing, options: EvaluationOptions, progress: bool) -
 
 @dataclass(frozen=True)
 class _Form:
-    """The rows of a table of the thesis."""
+    """Names of the special rows of a thesis table."""
 
     ceiling: str
     codec_only: str
@@ -228,7 +228,7 @@ def _with_rows(
         pairing = with_sums(pairing)
     if options.table == "thesis-4":
         pairing = with_mixture_row(pairing)
-    # What refiners behind the codec give goes through no codec again.
+    # The output of codec-based refiners is not passed through the codec again.
     systems = [source] if options.table in ("thesis-3", "thesis-4") else None
     pairing = with_codec_rows(pairing, codec, cache=cache, systems=systems, hook=hook)
     return pairing, _Form(through(REFERENCE, codec), through(source, codec), first)
@@ -243,7 +243,7 @@ def _write(
     form: _Form | None,
     hook: Hook,
 ) -> str:
-    """All files; returns what is worth showing."""
+    """Write all files; returns the table to show."""
     folder = Path(options.output)
     rows = [Row(system.name, system.is_ceiling) for system in pairing.systems]
     summary = Summary(scored.records, metrics, rows, seed=options.seed)

@@ -1,4 +1,4 @@
-"""Scores on disk, a small file a track and system: an evaluation goes on where it was stopped."""
+"""Scores on disk, one file per track and system, so that an evaluation resumes."""
 
 import hashlib
 import inspect
@@ -21,22 +21,22 @@ def key_of(
     estimates: Mapping[str, Recording],
     mixture: Recording | None,
 ) -> str:
-    """The name of a track of a system in the cache: all files that a metric may look at.
+    """Cache key of a track of a system: a hash over all files that a metric may read.
 
-    All of a track's stems count for each of them, since metrics of interference do. Raises
-    AudioError where a file is gone.
+    All stems of the track count, because metrics of interference read them all. Raises AudioError
+    if a file is missing.
     """
     parts = [f"{_FORMAT}"]
     parts += [f"reference {stem} {references[stem].fingerprint()}" for stem in sorted(references)]
     parts += [f"estimate {stem} {estimates[stem].fingerprint()}" for stem in sorted(estimates)]
     parts += [f"mixture {mixture.fingerprint()}"] if mixture is not None else []
-    # Which files are references is what the first words say; their order decides the rate.
+    # The order of the references decides the sample rate.
     parts.append(" ".join(references))
     return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 
 def identity(metric: Metric) -> str:
-    """A metric's name and version: its scores are good until mssgen or its own source changes."""
+    """Name and version of a metric: scores are valid until mssgen or its source changes."""
     measure = metric.measure
     while isinstance(measure, partial):
         measure = measure.func
@@ -55,7 +55,7 @@ def _source(module: str) -> str:
 
 
 class ScoreCache:
-    """Scores and notes by track; damaged files are as if they were not there."""
+    """Scores and notes by track; damaged files count as missing."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -73,7 +73,7 @@ class ScoreCache:
             return {}, []
 
     def write(self, key: str, scores: Mapping[str, Mapping[str, Score]], notes: list[str]) -> None:
-        """Replace what is kept of a track; raises MssgenError where the disk cannot be written."""
+        """Replace the entry of a track; raises MssgenError if it cannot be written."""
         content: dict[str, Any] = {
             "scores": {
                 name: {stem: vars(score) for stem, score in stems.items()}

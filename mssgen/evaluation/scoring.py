@@ -1,4 +1,4 @@
-"""Scores of every system on every track, in parallel processes, resumable after every track."""
+"""Scores every system on every track in parallel processes, resumable after every track."""
 
 import logging
 import math
@@ -16,8 +16,8 @@ from pathlib import Path
 from mssgen.errors import MssgenError, UsageError
 from mssgen.evaluation.metrics.base import Metric, Score
 from mssgen.evaluation.metrics.table import CodecSource, metric_called
-from mssgen.evaluation.pairing import Note, Pairing, System, Track
-from mssgen.evaluation.recordings import Recording, load_song
+from mssgen.evaluation.pairing import Note, Pairing, ReferenceTrack, System
+from mssgen.evaluation.recordings import Recording, load_track
 from mssgen.evaluation.records import Record
 from mssgen.evaluation.score_cache import ScoreCache, identity, key_of
 from mssgen.events import Done, Failed, Hook, Progress, Start, ignore
@@ -25,7 +25,7 @@ from mssgen.jobs.workers import end_with_parent
 
 MAX_JOBS = 64
 _DEFAULT_JOBS = 8
-"""A process holds a song in several copies: a machine of many cores would run out of memory."""
+"""A process holds several copies of a track: with many cores, memory would run out."""
 NO_ESTIMATE = "no estimate"
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
@@ -34,17 +34,17 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Scored:
-    """All numbers, in the order of systems, tracks, stems and metrics."""
+    """All scores, in the order of systems, tracks, stems and metrics."""
 
     records: list[Record]
     notes: list[Note]
-    """How recordings were made to fit."""
+    """Unpaired files, and changes made to align recordings."""
     done: Done
 
 
 @dataclass(frozen=True)
 class _Job:
-    """One track of one system, and what is not known of it yet."""
+    """One track of one system, and the metrics to compute for it."""
 
     system: str
     track: str
@@ -52,7 +52,7 @@ class _Job:
     estimates: dict[str, Recording]
     mixture: Recording | None
     metrics: tuple[Metric | str, ...]
-    """A name for those of the table: what measures need not travel to processes."""
+    """Names for metrics of the table, whose functions need not be sent to processes."""
     codec: CodecSource | None
 
     @property
@@ -66,14 +66,14 @@ class _Job:
 
 @dataclass
 class _Result:
-    """What became of a job."""
+    """Outcome of a job."""
 
     scores: dict[str, dict[str, Score]] = field(default_factory=dict)
     """By metric and stem."""
     notes: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     reason: str = ""
-    """Why there are no scores, where a file could not be read."""
+    """Why there are no scores, if a file could not be read."""
 
 
 def score(
@@ -86,28 +86,28 @@ def score(
     codec: CodecSource | None = None,
     hook: Hook = ignore,
 ) -> Scored:
-    """Measure everything that `cache` does not hold yet.
+    """Compute all scores that `cache` does not hold yet.
 
-    A track that fails does not stop the others, and is tried again the next time. Every track is
-    kept as soon as it is done.
+    A track that fails does not stop the others, and is retried next time. Every track is saved as
+    soon as it is done.
 
     Args:
         pairing: what to compare with what.
-        metrics: of distinct names.
-        cache: folder of scores, made if need be.
-        n_jobs: processes; None: one a core, 8 at most, fewer for short excerpts; 1 works in this
-            one.
-        overwrite: measure what the cache holds, too.
-        codec: whose metrics are among `metrics`.
-        hook: told the seconds of sound that are done, and failures.
+        metrics: with distinct names.
+        cache: folder of scores, created if missing.
+        n_jobs: number of processes; None: one per core, at most 8, fewer for short excerpts; 1:
+            this process.
+        overwrite: recompute scores that the cache holds.
+        codec: codec of the token and latent metrics among `metrics`.
+        hook: receives progress in seconds of audio, and failures.
 
     Raises:
-        UsageError: a wrong number of jobs, or a package that a metric needs is missing.
+        UsageError: `n_jobs` is out of range, or a package that a metric needs is missing.
         MssgenError: the cache cannot be written, or a process died.
     """
     started = time.monotonic()
     if n_jobs is not None and not 1 <= n_jobs <= MAX_JOBS:
-        raise UsageError(f"--jobs {n_jobs} is out of range; use 1 to {MAX_JOBS}")
+        raise UsageError(f"`n_jobs` {n_jobs} is out of range; use 1 to {MAX_JOBS}")
     results: dict[tuple[str, int], _Result] = {}
     todo: dict[tuple[str, int], tuple[str, _Job]] = {}
     store = ScoreCache(cache)
@@ -163,15 +163,15 @@ def score(
     )
 
 
-def _pairs(pairing: Pairing) -> Iterator[tuple[System, int, Track]]:
-    """Every track of every system that has something of it."""
+def _pairs(pairing: Pairing) -> Iterator[tuple[System, int, ReferenceTrack]]:
+    """Every track of every system that has an estimate for it."""
     for system in pairing.systems:
         for index, track in enumerate(pairing.tracks):
             if _estimates(system, track):
                 yield system, index, track
 
 
-def _estimates(system: System, track: Track) -> dict[str, Recording]:
+def _estimates(system: System, track: ReferenceTrack) -> dict[str, Recording]:
     given = system.estimates.get(track.key, {})
     return {stem: given[stem] for stem in track.references if stem in given}
 
@@ -179,14 +179,14 @@ def _estimates(system: System, track: Track) -> dict[str, Recording]:
 def _records(
     pairing: Pairing, metrics: Sequence[Metric], results: Mapping[tuple[str, int], _Result]
 ) -> Iterator[Record]:
-    """A line for every number that there should be, also for those that there are not."""
+    """One record per expected score, also for missing ones."""
     for system in pairing.systems:
         for index, track in enumerate(pairing.tracks):
             result = results.get((system.name, index), _Result())
             given = _estimates(system, track)
             for stem in track.references:
                 if stem not in system.stems:
-                    continue  # it gives no such stem at all, as a note says
+                    continue  # it has no such stem at all, as a note says
                 for metric in metrics:
                     if stem not in given:
                         found = Score(None, 0, NO_ESTIMATE)
@@ -217,20 +217,20 @@ def _n_processes(n_jobs: int | None, n_tasks: int, duration_s: float) -> int:
     if n_jobs is None:
         has_affinity = hasattr(os, "sched_getaffinity")
         n_cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
-        # To begin a process takes longer than to measure a short excerpt.
+        # Starting a process takes longer than scoring a short excerpt.
         n_jobs = min(n_cores, _DEFAULT_JOBS, math.ceil(duration_s / 60))
     return max(1, min(n_jobs, n_tasks))
 
 
 def _portable(metric: Metric, codec: CodecSource | None) -> Metric | str:
-    """The metric as it can be sent to a process."""
+    """The metric in a form that can be sent to another process."""
     return metric.name if metric_called(metric.name, codec) is metric else metric
 
 
 def _run(
     jobs: Mapping[tuple[str, int], _Job], n_jobs: int | None, hook: Hook
 ) -> Iterator[tuple[tuple[str, int], _Result]]:
-    """The jobs' results, as they come."""
+    """Results of the jobs, in order of completion."""
     if not jobs:
         return
     durations = {place: job.duration_s for place, job in jobs.items()}
@@ -257,7 +257,7 @@ def _in_processes(
     with _environment(dict.fromkeys(_THREADS, "1")):
         pool = ProcessPoolExecutor(n_processes, context, initializer=_start_process)
         try:
-            # The longest first, so that none is left alone at the end.
+            # Longest first, for even load at the end.
             order = sorted(jobs, key=lambda place: -jobs[place].duration_s)
             futures: dict[Future[_Result], tuple[str, int]] = {
                 pool.submit(_measured, jobs[place]): place for place in order
@@ -266,11 +266,11 @@ def _in_processes(
                 yield futures.pop(future), future.result()
         except BrokenProcessPool:
             raise MssgenError(
-                "a process that measured was killed, most often because memory ran out; use fewer "
-                "--jobs: what is done is kept"
+                "a scoring process was killed, probably because memory ran out; use fewer `n_jobs` "
+                "and run again: finished tracks are kept"
             ) from None
         except BaseException:
-            # Nobody waits minutes for results that nobody wants any more.
+            # Do not wait minutes for results that are no longer needed.
             for process in set(multiprocessing.active_children()) - others:
                 process.terminate()
             raise
@@ -286,7 +286,7 @@ def _start_process() -> None:
 
 @contextmanager
 def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Variables that processes begun meanwhile inherit: libraries read them when they load."""
+    """Environment variables for child processes: libraries read them when they load."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:
@@ -300,23 +300,23 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
 
 
 def _measured(job: _Job) -> _Result:
-    """Read a track and measure it; UsageError goes through, since it would hit every track."""
+    """Read and score a track; UsageError is passed on, since it would hit every track."""
     found = [metric_called(m, job.codec) if isinstance(m, str) else m for m in job.metrics]
     metrics = [metric for metric in found if metric is not None]
     result = _Result()
     try:
-        song = load_song(job.track, job.references, job.estimates, job.mixture)
+        audio = load_track(job.track, job.references, job.estimates, job.mixture)
     except UsageError:
         raise
     except Exception as error:
         result.reason = _sentence(error)
         result.failures.append(result.reason)
         return result
-    result.notes = list(song.notes)
+    result.notes = list(audio.notes)
     for metric in metrics:
         try:
             result.scores[metric.name] = {
-                stem: _checked(metric.measure(song, stem)) for stem in song.estimates
+                stem: _checked(metric.measure(audio, stem)) for stem in audio.estimates
             }
         except UsageError:
             raise
@@ -327,7 +327,7 @@ def _measured(job: _Job) -> _Result:
 
 
 def _checked(found: Score) -> Score:
-    """No NaN and no infinity gets into a mean."""
+    """The score with NaN and infinity replaced by a missing value."""
     if found.value is None:
         return found
     if math.isfinite(found.value):

@@ -12,9 +12,10 @@ from mssgen.errors import MssgenError, UsageError
 from mssgen.evaluation.metrics.base import Metric
 from mssgen.evaluation.metrics.embeddings import EMBEDDINGS, Embedding, codec_embedding
 from mssgen.evaluation.metrics.frechet import Frames, frechet_audio_distance
+from mssgen.evaluation.metrics.signals import at_rate
 from mssgen.evaluation.metrics.table import CodecSource, codec_hash, shared_codec
 from mssgen.evaluation.pairing import Pairing
-from mssgen.evaluation.recordings import Recording, at_rate
+from mssgen.evaluation.recordings import Recording
 from mssgen.events import Failed, Hook, ignore
 from mssgen.files import whole_file
 from mssgen.inspection.cells import csv_text
@@ -26,14 +27,14 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SetDistance:
-    """How far the estimates of a stem are from its references, as sets."""
+    """Fréchet distance between all estimates and all references of a stem."""
 
     system: str
     stem: str
     embedding: str
     fad: float
     fad_infinity: float | None
-    """Without the bias of few frames; None where there are too few to tell."""
+    """Extrapolated to infinitely many frames; None if there are too few."""
     n_tracks: int
     n_reference_frames: int
     n_frames: int
@@ -50,11 +51,11 @@ def set_distances(
 ) -> list[SetDistance]:
     """FAD (Kilgour et al. 2019) and FAD-infinity (Gui et al. 2024) of each system and stem.
 
-    Of every embedding whose distance per song (fad_NAME) is among `metrics`. Tracks without
-    estimate or of digital silence are left out of both sets. Frames are kept in `cache`.
+    For every embedding whose per-track distance (fad_NAME) is among `metrics`. Tracks without an
+    estimate, or with digital silence, are left out of both sets. Frames are kept in `cache`.
 
-    Raises UsageError where an embedding cannot be had; files that cannot be read are told, and left
-    out.
+    Raises UsageError if an embedding is not available. Unreadable files are reported to `hook` and
+    left out.
     """
     found = []
     for embedding, version in _embeddings(metrics, codec):
@@ -88,19 +89,19 @@ def set_distances(
 
 
 def set_distances_csv(distances: Iterable[SetDistance]) -> str:
-    """A line for each system, stem and embedding; "" where there is none."""
+    """CSV with one row per system, stem and embedding; "" if there are none."""
     return csv_text([asdict(distance) for distance in distances])
 
 
 class _Frames:
-    """Frames of recordings, embedded once."""
+    """Embedding frames of recordings, computed once and kept on disk."""
 
     def __init__(self, embedding: Embedding, folder: Path, hook: Hook) -> None:
         self._embedding, self._folder, self._hook = embedding, folder, hook
         self._failed: set[Recording] = set()
 
     def of(self, recording: Recording) -> Frames | None:
-        """[N, D]; None for silence and for what cannot be read."""
+        """Frames [N, D]; None for silence and unreadable files."""
         if recording in self._failed:
             return None
         try:
@@ -137,7 +138,7 @@ class _Frames:
 def _embeddings(
     metrics: Sequence[Metric], codec: CodecSource | None
 ) -> Iterable[tuple[Embedding, str]]:
-    """(embedding, what its frames depend on)."""
+    """Pairs (embedding, version of its frames)."""
     for metric in metrics:
         if metric.group != "embedding" or not metric.name.startswith(_PREFIX):
             continue

@@ -1,9 +1,9 @@
-"""From one value a track to what a table may say: averages, intervals, and what differs.
+"""From one value per track to averages, confidence intervals and paired comparisons.
 
 Intervals are percentile bootstrap intervals over tracks (Efron and Tibshirani, "An Introduction to
-the Bootstrap", 1993, chapter 13). The percentile form and not BCa: it is defined for medians and
-for few tracks, where the acceleration of BCa degenerates. The same seed draws the same tracks, so
-that a table can be made again to the last digit.
+the Bootstrap", 1993, chapter 13), not BCa: they are defined for medians and for few tracks, where
+the acceleration of BCa degenerates. The same seed draws the same tracks, so tables are
+reproducible. `scipy.stats.bootstrap` gives the same intervals, but every table would need scipy.
 """
 
 from collections import Counter
@@ -20,8 +20,8 @@ from mssgen.extras import missing
 N_RESAMPLES = 2000
 CONFIDENCE = 0.95
 MIN_PAIRS = 6
-"""With fewer tracks the two-sided signed-rank test cannot come below 5 %: 2 / 2^5 is 6.25 %. Nor
-does a percentile interval, which lies between the smallest and the largest value, hold 95 %."""
+"""With fewer tracks the two-sided signed-rank test cannot reach 5 % (2 / 2^5 is 6.25 %), and a
+percentile interval, which lies between the smallest and largest value, does not cover 95 %."""
 _MAX_EXACT = 50
 _MAX_PERMUTED = 13
 
@@ -33,14 +33,14 @@ class Aggregate:
     """One cell of a table."""
 
     value: float | None
-    """None where no track has one."""
+    """None if no track has a value."""
     low: float | None = None
-    """Of the interval; None for fewer than two tracks."""
+    """Lower end of the 95 % interval; None for fewer than two tracks."""
     high: float | None = None
     n_tracks: int = 0
-    """Those with a value."""
+    """Number of tracks with a value."""
     reasons: dict[str, int] = field(default_factory=dict)
-    """How many tracks have no value, by reason."""
+    """Number of tracks without a value, by reason."""
 
     @property
     def n_missing(self) -> int:
@@ -48,22 +48,22 @@ class Aggregate:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Two systems on the tracks that both have a value of."""
+class PairedComparison:
+    """Paired comparison of two systems on the tracks for which both have a value."""
 
     difference: Aggregate
-    """Of second minus first, track by track; of magnitudes where zero is best."""
+    """Second minus first, per track; of absolute values if zero is best."""
     p_value: float | None
-    """Wilcoxon signed-rank, two-sided; None where every difference is zero or there is none."""
+    """Two-sided Wilcoxon signed-rank test; None if all differences are zero, or none exist."""
     method: str
     """"exact" or "approximate" (normal, with correction for ties), or "" without a test."""
     n_zero: int
-    """Tracks without any difference, which the test leaves out."""
+    """Tracks with equal values, which the test leaves out."""
     remark: str = ""
 
     @property
     def is_clear(self) -> bool:
-        """Whether the interval excludes zero; of too few tracks it is too narrow to tell."""
+        """Whether the interval excludes zero; False with fewer than MIN_PAIRS tracks."""
         low, high = self.difference.low, self.difference.high
         if low is None or high is None or self.difference.n_tracks < MIN_PAIRS:
             return False
@@ -75,7 +75,7 @@ def aggregate(
 ) -> Aggregate:
     """Average over tracks, with a percentile bootstrap interval of 95 %.
 
-    A missing value is counted by its reason and enters neither the average nor the interval.
+    Missing values are counted by reason and enter neither the average nor the interval.
     """
     values = np.array([score.value for score in scores if score.value is not None], np.float64)
     reasons = Counter(score.reason or "unknown" for score in scores if score.value is None)
@@ -88,7 +88,7 @@ def aggregate(
 def bootstrap(
     values: NDArray[np.float64], how: How, *, seed: int = 0, n_resamples: int = N_RESAMPLES
 ) -> tuple[float | None, float | None]:
-    """The percentile interval of the average of `values` [N]; (None, None) for N < 2."""
+    """95 % percentile interval of the average of `values` [N]; (None, None) for N < 2."""
     if len(values) < 2:
         return None, None
     random = np.random.default_rng(seed)
@@ -106,12 +106,11 @@ def compare(
     *,
     seed: int = 0,
     n_resamples: int = N_RESAMPLES,
-) -> Comparison:
-    """Compare two systems by their scores, which are given by track.
+) -> PairedComparison:
+    """Compare two systems by their scores per track.
 
-    Of metrics whose best is zero magnitudes are compared: -3 is as far off as 3. The difference is
-    averaged as the metric is, so that the median of differences need not be the difference of the
-    medians.
+    If zero is best, absolute values are compared: -3 is as far off as 3. Differences are averaged
+    like the metric, so a median of differences need not be the difference of medians.
     """
     differences, missing = [], 0
     for track in sorted(first.keys() | second.keys()):
@@ -133,9 +132,9 @@ def compare(
 def signed_rank(differences: NDArray[np.float64]) -> tuple[float, str]:
     """(p, method) of Wilcoxon's two-sided signed-rank test of `differences` [N], none of them 0.
 
-    Without ties the distribution is exact up to 50 tracks; with ties it is enumerated up to 13, and
-    above that approximated by a normal one with correction for ties. Raises UsageError where scipy
-    is not installed.
+    Without ties the distribution is exact up to 50 tracks. With ties it is enumerated up to 13
+    tracks, beyond that approximated by a normal one with tie correction. Raises UsageError if
+    scipy is not installed.
     """
     try:
         from scipy.stats import PermutationMethod, wilcoxon
@@ -151,18 +150,20 @@ def signed_rank(differences: NDArray[np.float64]) -> tuple[float, str]:
     return float(result.pvalue), "approximate"
 
 
-def _tested(difference: Aggregate, differences: NDArray[np.float64]) -> Comparison:
-    # Differences that are zero but for rounding would get ranks, and signs, of pure chance.
+def _tested(difference: Aggregate, differences: NDArray[np.float64]) -> PairedComparison:
+    # Differences at rounding level would get random ranks and signs.
     scale = float(np.abs(differences).max(initial=0.0))
     rounded = np.where(np.abs(differences) <= 1e-12 * max(1.0, scale), 0.0, differences)
     moved = rounded[rounded != 0]
     n_zero = len(rounded) - len(moved)
     if not len(moved):
         remark = "no difference in any track" if len(rounded) else "no track has both values"
-        return Comparison(difference, None, "", n_zero, remark)
+        return PairedComparison(difference, None, "", n_zero, remark)
     p_value, method = signed_rank(moved)
     few = f"{len(moved)} tracks differ: the test cannot reach 5 %"
-    return Comparison(difference, p_value, method, n_zero, few if len(moved) < MIN_PAIRS else "")
+    return PairedComparison(
+        difference, p_value, method, n_zero, few if len(moved) < MIN_PAIRS else ""
+    )
 
 
 def _average(values: NDArray[np.float64], how: How) -> float:

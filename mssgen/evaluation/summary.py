@@ -1,4 +1,4 @@
-"""All numbers of an evaluation, averaged and compared when they are asked for."""
+"""Scores of an evaluation, averaged and compared on demand."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,22 +6,28 @@ from itertools import combinations
 
 from mssgen.evaluation.metrics.base import Metric, Score
 from mssgen.evaluation.records import Record
-from mssgen.evaluation.statistics import N_RESAMPLES, Aggregate, Comparison, aggregate, compare
+from mssgen.evaluation.statistics import (
+    N_RESAMPLES,
+    Aggregate,
+    PairedComparison,
+    aggregate,
+    compare,
+)
 
 MAX_PAIRED_SYSTEMS = 4
-"""Above that summary.md compares with the first system only; comparisons.csv has all pairs."""
+"""With more systems, summary.md compares with the first only; comparisons.csv has all pairs."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A system in the tables."""
+    """A row of the tables: a system."""
 
     name: str
     is_ceiling: bool = False
 
 
 class Summary:
-    """All numbers of an evaluation, averaged over tracks, and all pairs of systems compared."""
+    """Scores of an evaluation: averages over tracks, and comparisons of all pairs of systems."""
 
     def __init__(
         self,
@@ -40,14 +46,14 @@ class Summary:
             place = (record.system, record.stem, record.metric)
             self._scores.setdefault(place, {})[record.track] = record.score
         self._cells: dict[tuple[str, str, str], Aggregate] = {}
-        self._pairs: dict[tuple[str, str, str, str], Comparison] = {}
+        self._pairs: dict[tuple[str, str, str, str], PairedComparison] = {}
 
     def has(self, system: str, stem: str) -> bool:
-        """Whether there is any number of such a stem, or a reason for its absence."""
+        """Whether the system has a score for the stem, or a reason for its absence."""
         return any((system, stem, metric.name) in self._scores for metric in self.metrics)
 
     def cell(self, system: str, stem: str, metric: Metric) -> Aggregate:
-        """The average over tracks."""
+        """Average over tracks with its interval."""
         place = (system, stem, metric.name)
         if place not in self._cells:
             scores = list(self._scores.get(place, {}).values())
@@ -56,8 +62,8 @@ class Summary:
             )
         return self._cells[place]
 
-    def comparison(self, first: str, second: str, stem: str, metric: Metric) -> Comparison:
-        """Second minus first."""
+    def comparison(self, first: str, second: str, stem: str, metric: Metric) -> PairedComparison:
+        """Paired comparison, second minus first."""
         place = (first, second, stem, metric.name)
         if place not in self._pairs:
             self._pairs[place] = compare(
@@ -70,7 +76,7 @@ class Summary:
         return self._pairs[place]
 
     def best(self, stem: str, metric: Metric) -> str | None:
-        """The system that is better than each other one, where all intervals exclude zero.
+        """The system that beats every other, with all intervals excluding zero; None if none does.
 
         Rows made from the references do not compete.
         """
@@ -91,7 +97,7 @@ class Summary:
         return leader
 
     def pairs(self, *, most: bool = False) -> list[tuple[str, str]]:
-        """(first, second) to compare: all, or of many systems those with the first one."""
+        """Pairs (first, second) to compare; with `most` and many systems, only with the first."""
         names = [row.name for row in self.systems]
         if most and len(names) > MAX_PAIRED_SYSTEMS:
             return [(names[0], name) for name in names[1:]]

@@ -1,23 +1,23 @@
-"""An evaluation as tables: summary.csv for programs, summary.md for people.
+"""Tables of an evaluation: summary.csv for programs, summary.md for people.
 
-Every metric has a column of its own, so that museval's SDR (median of windows) and the global SDR
-never stand in one; metrics of one group stand in one table for each stem.
+Every metric has its own column, so museval's SDR (median of windows) and the global SDR never
+share one. Each group of metrics has one table per stem.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from mssgen.evaluation.metrics.base import Metric
-from mssgen.evaluation.statistics import CONFIDENCE, MIN_PAIRS, Aggregate, Comparison
+from mssgen.evaluation.statistics import CONFIDENCE, MIN_PAIRS, Aggregate, PairedComparison
 from mssgen.evaluation.summary import Summary
-from mssgen.inspection.cells import csv_text, md_text
+from mssgen.inspection.cells import counted, csv_text, md_text
 
 ARROWS = {"higher": "↑", "lower": "↓", "zero": "→ 0"}
 _MAX_NOTES = 200
 
 
 def summary_csv(summary: Summary) -> str:
-    """A line for each system, stem and metric."""
+    """CSV with one row per system, stem and metric."""
     rows = []
     for row in summary.systems:
         for stem in summary.stems:
@@ -44,7 +44,7 @@ def summary_csv(summary: Summary) -> str:
 
 
 def comparisons_csv(summary: Summary) -> str:
-    """A line for each pair of systems, stem and metric; "" where there is one system only."""
+    """CSV with one row per pair of systems, stem and metric; "" for a single system."""
     rows = []
     for first, second, stem, metric, found in _compared(summary, summary.pairs()):
         difference = found.difference
@@ -70,19 +70,19 @@ def comparisons_csv(summary: Summary) -> str:
 
 
 def summary_md(summary: Summary, evaluation: Mapping[str, Any]) -> str:
-    """The whole as Markdown: tables, differences, what is missing, definitions, provenance."""
+    """Markdown with tables, differences, missing values, notes, definitions and provenance."""
     n_tracks = len(evaluation["tracks"])
     parts = [
         "# Evaluation",
-        f"{len(summary.systems)} system(s) against the references of {n_tracks} track(s) in "
-        f"`{evaluation['references']}`.",
-        f"Averages over tracks with {CONFIDENCE:.0%} intervals in brackets; the number of tracks "
-        "stands behind where values are missing. **Bold** is best, and only where the interval of "
-        f"the paired difference to each other system excludes zero, on {MIN_PAIRS} or more tracks; "
-        "rows made from the references do not compete.",
+        f"{counted(len(summary.systems), 'system')} against the references of "
+        f"{counted(n_tracks, 'track')} in `{evaluation['references']}`.",
+        f"Averages over tracks with {CONFIDENCE:.0%} confidence intervals in brackets, followed by "
+        "the number of tracks if values are missing. **Bold** marks the best system, if the "
+        "interval of its paired difference to every other system excludes zero on at least "
+        f"{MIN_PAIRS} tracks; rows made from the references do not compete.",
     ]
     if n_tracks < MIN_PAIRS:
-        parts.append(f"With fewer than {MIN_PAIRS} tracks intervals are too narrow to be trusted.")
+        parts.append(f"With fewer than {MIN_PAIRS} tracks, intervals are too narrow to trust.")
     for stem in summary.stems:
         parts.append(f"## {md_text(stem)}")
         for group in dict.fromkeys(metric.group for metric in summary.metrics):
@@ -111,7 +111,7 @@ def _stem_rows(summary: Summary, stem: str, metrics: Sequence[Metric]) -> Iterat
 
 
 def shown(cell: Aggregate, is_best: bool = False) -> str:
-    """A cell of a table for people."""
+    """A table cell: value, interval, number of tracks."""
     if cell.value is None:
         return f"– (0/{cell.n_missing})" if cell.n_missing else "–"
     value = f"**{number(cell.value)}**" if is_best else number(cell.value)
@@ -125,7 +125,7 @@ def shown(cell: Aggregate, is_best: bool = False) -> str:
 
 
 def number(value: float) -> str:
-    """Two decimals, or three significant digits of what is small."""
+    """Two decimals, or three significant digits below 0.1."""
     digits = f"{value:.2f}" if abs(value) >= 0.1 or value == 0 else f"{value:.3g}"
     return "0.00" if value == 0 else digits.replace("-", "−")
 
@@ -146,9 +146,9 @@ def _sets_md(distances: Sequence[Mapping[str, Any]]) -> list[str]:
             ]
         )
     intro = (
-        "All estimates of a stem against all references of the same tracks; one number a set, so "
-        "without interval. FAD is biased upwards where frames are few; FAD∞ is extrapolated to "
-        "infinitely many. Distances of different embeddings cannot be compared."
+        "All estimates of a stem against all references of the same tracks: one number per set, so "
+        "no interval. FAD is biased upwards if there are few frames; FAD∞ is extrapolated to "
+        "infinitely many. Distances of different embeddings are not comparable."
     )
     return ["## Fréchet audio distances of sets", intro, markdown_table(iter(rows), (0, 1, 2))]
 
@@ -175,13 +175,13 @@ def _differences_md(summary: Summary) -> list[str]:
                 md_text("; ".join(filter(None, about))),
             ]
         )
-    few = " Only those with the first system; comparisons.csv has all pairs."
+    few = " Only comparisons with the first system; comparisons.csv has all pairs."
     n_all = len(summary.pairs())
     intro = (
-        "Track by track, on the tracks where both have a value; of metrics whose best is zero, "
-        "magnitudes are compared. p is that of the two-sided Wilcoxon signed-rank test (equal "
-        f"tracks left out; with fewer than {MIN_PAIRS} it cannot come below 5 %), not corrected "
-        f"for the number of comparisons, here {len(compared)}."
+        "Track by track, on tracks for which both have a value; if zero is best, absolute values "
+        "are compared. p: two-sided Wilcoxon signed-rank test (equal tracks left out; with fewer "
+        f"than {MIN_PAIRS} tracks it cannot fall below 5 %), not corrected for the number of "
+        f"comparisons ({len(compared)})."
     )
     intro += few if len(pairs) < n_all else ""
     return ["## Differences", intro, markdown_table(iter(rows), (0, 1, 2, 6))]
@@ -189,7 +189,7 @@ def _differences_md(summary: Summary) -> list[str]:
 
 def _compared(
     summary: Summary, pairs: Sequence[tuple[str, str]]
-) -> Iterator[tuple[str, str, str, Metric, Comparison]]:
+) -> Iterator[tuple[str, str, str, Metric, PairedComparison]]:
     for first, second in pairs:
         for stem in summary.stems:
             if summary.has(first, stem) and summary.has(second, stem):
@@ -233,7 +233,7 @@ def _made_by(evaluation: Mapping[str, Any], summary: Summary) -> str:
     given = {key: value for key, value in options if value not in (None, False, {}, [])}
     lines = [
         f"- versions: {', '.join(f'{k} {v}' for k, v in evaluation['versions'].items())}",
-        f"- commit of mssgen: {evaluation['commit'] or 'not known (installed as a package)'}",
+        f"- commit of mssgen: {evaluation['commit'] or 'unknown (installed as a package)'}",
         f"- intervals: percentile bootstrap over tracks, {summary.n_resamples} resamples, seed "
         f"{summary.seed}",
         f"- options: {', '.join(f'{k} {_listed(v)}' for k, v in given.items())}",
@@ -257,7 +257,7 @@ def _defined(metric: Metric) -> str:
 
 
 def markdown_table(rows: Iterator[list[str]], left: Collection[int] = (0,)) -> str:
-    """The first row is the head; `left` are the columns of words, the others those of numbers."""
+    """Markdown table; the first row is the header, columns in `left` are left-aligned."""
     head, *body = list(rows)
     lines = [head, ["---" if i in left else "---:" for i in range(len(head))], *body]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

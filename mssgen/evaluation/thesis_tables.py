@@ -1,8 +1,8 @@
 """The thesis' tables 1, 3 and 4 in their own form, for any codec and any refiner.
 
-Its flavours of SDR are not stated; here the metric's own definition and aggregate stand below the
-table. To each form a column is added that the thesis did not have: the reference through the codec,
-the most that any of the systems could reach.
+The thesis does not state its variants of SDR; here each metric's definition and average are given
+below the table. Each form has one column more than in the thesis: the reference through the codec,
+the ceiling of all systems.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,11 +24,11 @@ _STEMS_1 = ("bass", "drums", "vocals", DRUMS_AND_BASS, MIXTURE_STEM)
 
 @dataclass(frozen=True)
 class TableForm:
-    """What one of the tables needs and says."""
+    """Requirements and texts of one table."""
 
     title: str
     metrics: tuple[str, ...]
-    """Measured at least."""
+    """Metrics that are always measured."""
     needs_estimates: bool
     caption: str
 
@@ -64,11 +64,11 @@ def thesis_table(
     """One of `TABLES` as Markdown.
 
     Args:
-        name: which.
-        summary: of all systems that appear.
-        ceiling: the row of the references through the codec.
-        codec_only: the row of the input through the codec (tables 3 and 4).
-        first: the input of table 3.
+        name: one of `TABLES`.
+        summary: with all systems that appear.
+        ceiling: name of the row of references through the codec.
+        codec_only: name of the row of the input through the codec (tables 3 and 4).
+        first: name of the input row of table 3.
     """
     form = FORMS[name]
     by_name = {metric.name: metric for metric in summary.metrics}

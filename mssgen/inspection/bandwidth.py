@@ -1,4 +1,4 @@
-"""Where the energy of a sound ends: what it lost when it was compressed or had a lower rate."""
+"""Bandwidth of audio: where its energy ends, as left by lossy coding or a lower sample rate."""
 
 import math
 from dataclasses import dataclass
@@ -14,19 +14,19 @@ _EDGE_DB = 18.0
 
 @dataclass(frozen=True)
 class Bandwidth:
-    """Where energy ends, in the power spectrum of the whole file in bands of 100 Hz."""
+    """Upper end of the energy in the mean power spectrum of a file, in bands of 100 Hz."""
 
     ends_hz: float
     """Upper edge of the highest band above the floor."""
     floor_db: float
-    """dB of full scale a band: 90 dB below the strongest band, or 10 dB above the dither of the
-    file's bits if that is more."""
+    """Floor per band, dBFS: 90 dB below the strongest band, or 10 dB above the dither of the used
+    bits, whichever is higher."""
     drop_db: float | None
-    """The level of the last 1 kHz below the end less that of the 1 kHz above it; None where there
-    is no room above."""
+    """Level of the last 1 kHz below the end minus that of the 1 kHz above it; None if there is no
+    room above."""
     is_abrupt: bool
-    """Ends well below half the sample rate and drops by 18 dB or more, as music by itself does
-    not: the file was lossy once, or had a lower sample rate."""
+    """Whether the energy ends well below half the sample rate with a drop of 18 dB or more, unlike
+    music itself: the file was lossy or resampled."""
 
 
 class LongTermSpectrum:
@@ -48,7 +48,7 @@ class LongTermSpectrum:
             self._add_frames(samples[:, :n_whole].reshape(-1, self._n_fft))
 
     def bands(self) -> NDArray[np.float64]:
-        """Mean square of each band of 100 Hz from 0 Hz on; of less than a frame, padded."""
+        """Mean square per band of 100 Hz, from 0 Hz; audio below one frame is padded."""
         if not self._n_frames:
             missing = self._n_fft - self._waiting.shape[1]
             self._add_frames(np.pad(self._waiting, ((0, 0), (0, missing))))
@@ -67,7 +67,7 @@ class LongTermSpectrum:
 def bandwidth(
     bands: NDArray[np.float64], sample_rate: int, used_bits: int | None
 ) -> Bandwidth | None:
-    """Where the energy of a long-term spectrum ends; None of silence. See `Bandwidth`."""
+    """Bandwidth from a long-term spectrum; None for silence. See `Bandwidth`."""
     if not bands.max(initial=0) > 0:
         return None
     levels = 10 * np.log10(np.maximum(bands, 1e-30))
@@ -94,6 +94,6 @@ def bandwidth(
 
 @lru_cache(maxsize=4)
 def _window(n_fft: int) -> NDArray[np.float64]:
-    """Blackman and Harris' of four terms: its side lobes are 92 dB down."""
+    """Four-term Blackman-Harris window: side lobes 92 dB down."""
     terms, angle = (0.35875, -0.48829, 0.14128, -0.01168), 2 * np.pi * np.arange(n_fft) / n_fft
     return np.asarray(sum(a * np.cos(i * angle) for i, a in enumerate(terms)), np.float64)

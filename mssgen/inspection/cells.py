@@ -1,4 +1,4 @@
-"""Names in tables: of files, systems and stems, which anyone may have chosen."""
+"""Text in tables and file names, made safe: users choose names of files, systems and stems."""
 
 import csv
 import io
@@ -9,10 +9,10 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?inf|nan")
 
 
 def csv_text(rows: Sequence[Mapping[str, object]]) -> str:
-    """A table with a head; empty without rows.
+    """CSV with a header row; empty if there are no rows.
 
-    Spreadsheets compute cells that begin with one of = + - @, which may send the others away: such
-    a cell gets an apostrophe in front unless it is a number.
+    Spreadsheets run cells that begin with one of = + - @ as formulas, which may leak other cells:
+    such a cell gets a leading apostrophe unless it is a number.
     """
     if not rows:
         return ""
@@ -24,12 +24,23 @@ def csv_text(rows: Sequence[Mapping[str, object]]) -> str:
 
 
 def md_text(words: str) -> str:
-    """On one line, without what would end a cell of Markdown or begin an element of HTML."""
+    """One line of text that neither ends a Markdown cell nor starts an HTML element."""
     return " ".join(words.split()).replace("|", "\\|").replace("<", "&lt;")
 
 
+def counted(n: int, noun: str) -> str:
+    """A number and its noun: "1 track", "2 tracks"."""
+    return f"{n} {noun}{'' if n == 1 else 's'}"
+
+
+def slug(name: str, separator: str, max_length: int) -> str:
+    """A file name of ASCII letters, digits and separators; the caller keeps it unique."""
+    kept = "" if separator == "-" else "-"
+    return re.sub(f"[^A-Za-z0-9{kept}]+", separator, name).strip(separator)[:max_length] or "x"
+
+
 def _disarmed(value: object) -> object:
-    # Some skip spaces and line breaks first.
+    # Some spreadsheets skip leading spaces and line breaks.
     if isinstance(value, str) and value.strip()[:1] in ("=", "+", "-", "@"):
         return value if _NUMBER.fullmatch(value) else f"'{value}"
     return value

@@ -1,7 +1,7 @@
-"""Two sound files side by side: level, length, delay, gain, distance, and where they differ.
+"""Two audio files compared: level, length, delay, gain, SDR, and where they differ.
 
-A is the reference, B what is compared with it. Both stream; memory is a few seconds of sound and
-the picture of the spectrograms, whatever the length.
+A is the reference, B is compared with it. Both stream: memory is a few seconds of audio and the
+spectrograms, whatever the length.
 """
 
 import math
@@ -14,24 +14,25 @@ from numpy.typing import NDArray
 from mssgen.audio.reading import AudioSource, check_finite, open_source
 from mssgen.audio.resampling import resample
 from mssgen.errors import AudioError, UsageError
-from mssgen.inspection.file_info import Levels, power_db
+from mssgen.inspection.decibels import power_db_or_none
+from mssgen.inspection.file_info import Levels
 from mssgen.inspection.loudness import LoudnessMeter
 from mssgen.inspection.spectrograms import SpectrogramPair
 
 Audio = NDArray[np.float32]
 MIN_CORRELATION = 0.1
-"""Of the best delay; below it A and B have nothing in common that could be aligned."""
+"""Normalised correlation at the best delay, below which A and B cannot be aligned."""
 _DELTA = 1e-7  # as in Demucs' uSDR
 _BLOCK_SAMPLES = 2**16
 # Windowed sinc: 32 samples to each side keep the error below -80 dB up to 0.9 of the band.
 _SINC_HALF = 32
-# What is finer than this is not told from the signal's own change.
+# Smaller fractions of a sample are ignored.
 _MIN_FRACTION = 0.01
 
 
 @dataclass(frozen=True)
 class Side:
-    """One of the files, as it is; levels are dB of full scale, None of silence."""
+    """One of the files; levels in dBFS, None for silence."""
 
     path: str
     sample_rate: int
@@ -45,53 +46,53 @@ class Side:
 
 @dataclass(frozen=True)
 class Match:
-    """How near B is to A, over A's length; None where one of them is silent."""
+    """Similarity of B to A over the length of A; None where one of them is silent."""
 
     correlation: float | None
-    """Normalised, of all channels as one vector; -1 to 1."""
+    """Normalised correlation of all channels as one vector, -1 to 1."""
     usdr_db: float | None
     """10 log10((sum a^2 + 1e-7) / (sum (a - b)^2 + 1e-7))."""
     si_sdr_db: float | None
-    """The same with a times the least-squares gain in the place of a: B's gain does not count."""
+    """SI-SDR: as above with the least-squares gain applied to a, so that gain does not count."""
     largest_difference_db: float | None
-    """Peak of a - b, dB of full scale; None where they are the same."""
+    """Peak of a - b, dBFS; None if they are equal."""
     largest_difference_s: float | None
-    """Where in A."""
+    """Position of that peak in A, seconds."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything but the picture."""
+    """Result of a comparison, without spectrograms."""
 
     a: Side
     b: Side
     notes: tuple[str, ...]
-    """What was done to make them fit: resampled, mono doubled, cut, padded."""
+    """Changes made so that B fits A: resampled, mono doubled, cut, padded."""
     is_identical: bool
-    """Sample by sample, over the same length."""
+    """Whether they are equal sample by sample and in length."""
     delay_samples: float | None
-    """Of B against A at A's rate, positive where B is late; None where no delay aligns them."""
+    """Delay of B against A in samples of A, positive if B is late; None if nothing aligns them."""
     delay_s: float | None
     gain_db: float | None
-    """Of B against A once aligned: the least-squares g in b = g a."""
+    """Gain of B against A after alignment, dB: the least-squares g in b = g a."""
     is_inverted: bool
     """Whether g is negative."""
     before: Match
     after: Match | None
-    """With delay and gain taken out of B; None without a delay."""
+    """After correcting delay and gain of B; None without a delay."""
 
 
 def compare_files(
     path_a: str, path_b: str, *, max_delay_s: float = 2.0
 ) -> tuple[Comparison, SpectrogramPair]:
-    """Compare B with A; the spectrograms are those of A and of B with its delay taken out.
+    """Compare B with A; returns the result and the spectrograms of A and delay-corrected B.
 
     Raises:
         UsageError: `max_delay_s` is out of range.
         AudioError: a file cannot be read, or their channels cannot be paired.
     """
     if not 0 <= max_delay_s <= 60:
-        raise UsageError(f"--max-delay {max_delay_s:g} is out of range; use 0 to 60 seconds")
+        raise UsageError(f"`max_delay_s` {max_delay_s:g} is out of range; use 0 to 60 seconds")
     with open_source(path_a) as source_a, open_source(path_b) as source_b:
         a, b = _side(source_a), _side(source_b)
         pair = _Pair(source_a, source_b, a.n_samples)
@@ -107,7 +108,7 @@ def compare_files(
         after, gain = None, 0.0
         if delay is not None and moments[0, 0] > 0 and moments[1, 1] > 0:
             gain = moments[0, 1] / moments[0, 0]
-            # The gain that brings B nearest to A, which noise in B makes smaller than 1 / gain.
+            # The gain that brings B closest to A; noise in B makes it smaller than 1 / gain.
             after = _match(pair, delay, moments[0, 1] / moments[1, 1], a.sample_rate)
         is_same_length = a.n_samples == b.n_samples and a.sample_rate == b.sample_rate
         return (
@@ -120,7 +121,7 @@ def compare_files(
                 and before.largest_difference_db is None,
                 delay,
                 None if delay is None else delay / a.sample_rate,
-                power_db(gain**2),
+                power_db_or_none(gain**2),
                 bool(gain < 0),
                 before,
                 after,
@@ -143,8 +144,8 @@ def _side(source: AudioSource) -> Side:
         info.n_channels,
         levels.n_samples,
         levels.n_samples / info.sample_rate,
-        power_db(levels.power),
-        power_db(levels.peak**2),
+        power_db_or_none(levels.power),
+        power_db_or_none(levels.peak**2),
         meter.integrated_lufs(),
     )
 
@@ -154,18 +155,16 @@ def _notes(a: Side, b: Side, n_in_b: int) -> Iterator[str]:
         yield f"B was resampled from {b.sample_rate} to {a.sample_rate} Hz"
     if a.n_channels != b.n_channels:
         mono = "A" if a.n_channels == 1 else "B"
-        yield f"{mono} is mono; its channel was repeated"
+        yield f"{mono} is mono; its channel was doubled"
     missing_s = (a.n_samples - n_in_b) / a.sample_rate
     # Resampling rounds to a sample.
     if abs(a.n_samples - n_in_b) > (a.sample_rate != b.sample_rate):
-        what = (
-            "shorter: zeros stand for its end" if missing_s > 0 else "longer: its end is left out"
-        )
+        what = "shorter: padded with zeros" if missing_s > 0 else "longer: its end was left out"
         yield f"B is {abs(missing_s):.4f} s {what}"
 
 
 class _Pair:
-    """Both files as blocks [C, T'] of one size, at A's rate and over A's length."""
+    """Both files as blocks [C, T'] of the same size, at the rate and over the length of A."""
 
     def __init__(self, a: AudioSource, b: AudioSource, n_samples: int) -> None:
         counts = {a.info.n_channels, b.info.n_channels}
@@ -178,7 +177,7 @@ class _Pair:
         self._a, self._b, self._rate = a, b, a.info.sample_rate
 
     def blocks(self, delay_samples: float) -> Iterator[tuple[Audio, Audio]]:
-        """A, and B with `delay_samples` (positive where B is late) taken out."""
+        """Blocks of A, and of B with `delay_samples` (positive if B is late) corrected."""
         whole = round(delay_samples)
         fraction = delay_samples - whole
         if abs(fraction) < _MIN_FRACTION:
@@ -200,7 +199,7 @@ class _Pair:
                 return
 
     def wide_blocks(self, size: int, margin: int) -> Iterator[tuple[Audio, Audio]]:
-        """A in blocks of `size`, and B with `margin` samples more to each side."""
+        """Blocks of A with `size` samples, and of B with `margin` more samples on each side."""
         n_blocks = -(-self.n_samples // size)
         a, b = self._read(self._a, 0, 0, size), self._read(self._b, -margin, 2 * margin, size)
         for _, block_a, block_b in zip(range(n_blocks), a, b, strict=False):
@@ -209,8 +208,8 @@ class _Pair:
     def _read(
         self, source: AudioSource, start: int, overlap: int, size: int = _BLOCK_SAMPLES
     ) -> Iterator[Audio]:
-        """Endless blocks of `size` + `overlap` samples that begin `size` apart, from `start` on;
-        zeros stand before the beginning and after the end."""
+        """Endless blocks of `size` + `overlap` samples, `size` apart, from `start` on; zeros before
+        the beginning and after the end."""
         info = source.info
         blocks: Iterable[Audio] = resample(
             source.blocks(), info.n_channels, info.sample_rate, self._rate
@@ -241,7 +240,7 @@ def _moments(a: Audio, b: Audio) -> NDArray[np.float64]:
 
 
 def _match(pair: _Pair, delay: float, gain: float, rate: int) -> Match:
-    """Of A and gain times B without its delay."""
+    """Similarity of A and gain times B with the delay corrected."""
     moments, error = np.zeros((2, 2)), 0.0
     largest, largest_at, position = 0.0, 0, 0
     for a, b in pair.blocks(delay):
@@ -258,9 +257,9 @@ def _match(pair: _Pair, delay: float, gain: float, rate: int) -> Match:
     return Match(
         correlation=float(np.clip(ab / math.sqrt(aa * bb), -1, 1)) if is_heard else None,
         usdr_db=_ratio_db(aa, error) if aa > 0 else None,
-        # Not of what is left at another gain: SI-SDR has its own.
+        # SI-SDR has its own gain.
         si_sdr_db=_ratio_db(target, max(0.0, bb - target)) if is_heard else None,
-        largest_difference_db=power_db(largest**2),
+        largest_difference_db=power_db_or_none(largest**2),
         largest_difference_s=largest_at / rate if largest > 0 else None,
     )
 
@@ -270,10 +269,10 @@ def _ratio_db(signal: float, error: float) -> float:
 
 
 def _find_delay(pair: _Pair, max_lag: int) -> float | None:
-    """Samples by which B is late, to a hundredth; None where nothing correlates.
+    """Delay of B in samples, to 0.01; None if nothing correlates.
 
     The cross-correlation for all lags up to `max_lag` is summed over blocks in the frequency
-    domain, and read between the samples by a windowed sinc: it is band-limited as the signals are.
+    domain and interpolated between samples by a windowed sinc, as it is band-limited.
     """
     n_fft = 2 ** max(16, math.ceil(math.log2(4 * max_lag + 1)))
     size = n_fft - 2 * max_lag
@@ -288,7 +287,7 @@ def _find_delay(pair: _Pair, max_lag: int) -> float | None:
     strength = np.abs(correlation)
     if not powers.all() or strength.max() < MIN_CORRELATION * math.sqrt(powers[0] * powers[1]):
         return None
-    # Of lags that are as good, as in periodic signals, the shortest.
+    # Of equally good lags, as in periodic signals, the shortest.
     best = np.flatnonzero(strength >= strength.max() * (1 - 1e-9)) - max_lag
     lag = int(best[np.abs(best).argmin()])
     near = np.arange(-_SINC_HALF, _SINC_HALF + 1)

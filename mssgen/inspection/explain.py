@@ -1,4 +1,4 @@
-"""`mssgen enhance --explain`: what was done to a stem, as a picture beside it."""
+"""A picture of what enhancement changed in a stem, written beside the stem."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,36 +17,36 @@ from mssgen.streams import align
 
 SUFFIX = ".explain.png"
 PICTURE = "explain"
-"""Stands for a stem where the picture is told of."""
+"""Name in place of a stem in events about the picture."""
 _FLOOR_DB = -80.0
 _COLOURS = ("#0072B2", "#D55E00")  # Okabe and Ito 2008
 
 
 def explaining(hook: Hook, tracks: Sequence[Track]) -> Hook:
-    """A hook that draws OUTPUT.explain.png beside every output that is written, and passes all on.
+    """A hook that passes on events and draws OUTPUT.explain.png beside every written output.
 
-    The outputs are those of one stem a track. Raises UsageError without matplotlib, and for
-    standard input, which cannot be read again.
+    Each track has one output stem. Raises UsageError without matplotlib, and for standard input,
+    which cannot be read twice.
     """
     check_packages()
     inputs = {track.label: track.path for track in tracks}
     if STDIN in inputs.values():
-        raise UsageError("--explain reads its input again: name a file instead of standard input")
+        raise UsageError("`explain` reads the input twice: name a file instead of standard input")
 
-    def hear(event: Event) -> None:
+    def explained(event: Event) -> None:
         hook(event)
         if isinstance(event, Written) and event.track in inputs:
             picture = explain(inputs[event.track], event.path, event.path.with_suffix(SUFFIX))
             hook(Written(event.track, PICTURE, picture))
 
-    return hear
+    return explained
 
 
 def explain(path_in: Path | str, path_out: Path | str, picture: Path) -> Path:
-    """Draw the spectrograms of a stem before and after, what changed, and both levels over time.
+    """Draw spectrograms of a stem before and after, their difference, and both levels over time.
 
-    Both files are read in blocks: memory does not grow with their length. The output is compared
-    at the input's rate and over its length; where they differ in channels, their means are.
+    Both files are streamed. The output is compared at the sample rate and over the length of the
+    input; if the numbers of channels differ, their means are compared.
 
     Raises:
         UsageError: matplotlib is not installed.
@@ -56,7 +56,7 @@ def explain(path_in: Path | str, path_out: Path | str, picture: Path) -> Path:
         spectrograms = _spectrograms(before, after)
     levels, centres = spectrograms.mel_levels()
     limits = shown_levels(levels)
-    # What is softer than all that is drawn is the same silence on both sides.
+    # Levels below the colour scale count as equal silence.
     quiet, loud = levels.clip(limits[0]), levels.max(axis=0)
     change = np.ma.masked_where(loud < limits[0], quiet[1] - quiet[0])
     powers = spectrograms.powers().sum(axis=2)  # [2, columns]
@@ -66,17 +66,15 @@ def explain(path_in: Path | str, path_out: Path | str, picture: Path) -> Path:
         panels = Panels(axes, centres, spectrograms.duration_s)
         panels.draw_level(0, f"input: {Path(path_in).name}", levels[0], limits)
         panels.draw_level(1, f"output: {Path(path_out).name}", levels[1], limits)
-        panels.draw_change(
-            2, "what was added (red) and taken away (blue); grey: silent in both", change
-        )
+        panels.draw_change(2, "added (red) and removed (blue); grey: silent in both", change)
         curves = panels.axes[3]
         seconds = (np.arange(len(powers[0])) + 0.5) * spectrograms.duration_s / len(powers[0])
         for name, power, colour in zip(("input", "output"), powers, _COLOURS, strict=True):
             curves.plot(seconds, _decibels(power), color=colour, linewidth=1, label=name)
-        title = f"level: {before_db:.1f} dB of full scale before, {after_db:.1f} after"
+        title = f"level: {before_db:.1f} dBFS before, {after_db:.1f} dBFS after"
         curves.set_title(title.replace("-", "−"), loc="left", fontsize=10)
         curves.set_ylim(bottom=_FLOOR_DB)
-        curves.set_ylabel("dB of full scale")
+        curves.set_ylabel("dBFS")
         curves.set_xlabel("seconds")
         curves.grid(color="#e6e6e6")
         curves.legend(

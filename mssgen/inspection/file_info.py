@@ -1,6 +1,6 @@
-"""What a sound file or a `.codes` file is: format, levels, loudness, and where its energy ends.
+"""Facts about an audio file or a `.codes` file: format, levels, loudness, bandwidth.
 
-A file streams through once; memory is a block and a spectrum, whatever the length.
+A file is streamed once; memory is a block and a spectrum, whatever the length.
 """
 
 import math
@@ -15,43 +15,44 @@ from numpy.typing import NDArray
 from mssgen.audio.reading import AudioSource, check_finite, open_source
 from mssgen.audio.resampling import resample
 from mssgen.inspection.bandwidth import Bandwidth, LongTermSpectrum, bandwidth
+from mssgen.inspection.decibels import power_db_or_none
 from mssgen.inspection.loudness import LoudnessMeter
 
 SILENCE_DB = -60.0
-"""Mean power of 50 ms, dB of full scale, below which they count as silence."""
-CODES_SUFFIX = ".codes"  # not from `codecs.container`, which loads torch for every sound
+"""Frames of 50 ms with less mean power, in dBFS, count as silence."""
+CODES_SUFFIX = ".codes"  # not from `codecs.container`, which would load torch for every file
 _FRAME_S = 0.05
-# The largest value of 16 bit: what a converter or a limiter clips to reaches it in any format.
+# The largest 16-bit value: clipped samples reach it in any format.
 _FULL_SCALE = 32767 / 32768
 
 
 @dataclass(frozen=True)
 class SoundInfo:
-    """What was measured; levels are dB of full scale (a full-scale sine has an RMS of -3.01 dB).
+    """Measurements of an audio file; levels in dBFS (a full-scale sine has an RMS of -3.01).
 
-    None stands for minus infinity (silence) or for what is not defined.
+    None stands for minus infinity (silence) or for undefined values.
     """
 
     path: str
     container: str
     codec: str
-    """libsndfile's name of the sample format: "PCM_16", "VORBIS", ...; "" by ffmpeg."""
+    """Sample format as named by libsndfile: "PCM_16", "VORBIS", ...; "" if decoded by ffmpeg."""
     sample_rate: int
     n_channels: int
     duration_s: float
     n_samples: int
     size_bytes: int
     bit_rate_kbps: float
-    """Of the whole file."""
+    """File size over duration."""
     bit_depth: int | None
-    """None of lossy formats."""
+    """None for lossy formats."""
     used_bits: int | None
-    """Of PCM: 16 where a 24 bit file holds what 16 bit would."""
+    """Used bits of PCM: 16 if the lowest 8 of 24 bits are always 0."""
     peak_db: float | None
     true_peak_db: float | None
-    """BS.1770-4: of the signal at four times its rate (at least 176 kHz)."""
+    """True peak by BS.1770-4, dBTP: of the signal oversampled to at least 176 kHz."""
     rms_db: float | None
-    """Over all channels."""
+    """RMS level over all channels."""
     loudness_lufs: float | None
     loudness_range_lu: float | None
     dc: tuple[float, ...]
@@ -61,18 +62,18 @@ class SoundInfo:
     n_clipped: int
     """Samples at full scale that have a neighbour there too."""
     bandwidth: Bandwidth | None
-    """None of silence."""
+    """None for silence."""
     is_mono: bool | None
     """Whether left and right are the same to the last bit; None unless stereo."""
     correlation: float | None
-    """Of left and right, -1 to 1."""
+    """Correlation of left and right, -1 to 1."""
     width_db: float | None
-    """Power of the side (L - R) over that of the middle (L + R); None of mono."""
+    """Power of side (L - R) over that of mid (L + R), dB; None for mono."""
 
 
 @dataclass(frozen=True)
 class CodesInfo:
-    """What a `.codes` file holds."""
+    """Content of a `.codes` file."""
 
     path: str
     codec: str
@@ -80,41 +81,36 @@ class CodesInfo:
     n_codebooks: int
     n_frames: int
     n_items: int
-    """Channels as the codec saw them, the silent ones counted."""
+    """Coded channels (mid and side for a mono codec), including silent ones."""
     n_silent_items: int
     codebook_size: int | None
-    """As the codec's identity tells it."""
+    """Codes per codebook, from the codec id; None if unknown."""
     bit_rate_kbps: float | None
-    """Of the codes, without what the file adds; None where the codebook size is not known."""
+    """Bit rate of the codes without file overhead; None if the codebook size is unknown."""
     size_bytes: int
     sample_rate: int
-    """Of the sound file that was encoded."""
+    """Sample rate of the encoded audio file, Hz."""
     n_channels: int
     duration_s: float
 
 
 def describe(path: str) -> SoundInfo | CodesInfo:
-    """Measure a file, "-" for standard input; AudioError where it cannot be read to its end."""
+    """Measure a file, "-" for standard input; AudioError if it cannot be read to its end."""
     if path.lower().endswith(CODES_SUFFIX):
         return _describe_codes(path)
     with open_source(path) as source:
         return _describe_sound(source)
 
 
-def power_db(power: float) -> float | None:
-    """10 log10, None of silence."""
-    return 10 * math.log10(power) if power > 0 else None
-
-
 class Levels:
-    """Sums over blocks: what levels, DC, clipping, silence and stereo need."""
+    """Running sums over blocks for levels, DC, clipping, silence and stereo."""
 
     def __init__(self, sample_rate: int, n_channels: int) -> None:
         self.n_samples = 0
         self.peak = 0.0
         self.sums = np.zeros(n_channels)
         self.products = np.zeros((n_channels, n_channels))
-        """Of each channel with each, summed over time."""
+        """Inner products of all pairs of channels."""
         self.n_clipped = 0
         self.n_frames = self.n_silent_frames = 0
         self._frame_samples = max(1, round(_FRAME_S * sample_rate))
@@ -148,11 +144,11 @@ class Levels:
             return None, None
         left, right, both = self.products[0, 0], self.products[1, 1], self.products[0, 1]
         middle, side = left + right + 2 * both, left + right - 2 * both
-        width_db = power_db(side / middle) if self._is_different and middle > 0 else None
+        width_db = power_db_or_none(side / middle) if self._is_different and middle > 0 else None
         return float(both / math.sqrt(left * right)), width_db
 
     def _count_clipped(self, is_full: NDArray[np.bool_]) -> None:
-        # The last two samples of the block before: only now their neighbours are known.
+        # Includes the last two samples of the previous block, whose neighbours are known only now.
         joined = np.concatenate([self._before, is_full], axis=1)
         has_neighbour = joined[:, :-2] | joined[:, 2:]
         self.n_clipped += int((joined[:, 1:-1] & has_neighbour).sum())
@@ -166,7 +162,7 @@ class Levels:
         self._waiting = power[n_whole:]
 
     def finish(self) -> None:
-        """Count what waited for its neighbours."""
+        """Count the samples that waited for their neighbours."""
         self.n_clipped += int((self._before[:, 1] & self._before[:, 0]).sum())
         if self._waiting.size and not self.n_frames:  # shorter than a frame
             self.n_frames = 1
@@ -216,9 +212,9 @@ def _describe_sound(source: AudioSource) -> SoundInfo:
         bit_rate_kbps=8 * size_bytes / duration_s / 1000,
         bit_depth=bits,
         used_bits=used_bits,
-        peak_db=power_db(levels.peak**2),
-        true_peak_db=power_db(max(true_peak, levels.peak) ** 2),
-        rms_db=power_db(levels.power),
+        peak_db=power_db_or_none(levels.peak**2),
+        true_peak_db=power_db_or_none(max(true_peak, levels.peak) ** 2),
+        rms_db=power_db_or_none(levels.power),
         loudness_lufs=meter.integrated_lufs(),
         loudness_range_lu=meter.range_lu(),
         dc=tuple(float(mean) for mean in levels.sums / max(1, levels.n_samples)),
@@ -232,7 +228,7 @@ def _describe_sound(source: AudioSource) -> SoundInfo:
 
 
 def bit_depth(subtype: str) -> int | None:
-    """Bits a sample, by libsndfile's name of the sample format; None of lossy ones."""
+    """Bits per sample of a sample format as named by libsndfile; None for lossy formats."""
     if subtype in ("FLOAT", "DOUBLE"):
         return {"FLOAT": 32, "DOUBLE": 64}[subtype]
     kind, _, bits = subtype.partition("_")

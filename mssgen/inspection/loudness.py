@@ -1,6 +1,6 @@
-"""Loudness as broadcasters measure it (ITU-R BS.1770-4, EBU Tech 3342), block by block.
+"""Streaming loudness meter (ITU-R BS.1770-4, EBU Tech 3342).
 
-Memory is one number for each tenth of a second, so that files of any length stream through.
+Memory is one number per 0.1 s, so files of any length can be measured.
 """
 
 import math
@@ -14,15 +14,15 @@ _HOP_S = 0.1
 _MOMENTARY_HOPS, _SHORT_TERM_HOPS = 4, 30
 _ABSOLUTE_GATE_LUFS = -70.0
 _INTEGRATED_GATE_LU, _RANGE_GATE_LU = -10.0, -20.0
-# BS.1770-4, table 3, in the order of wav files; the LFE is left out, what has no row counts once.
+# BS.1770-4, table 3, in wav channel order; the LFE is left out, other layouts have weight 1.
 _CHANNEL_WEIGHTS = {5: (1.0, 1.0, 1.0, 1.41, 1.41), 6: (1.0, 1.0, 1.0, 0.0, 1.41, 1.41)}
 
 
 class LoudnessMeter:
-    """Add all blocks of a sound, then ask."""
+    """Loudness meter: add all blocks of a signal, then read the values."""
 
     def __init__(self, sample_rate: int, n_channels: int) -> None:
-        """UsageError where scipy is not installed."""
+        """Raise UsageError if scipy is not installed."""
         self._filter = k_weighting(sample_rate)
         self._state = np.zeros((len(self._filter), n_channels, 2))
         self._weights = np.array(_CHANNEL_WEIGHTS.get(n_channels, (1.0,) * n_channels))
@@ -43,12 +43,12 @@ class LoudnessMeter:
         self._waiting = power[n_whole:]
 
     def integrated_lufs(self) -> float | None:
-        """Gated loudness; None below 0.4 s, and of what is silence to the gate (-70 LUFS)."""
+        """Integrated gated loudness, LUFS; None below 0.4 s or below the gate (-70 LUFS)."""
         powers = self._gated(_MOMENTARY_HOPS, _INTEGRATED_GATE_LU)
         return float(_lufs(powers.mean())) if len(powers) else None
 
     def range_lu(self) -> float | None:
-        """Loudness range: the 10 to 95 % spread of the loudness in 3 s windows; None if shorter."""
+        """Loudness range, LU: 10 to 95 % spread of loudness in 3 s windows; None if shorter."""
         powers = self._gated(_SHORT_TERM_HOPS, _RANGE_GATE_LU)
         if not len(powers):
             return None
@@ -68,17 +68,17 @@ class LoudnessMeter:
 
 
 def integrated_lufs(audio: NDArray[np.float32], sample_rate: int) -> float | None:
-    """The loudness of audio [C, T] that is in memory; see `LoudnessMeter`."""
+    """Integrated loudness of audio [C, T] in LUFS; see `LoudnessMeter`."""
     meter = LoudnessMeter(sample_rate, len(audio))
     meter.add(audio)
     return meter.integrated_lufs()
 
 
 def k_weighting(sample_rate: int) -> NDArray[np.float64]:
-    """The two filters of BS.1770-4 as second-order sections [2, 6] at any rate.
+    """K-weighting filters of BS.1770-4 as second-order sections [2, 6] at any sample rate.
 
     The recommendation prints coefficients for 48 kHz only; these are the analogue prototypes that
-    give them there (to 1e-6), transformed by the bilinear rule. UsageError without scipy.
+    reproduce them (to 1e-6), with the bilinear transform. UsageError without scipy.
     """
     try:
         import scipy.signal  # noqa: F401

@@ -22,7 +22,7 @@ _DIFFERENCE_DB = 24.0
 
 
 def check_packages() -> None:
-    """Raise UsageError unless what draws is installed."""
+    """Raise UsageError if matplotlib is not installed."""
     try:
         import matplotlib  # noqa: F401
     except ModuleNotFoundError:
@@ -30,13 +30,13 @@ def check_packages() -> None:
 
 
 def draw_comparison(spectrograms: SpectrogramPair, name_a: str, name_b: str, path: Path) -> Path:
-    """Three panels on one axis of time: A, B (delay taken out), and B's level over A's.
+    """Three panels with a common time axis: A, B (delay corrected), and the level of B over A.
 
-    Raises UsageError without matplotlib, AudioError where the file cannot be written.
+    Raises UsageError without matplotlib, AudioError if the file cannot be written.
     """
     levels, centres = spectrograms.mel_levels()
     limits = shown_levels(levels)
-    # Where both are as good as silent a ratio says nothing.
+    # Where both are nearly silent, a ratio means nothing.
     difference = np.ma.masked_where(levels.max(axis=0) < limits[0], levels[1] - levels[0])
     with new_picture(path, height_in=8.4) as figure:
         panels = Panels(figure.subplots(3, 1, sharex=True), centres, spectrograms.duration_s)
@@ -50,18 +50,18 @@ def draw_comparison(spectrograms: SpectrogramPair, name_a: str, name_b: str, pat
 
 
 def shown_levels(levels: NDArray[np.float64]) -> tuple[float, float]:
-    """What both spectrograms are drawn between, dB of full scale."""
+    """Limits (low, high) of the colour scale for both spectrograms, dBFS."""
     top = float(np.percentile(levels, 99.9))
     return top - _RANGE_DB, top
 
 
 class Panels:
-    """Pictures over time (s) and frequency (Hz on the mel scale), one below the other.
+    """Stacked panels over time (s) and frequency (Hz on a mel scale).
 
     Args:
-        axes: of matplotlib, from above.
-        centres: [rows] Hz.
-        duration_s: of all of them.
+        axes: matplotlib axes, top to bottom.
+        centres: centre frequencies [rows], Hz.
+        duration_s: length of the time axis.
     """
 
     def __init__(
@@ -78,11 +78,11 @@ class Panels:
         levels: NDArray[np.float64],
         limits: tuple[float, float],
     ) -> None:
-        """[rows, columns] in dB of full scale."""
+        """Draw levels [rows, columns] in dBFS."""
         self._draw(index, title, levels, "magma", limits, "dB of full scale")
 
     def draw_change(self, index: int, title: str, difference: NDArray[np.float64]) -> None:
-        """[rows, columns] in dB; what is masked is grey."""
+        """Draw differences [rows, columns] in dB; masked values are grey."""
         self._draw(index, title, difference, "RdBu_r", (-_DIFFERENCE_DB, _DIFFERENCE_DB), "dB")
 
     def _draw(
@@ -117,13 +117,13 @@ class Panels:
 def new_picture(path: Path, *, height_in: float) -> Iterator["Figure"]:
     """A figure that becomes the file `path`, complete or not at all.
 
-    Raises UsageError without matplotlib, AudioError where the file cannot be written.
+    Raises UsageError without matplotlib, AudioError if the file cannot be written.
     """
     check_packages()
     import matplotlib
     from matplotlib.figure import Figure
 
-    # Names of files are no formulas.
+    # File names are not formulas.
     with matplotlib.rc_context({"font.size": 9.5, "text.parse_math": False}):
         figure = Figure(figsize=(9.6, height_in), dpi=120, layout="constrained")
         yield figure

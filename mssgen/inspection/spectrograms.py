@@ -1,4 +1,4 @@
-"""Two spectrograms on one grid that is small enough to draw, whatever the length of the sound."""
+"""Two spectrograms on a common grid, small enough to draw whatever the duration."""
 
 import math
 from collections.abc import Sequence
@@ -8,13 +8,13 @@ from numpy.typing import NDArray
 
 MAX_COLUMNS = 800
 BAND_EDGES_HZ = (0, 125, 250, 500, 1000, 2000, 4000, 8000, 16000)
-"""Of the table; the last band ends at half the sample rate."""
+"""Bands of the difference table; the last one ends at half the sample rate."""
 FLOOR_DB = -100.0
-"""Power that is added to both sides of a ratio: what is below is as good as silence."""
+"""Power in dBFS added to both sides of a ratio, so that silence gives 0 dB."""
 
 
 class SpectrogramPair:
-    """Mean power of A and B in bins and columns of time, filled block by block."""
+    """Mean power of A and B per frequency bin and time column, filled block by block."""
 
     def __init__(self, sample_rate: int, n_samples: int) -> None:
         self.sample_rate = sample_rate
@@ -40,7 +40,7 @@ class SpectrogramPair:
         self._add_frames()
 
     def powers(self) -> NDArray[np.float64]:
-        """[2, columns, bins]: mean square a bin, over the channels, of A and of B."""
+        """Mean square per bin of A and B, averaged over channels, [2, columns, bins]."""
         if self._waiting is not None and self._index < self._n_frames:
             n_needed = (self._n_frames - self._index - 1) * self._hop + self._n_fft
             n_missing = max(0, n_needed - self._waiting.shape[-1])
@@ -51,9 +51,9 @@ class SpectrogramPair:
     def difference_table(
         self, n_times: int = 8
     ) -> tuple[list[float], list[float], list[list[float | None]]]:
-        """(upper edges of bands in Hz, ends of times in s, [band][time] level of B over A in dB).
+        """(upper band edges in Hz, ends of time spans in s, level [band][time] of B over A in dB).
 
-        None where both are below -100 dB of full scale.
+        None where both are below -100 dBFS.
         """
         powers = self.powers()
         nyquist = self.sample_rate / 2
@@ -76,12 +76,14 @@ class SpectrogramPair:
         return [float(edge) for edge in edges[1:]], ends, rows
 
     def mel_levels(self, n_rows: int = 240) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """([2, rows, columns] levels in dB, [rows] centres in Hz): triangles even on the mel scale,
-        none narrower than a bin."""
+        """Mel spectrograms: (levels [2, rows, columns] in dBFS, centres [rows] in Hz).
+
+        Triangular filters, evenly spaced on the mel scale, none narrower than a bin.
+        """
         powers = self.powers()
         nyquist = self.sample_rate / 2
-        top = _mel(nyquist)
-        points = _hz(np.linspace(0, top, n_rows + 2))
+        top = to_mel(nyquist)
+        points = to_hz(np.linspace(0, top, n_rows + 2))
         frequencies = np.arange(powers.shape[2]) * self.sample_rate / self._n_fft
         bin_hz = self.sample_rate / self._n_fft
         centres = points[1:-1]
@@ -118,9 +120,11 @@ def mel_ticks(centres: Sequence[float] | NDArray[np.float64]) -> tuple[list[floa
     return rows, [f"{hz // 1000}k" if hz >= 1000 else str(hz) for hz in inside]
 
 
-def _mel(hz: float) -> float:
-    return 2595 * math.log10(1 + hz / 700)
+def to_mel(hz: float | NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mel scale of frequencies in Hz (O'Shaughnessy 1987)."""
+    return np.asarray(2595 * np.log10(1 + np.asarray(hz) / 700))
 
 
-def _hz(mel: NDArray[np.float64]) -> NDArray[np.float64]:
+def to_hz(mel: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Frequencies in Hz of values on the mel scale."""
     return 700 * (10 ** (mel / 2595) - 1)

@@ -24,7 +24,6 @@ from mssgen.analysis.statistics import (
     frequent_codes,
     perplexity,
     project,
-    sdr_db,
 )
 from mssgen.audio.channels import to_items
 from mssgen.cli import app
@@ -34,6 +33,7 @@ from mssgen.codecs.loading import save_codec
 from mssgen.errors import AudioError, UsageError
 from mssgen.events import Event, Failed, Warned
 from mssgen.inputs.tracks import Track
+from mssgen.inspection.decibels import ratio_db
 
 from support.models import EXCERPT
 from support.toys import snr_db, tiny_codec, tiny_stem_codec
@@ -78,9 +78,9 @@ def test_perplexity_and_dead_codes_by_hand() -> None:
 
 
 def test_sdr_by_hand() -> None:
-    assert sdr_db(4.0, 0.04) == pytest.approx(20.0)
-    assert sdr_db(1.0, 2.0) == pytest.approx(-3.0103, abs=1e-4)
-    assert sdr_db(1.0, 0.0) == pytest.approx(120.0)
+    assert ratio_db(4.0, 0.04) == pytest.approx(20.0)
+    assert ratio_db(1.0, 2.0) == pytest.approx(-3.0103, abs=1e-4)
+    assert ratio_db(1.0, 0.0) == pytest.approx(120.0)
 
 
 def test_a_frame_sample_is_bounded_uniform_and_repeatable() -> None:

@@ -155,7 +155,7 @@ def test_tokens_and_latents_of_the_codec_are_metrics(folder: Path) -> None:
 
 
 def test_metrics_of_a_codec_need_one(folder: Path) -> None:
-    with pytest.raises(UsageError, match="--codec"):
+    with pytest.raises(UsageError, match="`codec`"):
         evaluate_systems(EvaluationOptions(("A",), "R", "out", metrics=("tokens",)))
     options = EvaluationOptions(("A",), "R", "out", codec="./codec", metrics=("token_beauty",))
     with pytest.raises(UsageError, match="token_accuracy_1"):

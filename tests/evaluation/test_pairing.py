@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mssgen.errors import AudioError, UsageError
 from mssgen.evaluation.pairing import ONLY_STEM, Pairing, find_recordings, pair
-from mssgen.evaluation.recordings import Recording, fitted, load_song
+from mssgen.evaluation.recordings import Recording, fitted, load_track
 from mssgen.library.stem_mp4 import STREAMS
 from mssgen.library.stems import SoundFile
 
@@ -140,7 +140,7 @@ def test_the_output_is_not_searched(tmp_path: Path) -> None:
     [
         (["R/one/bass.wav"], "does not exist"),
         (["R/one/bass.wav", "A/two/notes.txt"], "holds no sound files"),
-        (["R/one/bass.wav", "A/one/drums.wav"], "must be called alike"),
+        (["R/one/bass.wav", "A/one/drums.wav"], "must have the same names"),
         (["R/one/mixture.wav", "A/one/drums.wav"], "mixtures only"),
         (["R/one/bass.wav", "R/one/bass.flac", "A/one/bass.wav"], "keep one"),
     ],
@@ -170,7 +170,7 @@ def test_rates_channels_and_lengths_are_made_to_fit(tmp_path: Path) -> None:
         "bass": recording(write(tmp_path / "e1.wav", n_samples=700)),
         "drums": recording(write(tmp_path / "e2.wav", n_samples=2 * 900, rate=2 * RATE)),
     }
-    song = load_song("song", references, estimates, references["bass"])
+    song = load_track("song", references, estimates, references["bass"])
     assert song.sample_rate == RATE
     shapes = {audio.shape for part in (song.references, song.estimates) for audio in part.values()}
     assert shapes == {(2, 800)}
@@ -180,8 +180,8 @@ def test_rates_channels_and_lengths_are_made_to_fit(tmp_path: Path) -> None:
     assert not song.estimates["bass"][:, 700:].any()
     assert set(song.notes) == {
         "the estimate of drums was resampled from 16000 to 8000 Hz",
-        "the reference of bass has 1 channel(s) and was doubled",
-        "the mixture has 1 channel(s) and was doubled",
+        "the reference of bass has 1 channel and was doubled",
+        "the mixture has 1 channel and was doubled",
         "the estimate of bass was 100 samples too short and was padded with zeros",
         "the estimate of drums was 100 samples too long and was cut",
     }
@@ -190,7 +190,7 @@ def test_rates_channels_and_lengths_are_made_to_fit(tmp_path: Path) -> None:
 def test_silence_is_told(tmp_path: Path) -> None:
     sf.write(tmp_path / "zeros.wav", np.zeros((100, 2)), RATE)
     zeros = recording(tmp_path / "zeros.wav")
-    song = load_song("song", {"bass": zeros}, {"bass": zeros})
+    song = load_track("song", {"bass": zeros}, {"bass": zeros})
     assert song.notes == ("the reference of bass is all zeros", "the estimate of bass is all zeros")
 
 
@@ -199,7 +199,7 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
     bad = tmp_path / "bad.wav"
     bad.write_bytes(b"RIFF nothing of the kind")
     with pytest.raises(AudioError, match=r"bad\.wav"):
-        load_song("song", {"bass": good}, {"bass": recording(bad)})
+        load_track("song", {"bass": good}, {"bass": recording(bad)})
     with pytest.raises(AudioError, match=r"gone\.wav"):
         recording(tmp_path / "gone.wav").fingerprint()
 

@@ -193,7 +193,7 @@ def test_what_has_no_partner_is_said_on_the_console(folder: Path) -> None:
 
 
 def test_a_killed_process_ends_in_a_sentence(folder: Path) -> None:
-    with pytest.raises(MssgenError, match="fewer --jobs"):
+    with pytest.raises(MssgenError, match="fewer `n_jobs`"):
         run("A", metrics=(DIES,), n_jobs=2)
 
 
@@ -215,7 +215,7 @@ def test_gaps_silence_and_misfits_are_stated(folder: Path) -> None:
     text = (folder / "out" / "summary.md").read_text()
     assert "no estimate (2); silent reference" in text
     assert "the estimate of bass was 100 samples too short and was padded with zeros" in text
-    assert "the estimate of bass has 1 channel(s) and was doubled" in text
+    assert "the estimate of bass has 1 channel and was doubled" in text
     assert "the reference of bass is all zeros" in text
     with open("out/summary.csv", newline="") as file:
         row = next(row for row in csv.DictReader(file) if row["stem"] == "bass")
@@ -322,12 +322,12 @@ def test_numbers_are_short(value: float, shown: str) -> None:
     ("changes", "message"),
     [
         ({"table": "thesis-2"}, "thesis-1, thesis-3"),
-        ({"table": "thesis-3"}, "needs --codec"),
+        ({"table": "thesis-3"}, "needs a codec"),
         ({"estimates": ()}, "no estimates"),
         ({"estimates": (), "codec": "x", "table": "thesis-3"}, "no estimates"),
-        ({"names": {"C": "x"}}, "names none of the estimates"),
-        ({"output": "A"}, "is an input too"),
-        ({"output": "-"}, "takes a folder"),
+        ({"names": {"C": "x"}}, "not among the estimates"),
+        ({"output": "A"}, "is also an input"),
+        ({"output": "-"}, "must be a folder"),
     ],
 )
 def test_contradictions_are_refused(changes: dict[str, object], message: str) -> None:

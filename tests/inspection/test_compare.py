@@ -123,16 +123,16 @@ def test_where_the_largest_difference_is(tmp_path: Path) -> None:
 def test_what_does_not_fit_is_told(tmp_path: Path) -> None:
     a = noise()
     shorter = compared(tmp_path, a, a[: 2 * RATE])
-    assert shorter.notes == ("B is 1.0000 s shorter: zeros stand for its end",)
+    assert shorter.notes == ("B is 1.0000 s shorter: padded with zeros",)
     # A third of the energy is missing.
     assert shorter.before.usdr_db == pytest.approx(10 * math.log10(3), abs=0.1)
     longer = compared(tmp_path, a[: 2 * RATE], a)
-    assert longer.notes == ("B is 1.0000 s longer: its end is left out",)
+    assert longer.notes == ("B is 1.0000 s longer: its end was left out",)
     assert longer.before.largest_difference_db is None
     assert not longer.is_identical
     one = noise(n_channels=1)
     mono = compared(tmp_path, np.concatenate([one, one], axis=1), one)
-    assert mono.notes == ("B is mono; its channel was repeated",)
+    assert mono.notes == ("B is mono; its channel was doubled",)
     assert mono.before.largest_difference_db is None
 
 
@@ -169,7 +169,7 @@ def test_channels_that_cannot_be_paired(tmp_path: Path) -> None:
 
 
 def test_delays_out_of_range() -> None:
-    with pytest.raises(UsageError, match="--max-delay 61"):
+    with pytest.raises(UsageError, match="`max_delay_s` 61"):
         compare_files("a.wav", "b.wav", max_delay_s=61)
 
 

@@ -43,5 +43,5 @@ def test_a_picture_beside_the_output_shows_what_was_added(tmp_path: Path) -> Non
 
 
 def test_standard_input_cannot_be_read_again() -> None:
-    with pytest.raises(UsageError, match="reads its input again"):
+    with pytest.raises(UsageError, match="reads the input twice"):
         explaining(print, [Track("-", "stdin")])

@@ -5,43 +5,43 @@ from pathlib import Path
 
 import numpy as np
 
-from mssgen.evaluation.metrics.base import Metric, Score, Song
+from mssgen.evaluation.metrics.base import Metric, Score, TrackAudio
 
 # Where calls are noted, a line each, from whatever process.
 CALLS = "MSSGEN_TEST_CALLS"
 
 
-def _note(name: str, song: Song, stem: str) -> None:
+def _note(name: str, track: TrackAudio, stem: str) -> None:
     if place := os.environ.get(CALLS):
         with Path(place).open("a") as file:
-            file.write(f"{name} {song.track} {stem}\n")
+            file.write(f"{name} {track.name} {stem}\n")
 
 
-def error_db(song: Song, stem: str) -> Score:
-    _note("error", song, stem)
-    reference = song.references[stem].astype(np.float64)
+def error_db(track: TrackAudio, stem: str) -> Score:
+    _note("error", track, stem)
+    reference = track.references[stem].astype(np.float64)
     if not reference.any():
         return Score(None, 0, "silent reference")
-    error = song.estimates[stem].astype(np.float64) - reference
+    error = track.estimates[stem].astype(np.float64) - reference
     return Score(float(10 * np.log10(np.mean(error**2) / np.mean(reference**2))))
 
 
-def offset(song: Song, stem: str) -> Score:
-    _note("offset", song, stem)
-    return Score(float(np.mean(song.estimates[stem]) - np.mean(song.references[stem])))
+def offset(track: TrackAudio, stem: str) -> Score:
+    _note("offset", track, stem)
+    return Score(float(np.mean(track.estimates[stem]) - np.mean(track.references[stem])))
 
 
-def not_finite(song: Song, stem: str) -> Score:
+def not_finite(track: TrackAudio, stem: str) -> Score:
     return Score(float("nan"))
 
 
-def fails(song: Song, stem: str) -> Score:
-    if song.track.endswith("two"):
+def fails(track: TrackAudio, stem: str) -> Score:
+    if track.name.endswith("two"):
         raise ZeroDivisionError("nothing to divide")
     return Score(1.0)
 
 
-def dies(song: Song, stem: str) -> Score:
+def dies(track: TrackAudio, stem: str) -> Score:
     os._exit(9)
 
 

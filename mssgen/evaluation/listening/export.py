@@ -1,12 +1,10 @@
 """Listening tests from an evaluation: MUSHRA (ITU-R BS.1534-3) and A/B.
 
-Both are written twice: for webMUSHRA, and as a page of our own that runs alone from a folder. The
-same excerpts are heard in both: the part of a song in which the reference has the most energy,
-brought to one loudness.
+Both are written in two forms: for webMUSHRA, and as a stand-alone page. Both use the same excerpts:
+the part of a track in which the reference has the most energy, matched in loudness.
 """
 
 import itertools
-import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +28,7 @@ from mssgen.evaluation.report.results import Results, StemFiles, read_results
 from mssgen.events import Hook, Warned, Written, ignore
 from mssgen.extras import missing
 from mssgen.files import write_text
+from mssgen.inspection.cells import slug
 
 PAGE = "index.html"
 
@@ -47,8 +46,8 @@ def export_mushra(
     Every trial has all systems, the hidden reference and the anchors.
 
     Raises:
-        UsageError: no evaluation, unknown stems or systems, a missing package.
-        MssgenError: the test exists already, cannot be written, or nothing in it could be heard.
+        UsageError: no evaluation, unknown stems or systems, or a missing package.
+        MssgenError: the test exists, cannot be written, or has no audible reference.
     """
     return _export("mushra", evaluation_dir, output, options, overwrite, hook)
 
@@ -61,17 +60,17 @@ def export_ab(
     overwrite: bool = False,
     hook: Hook = ignore,
 ) -> Path:
-    """Write an A/B preference test of each two systems; see `export_mushra` for the rest.
+    """Write an A/B preference test of every pair of systems; otherwise like `export_mushra`.
 
-    webMUSHRA has no test of preferences: its paired comparison asks which of A and B is the
-    reference, system by system, and that is what its form of this test is.
+    webMUSHRA has no preference test: its form of this test is a paired comparison that asks for
+    each system which of A and B is the reference.
     """
     return _export("ab", evaluation_dir, output, options, overwrite, hook)
 
 
 def low_passed(audio: Audio, sample_rate: int, cutoff_hz: float) -> Audio:
-    """The anchor of BS.1534-3, [C, T], not delayed: flat to the cut-off and 60 dB down a seventh
-    above it (3.5 and 4 kHz), steeper than is asked for. UsageError where scipy is not installed."""
+    """The low-pass anchor of BS.1534-3 [C, T] without delay: flat to the cut-off, 60 dB down a
+    seventh above it (3.5 and 4 kHz), steeper than required. UsageError without scipy."""
     try:
         from scipy.signal import firwin, kaiserord, oaconvolve
     except ModuleNotFoundError:
@@ -80,7 +79,7 @@ def low_passed(audio: Audio, sample_rate: int, cutoff_hz: float) -> Audio:
     if cutoff_hz + width_hz >= sample_rate / 2:
         return audio.copy()
     n_taps, beta = kaiserord(60.0, width_hz / (sample_rate / 2))
-    # An odd number has its middle on a sample.
+    # With an odd number of taps, the delay is a whole number of samples.
     taps = firwin(n_taps | 1, cutoff_hz + width_hz / 2, window=("kaiser", beta), fs=sample_rate)
     return np.asarray(oaconvolve(audio, taps[None], mode="same", axes=-1), np.float32)
 
@@ -97,7 +96,7 @@ def _export(
     results = read_results(evaluation_dir)
     page = output / PAGE
     if page.exists() and not overwrite:
-        raise MssgenError(f"{page} exists; use --overwrite to replace it, or another --output")
+        raise MssgenError(f"{page} exists; use `overwrite=True` to replace it, or another `output`")
     test_id = f"{_slug(options.title).lower()}-{kind}"
     folder = Path("configs", "resources", test_id)  # below the root of webMUSHRA
     pages, key = [], []
@@ -115,17 +114,17 @@ def _export(
         "min_listen_s": min(MIN_LISTEN_S, options.seconds),
         "trials": pages,
     }
-    # Last, so that a page that is there is complete.
+    # Written last, so that an existing page is complete.
     hook(Written("", "", write_text(page, page_of(test))))
     return page
 
 
 def _trials(kind: str, results: Results, options: ListeningOptions, hook: Hook) -> Iterator[Trial]:
-    """Up to `n_trials` of them, over tracks and stems in turn."""
+    """Up to `n_trials` trials, alternating between stems."""
     systems = _known(options.systems, results.systems, "system")
     stems = _known(options.stems, results.stems, "stem")
     if kind == "ab" and len(systems) < 2:
-        raise UsageError("an A/B test needs two systems; evaluate another one, or use mushra")
+        raise UsageError("an A/B test needs two systems; evaluate another system, or use mushra")
     groups = list(itertools.combinations(systems, 2)) if kind == "ab" else [systems]
     candidates: list[list[tuple[str, str, StemFiles, tuple[str, ...]]]] = []
     for stem in stems:
@@ -138,7 +137,7 @@ def _trials(kind: str, results: Results, options: ListeningOptions, hook: Hook) 
         ]
         order = np.random.default_rng([options.seed, len(candidates)]).permutation(len(found))
         candidates.append([found[index] for index in order])
-    # In turn: a short test has all stems too.
+    # Alternating, so that a short test covers all stems.
     in_turn = [one for several in itertools.zip_longest(*candidates) for one in several if one]
     if not in_turn:
         raise UsageError(
@@ -150,7 +149,7 @@ def _trials(kind: str, results: Results, options: ListeningOptions, hook: Hook) 
         try:
             trial = _trial(kind, name, track, stem, files, group, options)
         except AudioError as error:
-            hook(Warned(track, f"{error}; another excerpt takes its place"))
+            hook(Warned(track, f"{error}; another excerpt is used instead"))
             continue
         yield trial
         n_trials += 1
@@ -167,12 +166,12 @@ def _trial(
     systems: tuple[str, ...],
     options: ListeningOptions,
 ) -> Trial:
-    """Read and match one excerpt; AudioError also where the reference is silence."""
-    # Names of systems are the user's, and may be "reference" too.
+    """Read one excerpt and match its loudness; AudioError also if the reference is silent."""
+    # Users choose the names of systems, which may be "reference" too.
     paths = {f"system {system}": files.estimates[system] for system in systems}
     excerpt = read_excerpt({REFERENCE: files.reference, **paths}, REFERENCE, options.seconds)
     n_channels = max(len(audio) for audio in excerpt.sources.values())
-    # Before loudness is measured: mono is 3 dB louder where both ears get it.
+    # Before loudness is measured: doubling mono raises it by 3 dB.
     excerpt = replace(
         excerpt,
         sources={
@@ -182,7 +181,7 @@ def _trial(
     )
     matched = match(excerpt, REFERENCE)
     if matched.is_silent[REFERENCE]:
-        raise AudioError(f"{files.reference} is silence")
+        raise AudioError(f"{files.reference} is silent")
     heard = {
         source: amplified(audio, matched.gains_db[source])
         for source, audio in excerpt.sources.items()
@@ -212,5 +211,5 @@ def _known(wanted: tuple[str, ...], there: tuple[str, ...], what: str) -> tuple[
 
 
 def _slug(name: str) -> str:
-    """A name that every file system and webMUSHRA's service leave as it is."""
-    return re.sub(r"[^A-Za-z0-9-]+", "_", name).strip("_")[:60] or "x"
+    """A name that every file system and webMUSHRA's service leave unchanged."""
+    return slug(name, "_", 60)

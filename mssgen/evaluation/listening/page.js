@@ -206,8 +206,8 @@ function welcome() {
   });
   const task = isMushra
     ? `In each of ${test.trials.length} trials you hear a reference and several versions of it. ` +
-      'Rate how much each version sounds like the reference, from 0 (bad) to 100 (excellent). ' +
-      'One version is the reference itself: it deserves 100.'
+      'Rate how similar each version is to the reference, from 0 (bad) to 100 (excellent). ' +
+      'One version is the reference itself: rate it 100.'
     : `In each of ${test.trials.length} trials you hear a reference and two versions of it, A and ` +
       'B. Choose the one that you prefer, as a version of the reference.';
   const form = make('form', {
@@ -229,7 +229,7 @@ function welcome() {
   show(
     make('h1', {}, test.title),
     make('p', {}, task),
-    make('p', {}, 'Use headphones in a quiet room. Set the volume now and leave it as it is.'),
+    make('p', {}, 'Use headphones in a quiet room. Set the volume now and do not change it afterwards.'),
     make('div', { class: 'row' }, sample),
     form,
     make('p', { class: 'faint' },
@@ -254,7 +254,7 @@ function next() {
 async function run(trial, nDone) {
   const title = `Trial ${nDone + 1} of ${order.length}`;
   const bar = make('progress', { max: order.length, value: nDone, 'aria-label': 'trials done' });
-  show(make('h1', {}, title), bar, make('p', {}, 'The sounds are loading …'));
+  show(make('h1', {}, title), bar, make('p', {}, 'Loading audio …'));
   let buffers;
   try {
     const files = [trial.reference, ...trial.conditions.map(condition => condition.file)];
@@ -370,7 +370,7 @@ async function run(trial, nDone) {
     onward.disabled = toHear + toRate > 0;
     hint.textContent = toHear ? `${toHear} of ${isHeard.length} sounds still to be heard ` +
       `(${needed.toFixed(0)} s each)`
-      : toRate ? (isMushra ? `${toRate} still to be rated` : 'Choose one') : 'Done: go on';
+      : toRate ? (isMushra ? `${toRate} left to rate` : 'Choose one') : 'Done: continue';
     hint.classList.toggle('done', !onward.disabled);
     wave(player);
   }

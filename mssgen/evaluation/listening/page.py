@@ -1,14 +1,11 @@
-"""The listening test as a page of our own, which runs from a folder without a server.
+"""The listening test as a stand-alone page that runs from a folder without a server.
 
-A page that was opened from a disk may load scripts but no other files: the sounds are scripts.
+A page opened from disk may load scripts but no other files, so the sounds are scripts.
 """
 
 import base64
-import html
 import json
-import re
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +13,14 @@ import numpy as np
 from mssgen.evaluation.listening.trials import Trial
 from mssgen.evaluation.report.audio_files import write_sound
 from mssgen.files import write_text
+from mssgen.inspection.html import rendered
 from mssgen.leftovers import scratch_folder
 
 
 def write_trial(trial: Trial, output: Path) -> dict[str, object]:
-    """Write a trial's sounds as scripts and return what the page has to know of it.
+    """Write the sounds of a trial as scripts and return the data that the page needs.
 
-    The numbers of files are shuffled: their names tell nothing.
+    File numbers are shuffled, so that file names do not reveal the systems.
     """
     sounds = [trial.reference, *(condition.audio for condition in trial.conditions)]
     numbers = np.random.default_rng([*trial.id.encode()]).permutation(len(sounds))
@@ -48,17 +46,5 @@ def write_trial(trial: Trial, output: Path) -> dict[str, object]:
 
 
 def page_of(test: Mapping[str, object]) -> str:
-    """The page with everything but the sounds in it."""
-    assets = resources.files("mssgen.evaluation") / "listening"
-    parts = {name: (assets / name).read_text("utf-8") for name in ("page.css", "page.js")}
-    # "<" would let a name of a file end the element.
-    data = json.dumps(test, ensure_ascii=True).replace("<", "\\u003c")
-    values = {
-        "@TITLE@": html.escape(str(test["title"])),
-        "@STYLE@": parts["page.css"],
-        "@TEST@": data,
-        "@SCRIPT@": parts["page.js"],
-    }
-    page = (assets / "page.html").read_text("utf-8")
-    # In one pass: what was put in is not looked at again.
-    return re.sub("|".join(values), lambda found: values[found[0]], page)
+    """The page as HTML: everything but the sounds."""
+    return rendered("mssgen.evaluation.listening", "page.html", extra="evaluate", test=test)

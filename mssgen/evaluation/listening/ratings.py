@@ -1,6 +1,6 @@
-"""Ratings of a listening test: read, screened, summarised.
+"""Reads, screens and summarises the ratings of a listening test.
 
-Reads the JSON of our own page and the CSV files of webMUSHRA (mushra.csv, paired_comparison.csv).
+Reads the JSON of our page and the CSV files of webMUSHRA (mushra.csv, paired_comparison.csv).
 """
 
 import csv
@@ -25,15 +25,15 @@ FORMAT = "mssgen-ratings"
 REFERENCE, LOW_ANCHOR, MID_ANCHOR = "reference", "anchor35", "anchor70"
 HIDDEN_REFERENCE_SCORE = ANCHOR_SCORE = 90.0
 MAX_SHARE = 0.15
-"""Of a listener's trials; ITU-R BS.1534-3, 4.1.2 (post-screening of assessors)."""
+"""Share of a listener's trials; ITU-R BS.1534-3, 4.1.2 (post-screening of assessors)."""
 MAX_LISTENERS_SHARE = 0.25
-"""Of listeners who rate the anchor of a trial above 90: then it is the trial's fault."""
+"""If a larger share of listeners rates the anchor of a trial above 90, the trial is at fault."""
 _ROLES = {REFERENCE: "reference", LOW_ANCHOR: "anchor", MID_ANCHOR: "anchor"}
 
 
 @dataclass(frozen=True)
 class Rating:
-    """One score of one listener, or one side of a choice."""
+    """One score of one listener, or one preference."""
 
     test: str
     listener: str
@@ -41,32 +41,31 @@ class Rating:
     track: str
     stem: str
     condition: str
-    """The system; "reference", "anchor35", "anchor70"; of a choice "A over B"."""
+    """Name of the system, "reference", "anchor35", "anchor70", or "A over B" for a preference."""
     role: str
     """"system", "reference", "anchor" or "preference"."""
     score: float
-    """0 to 100; of a choice 100 where A was preferred, 0 where B was, 50 where neither."""
+    """0 to 100; for a preference 100: A, 0: B, 50: neither."""
 
 
 @dataclass(frozen=True)
 class Screening:
-    """What BS.1534-3 asks of one listener."""
+    """Screening of one listener by BS.1534-3."""
 
     listener: str
     n_trials: int
     n_low_references: int
     """Trials with the hidden reference below 90."""
     n_high_anchors: int
-    """Trials with the anchor above 90, without those where more than a quarter of all listeners
-    did so."""
+    """Trials with the anchor above 90, except those in which over a quarter of listeners did so."""
     is_excluded: bool
     reason: str
 
 
 @dataclass(frozen=True)
-class Summary:
-    """One row of the table. Each listener counts once, by their mean: ratings of one listener are
-    not independent of each other."""
+class ConditionMean:
+    """Mean score of a condition, a row of the table. Each listener counts once, by their mean:
+    ratings of one listener are not independent."""
 
     stem: str
     """"all" for all of them."""
@@ -76,32 +75,32 @@ class Summary:
     n_ratings: int
     mean: float
     low_t: float | None
-    """Of the 95 % interval by Student's t over listeners; None for fewer than two."""
+    """Lower end of the 95 % interval by Student's t over listeners; None for fewer than two."""
     high_t: float | None
     low_bootstrap: float | None
-    """The same by resampling listeners (percentiles)."""
+    """The same from a percentile bootstrap over listeners."""
     high_bootstrap: float | None
 
 
 def read_ratings(paths: Sequence[str | Path]) -> list[Rating]:
-    """All ratings of all files.
+    """Ratings of all files.
 
-    The same session in two files counts once, by when it began (our page) or by its file
-    (webMUSHRA). Several sessions of one name in one test are several listeners, and get numbers.
+    A session in two files counts once, identified by its start time (our page) or its file
+    (webMUSHRA). Sessions with the same name in one test are different listeners, and numbered.
 
     Raises:
         UsageError: no files.
-        MssgenError: a file cannot be read or holds no ratings; the message says where.
+        MssgenError: a file cannot be read or holds no ratings.
     """
     if not paths:
-        raise UsageError("--ratings needs the files of listeners")
+        raise UsageError("no rating files; name those that the listeners saved")
     numbers: dict[tuple[str, str], list[str]] = defaultdict(list)
     ratings: dict[tuple[str, ...], Rating] = {}
     for path in map(Path, paths):
         try:
             text = path.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "it is no text"
+            reason = getattr(error, "strerror", None) or "it is not text"
             raise MssgenError(f"{path} cannot be read ({reason}); check its name") from None
         try:
             if text.lstrip().startswith("{"):
@@ -126,12 +125,12 @@ def read_ratings(paths: Sequence[str | Path]) -> list[Rating]:
 
 
 def screen_listeners(ratings: Iterable[Rating]) -> list[Screening]:
-    """Who is excluded by ITU-R BS.1534-3, 4.1.2; preferences have nothing to be screened by.
+    """Screen listeners by ITU-R BS.1534-3, 4.1.2; preferences cannot be screened.
 
-    A listener is excluded who rates the hidden reference below 90 in more than 15 % of the trials,
-    or the mid anchor (7 kHz; the low one where a test has only that) above 90 in more than 15 % of
-    them. Where more than a quarter of the listeners do the latter in one trial, its anchor may be
-    no degradation, and that trial says nothing about them.
+    Listeners are excluded if they rate the hidden reference below 90 in more than 15 % of the
+    trials, or the mid anchor (7 kHz; the low one if there is no other) above 90 in more than 15 %.
+    A trial in which over a quarter of the listeners do the latter does not count: its anchor may
+    not be audibly degraded.
     """
     by_listener: dict[str, dict[tuple[str, str], dict[str, float]]] = defaultdict(
         lambda: defaultdict(dict)
@@ -174,10 +173,10 @@ def summarise(
     screening: Iterable[Screening] = (),
     *,
     seed: int = 0,
-) -> list[Summary]:
-    """Means of each condition, over all stems and for each, without excluded listeners.
+) -> list[ConditionMean]:
+    """Mean of each condition over all stems and per stem, without excluded listeners.
 
-    Conditions come best first, stems in order of name after "all". UsageError without scipy.
+    Sorted by stem ("all" first), then best condition first. UsageError without scipy.
     """
     excluded = {screened.listener for screened in screening if screened.is_excluded}
     groups: dict[tuple[str, str, str], dict[str, list[float]]] = defaultdict(
@@ -194,7 +193,7 @@ def summarise(
     rows = [
         _summary(*key, listeners, seed)
         for key, listeners in groups.items()
-        # Of one stem both would say the same.
+        # With one stem, both rows would be the same.
         if len(stems) > 1 or key[0] == "all"
     ]
     return sorted(rows, key=lambda row: (row.stem != "all", row.stem, -row.mean, row.condition))
@@ -204,7 +203,7 @@ def write_ratings(
     folder: Path,
     ratings: Sequence[Rating],
     screening: Sequence[Screening],
-    summaries: Sequence[Summary],
+    summaries: Sequence[ConditionMean],
 ) -> list[Path]:
     """Write ratings.csv, listeners.csv, ratings_summary.csv and ratings_summary.md; MssgenError."""
     excluded = {screened.listener for screened in screening if screened.is_excluded}
@@ -218,10 +217,10 @@ def write_ratings(
 
 
 def _from_json(text: str) -> tuple[str, list[Rating]]:
-    """When the session of our page began, and its ratings."""
+    """(start of the session, ratings) from the JSON of our page."""
     saved = json.loads(text)
     if saved.get("format") != FORMAT or saved.get("format_version") != 1:
-        raise ValueError("it is not in the form that this mssgen reads")
+        raise ValueError("its format is unknown to this version")
     test, listener, ratings = str(saved["test_id"]), str(saved["listener"]), []
     for trial in saved["trials"]:
         about = (test, listener, str(trial["trial"]), str(trial["track"]), str(trial["stem"]))
@@ -235,13 +234,13 @@ def _from_json(text: str) -> tuple[str, list[Rating]]:
 
 
 def _from_csv(text: str) -> list[Rating]:
-    """webMUSHRA's mushra.csv or paired_comparison.csv; see its service/write.php."""
+    """Ratings from webMUSHRA's mushra.csv or paired_comparison.csv (its service/write.php)."""
     rows = list(csv.DictReader(io.StringIO(text)))
     columns = list(rows[0]) if rows else []
     is_mushra = "rating_stimulus" in columns
     if not is_mushra and "choice_answer" not in columns:
         raise ValueError("no column rating_stimulus or choice_answer")
-    # What stands before trial_id is of the session: its id, and the listener's answers.
+    # Columns before trial_id describe the session: its id, and the listener's answers.
     answers = [name for name in columns[: columns.index("trial_id")] if name != "session_test_id"]
     n_seen: Counter[tuple[str, ...]] = Counter()
     ratings = []
@@ -249,11 +248,11 @@ def _from_csv(text: str) -> list[Rating]:
         condition = row["rating_stimulus" if is_mushra else "choice_non_reference"]
         words = " ".join(word for name in answers if (word := (row[name] or "").strip()))
         name = row.get("session_uuid") or words or "listener"
-        # Who rates the same thing again is someone else who gave the same name.
+        # A second rating of the same condition comes from another listener of the same name.
         key = (row["session_test_id"], name, row["trial_id"], condition)
         n_seen[key] += 1
         listener = _numbered(name, n_seen[key])
-        # Our pages are called t01.stem.track.
+        # Pages are named t01.stem.track.
         _, stem, track = (*row["trial_id"].split(".", 2), "", "")[:3]
         about = (row["session_test_id"], listener, row["trial_id"], track, stem)
         if is_mushra:
@@ -272,7 +271,7 @@ def _numbered(name: str, number: int) -> str:
 def _choice(
     about: tuple[str, str, str, str, str], first: str, second: str, chosen: str | None
 ) -> Rating:
-    """A choice with its two names in order of the alphabet, whichever was A."""
+    """A preference with its two names in alphabetical order, whichever was A."""
     one, other = sorted((str(first), str(second)))
     if chosen not in (one, other, None):
         raise ValueError(f"{chosen} was not among the choices")
@@ -293,7 +292,7 @@ def _anchor(scores: Mapping[str, float]) -> float | None:
 
 def _summary(
     stem: str, condition: str, role: str, listeners: Mapping[str, Sequence[float]], seed: int
-) -> Summary:
+) -> ConditionMean:
     means = np.array([np.mean(scores) for scores in listeners.values()])
     n_ratings = sum(map(len, listeners.values()))
     mean, n = float(means.mean()), len(means)
@@ -301,7 +300,7 @@ def _summary(
     if n > 1:
         half = _t_quantile(n - 1) * float(means.std(ddof=1)) / math.sqrt(n)
         low, high = mean - half, mean + half
-    return Summary(
+    return ConditionMean(
         stem, condition, role, n, n_ratings, mean, low, high, *bootstrap(means, "mean", seed=seed)
     )
 
@@ -314,7 +313,7 @@ def _t_quantile(n_free: int) -> float:
     return float(t.ppf(0.975, n_free))
 
 
-def _markdown(screening: Sequence[Screening], summaries: Sequence[Summary]) -> str:
+def _markdown(screening: Sequence[Screening], summaries: Sequence[ConditionMean]) -> str:
     excluded = [screened for screened in screening if screened.is_excluded]
     lines = [
         "| stem | condition | mean | 95 % (t) | 95 % (bootstrap) | listeners | ratings |",
@@ -329,8 +328,8 @@ def _markdown(screening: Sequence[Screening], summaries: Sequence[Summary]) -> s
         )
     lines += [
         "",
-        "Scores from 0 to 100; of preferences 100 stands for the first system, 0 for the second, "
-        "50 for neither. Means and intervals over listeners, each of whom counts once.",
+        "Scores from 0 to 100; for preferences, 100: the first system, 0: the second, 50: "
+        "neither. Means and intervals over listeners, each of whom counts once.",
     ]
     if screening:
         lines += [

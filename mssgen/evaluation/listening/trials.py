@@ -1,4 +1,4 @@
-"""What a listening test is made of, whichever program runs it."""
+"""Options, trials and conditions of a listening test."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from mssgen.errors import UsageError
 Audio = NDArray[np.float32]
 REFERENCE = "reference"
 ANCHORS_HZ = {3500: "anchor35", 7000: "anchor70"}
-"""The low and the mid anchor of BS.1534-3 with webMUSHRA's names of them."""
+"""Low and mid anchor of BS.1534-3, Hz, with their names in webMUSHRA."""
 MIN_SECONDS, MAX_SECONDS = 2.0, 30.0
 MIN_LISTEN_S = 3.0
 _MAX_TRIALS = 500
@@ -18,20 +18,20 @@ _MAX_TRIALS = 500
 
 @dataclass(frozen=True)
 class ListeningOptions:
-    """What is in a test."""
+    """Content of a listening test."""
 
     seconds: float = 10.0
-    """Length of the excerpts; BS.1534-3 advises 10 s and not more than 12 s."""
+    """Length of excerpts; BS.1534-3 recommends about 10 s, at most 12 s."""
     n_trials: int = 12
     stems: tuple[str, ...] = ()
     """Empty: all."""
     systems: tuple[str, ...] = ()
     """Empty: all."""
     anchors_hz: tuple[int, ...] = (3500,)
-    """Low-passed references among the versions of MUSHRA: 3500 and 7000 are known."""
+    """Cut-offs of the low-pass anchors of MUSHRA: 3500 and 7000."""
     title: str = "Listening test"
     seed: int = 0
-    """Of the choice of trials; the order in which they come is each listener's own."""
+    """Random seed for the choice of trials; their order differs between listeners."""
 
     def __post_init__(self) -> None:
         """Raise UsageError for values out of range."""
@@ -48,13 +48,13 @@ class ListeningOptions:
 
 @dataclass(frozen=True)
 class Condition:
-    """One version of an excerpt."""
+    """One version of an excerpt in a trial."""
 
     name: str
     role: str
     """"system", "reference" (hidden) or "anchor"."""
     audio: Audio
-    """[C, T], as it is heard."""
+    """[C, T], matched in loudness."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Trial:
     """One page of a test."""
 
     id: str
-    """As both forms of the test and their results name it: "t01.vocals.Song_name"."""
+    """Name in both forms of the test and in results: "t01.vocals.Song_name"."""
     track: str
     stem: str
     sample_rate: int

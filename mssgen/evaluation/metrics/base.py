@@ -1,5 +1,6 @@
-"""What a metric is given and what it gives; every table, page and plot is made of these."""
+"""Input and output of metrics; every table, page and plot is made of these."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -11,20 +12,20 @@ Audio = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Song:
-    """One track of one system, aligned and at one rate: what metrics compare."""
+class TrackAudio:
+    """Audio of one track and one system, aligned and at one sample rate."""
 
-    track: str
+    name: str
     sample_rate: int
-    """Hz, of everything in it."""
+    """Hz."""
     references: Mapping[str, Audio]
-    """By stem, [C, T], all of one shape."""
+    """By stem, [C, T], all of the same shape."""
     estimates: Mapping[str, Audio]
-    """By stem, [C, T] of the same shape; a subset of the references' stems."""
+    """By stem, [C, T], same shape; the stems are a subset of the references'."""
     mixture: Audio | None = None
     """[C, T]; None where there is none."""
     notes: tuple[str, ...] = ()
-    """What had to be done to make them fit: cut, padded, mono doubled, resampled."""
+    """Changes made so that all fit: cut, padded, mono doubled, resampled."""
 
 
 @dataclass(frozen=True)
@@ -34,27 +35,63 @@ class Score:
     value: float | None
     """None where the metric is not defined; never NaN or infinite."""
     n: int = 1
-    """How many frames, windows or notes it stands for."""
+    """Number of frames, windows or notes measured."""
     reason: str = ""
-    """Of a missing value: "silent reference", "silent estimate", ..."""
+    """Why `value` is None: "silent reference", "silent estimate", ..."""
 
 
-@dataclass(frozen=True)
+Measure = Callable[[TrackAudio, str], Score]
+"""Scores one stem of a track."""
+Better = Literal["higher", "lower", "zero"]
+"""The better direction; "zero": a signed difference."""
+Average = Literal["mean", "median"]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Metric:
-    """A metric and what a table has to say of it."""
+    """A metric and how tables describe it."""
 
     name: str
-    """As in tables and files: "usdr", "sdr" (museval's, never mixed with usdr), ..."""
+    """Key in tables and files: "usdr", "sdr" (museval's, never mixed with usdr), ..."""
     title: str
-    """For people: "uSDR (dB)"."""
-    unit: str
-    better: Literal["higher", "lower", "zero"]
-    """"zero": a signed difference."""
-    aggregate: Literal["mean", "median"]
-    """Over tracks, as its literature does it."""
+    """Heading with the unit: "uSDR (dB)"."""
+    unit: str = ""
+    better: Better
+    aggregate: Average = "mean"
+    """Average over tracks, as in the metric's literature."""
     definition: str
-    """One sentence with the source."""
+    """Formula, settings, range and source, as one paragraph."""
     group: str
     """"waveform", "bsseval", "spectral", "proxies", "features", "bleed", "tokens", "embedding"."""
-    measure: Callable[[Song, str], Score] = field(repr=False)
-    """Of one stem of a song."""
+    measure: Measure = field(repr=False)
+
+
+def metric(
+    title: str, *, group: str, better: Better, unit: str = "", aggregate: Average = "mean"
+) -> Callable[[Measure], Metric]:
+    """Decorator: a function (track, stem) -> Score becomes a `Metric`.
+
+    Its name is the metric's, and the first paragraph of its docstring the definition.
+    """
+
+    def made(measure: Measure) -> Metric:
+        # The module has the metric under the function's name: pickle finds the function inside it.
+        measure.__qualname__ = f"{measure.__qualname__}.measure"
+        paragraph = (inspect.getdoc(measure) or "").partition("\n\n")[0]
+        return Metric(
+            name=measure.__name__,
+            title=titled(title, unit),
+            unit=unit,
+            better=better,
+            aggregate=aggregate,
+            definition=" ".join(paragraph.split()),
+            group=group,
+            measure=measure,
+        )
+
+    return made
+
+
+def titled(title: str, unit: str) -> str:
+    """The heading of a metric: "Crest factor (dB)"."""
+    return f"{title} ({unit})" if unit else title

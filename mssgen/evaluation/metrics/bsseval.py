@@ -1,7 +1,7 @@
-"""BSS Eval version 4 through museval: SDR, ISR, SIR and SAR, the median of windows of 1 s.
+"""BSS Eval version 4 through museval: SDR, ISR, SIR and SAR, median over windows of 1 s.
 
-museval takes all stems of a song together, so the four are computed once a song and remembered.
-What it cannot take is handled so that the other stems keep the numbers that it would give them.
+museval evaluates all stems of a track together, so the four are computed once per track and
+remembered. Stems that it refuses are handled so that the other stems keep their scores.
 """
 
 import warnings
@@ -11,78 +11,80 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mssgen.evaluation.metrics.base import Audio, Metric, Score, Song
-from mssgen.evaluation.metrics.signals import absent, per_song
+from mssgen.evaluation.metrics.base import Audio, Metric, Score, TrackAudio
+from mssgen.evaluation.metrics.signals import absent, per_track
 
 _NAMES = ("sdr", "isr", "sir", "sar")
 
 
 @dataclass(frozen=True)
 class Frames:
-    """museval's numbers of a stem."""
+    """museval's ratios of one stem."""
 
     values: NDArray[np.float64]
-    """[4, W] of SDR, ISR, SIR, SAR in W windows; NaN where museval gives none."""
+    """[4, W]: SDR, ISR, SIR and SAR in dB in W windows; NaN where museval has none."""
 
 
-@per_song
-def bsseval_frames(song: Song) -> dict[str, Frames | Score]:
+@per_track
+def bsseval_frames(track: TrackAudio) -> dict[str, Frames | Score]:
     """By stem with an estimate, the four ratios in windows of 1 s, or the reason for none.
 
-    - Stems whose reference is all zeros are left out, as if the song had not had them: museval
-      refuses them, and others are not measured against nothing.
+    - Stems whose reference is all zeros are left out, as if the track did not have them: museval
+      refuses them.
     - A stem whose estimate is all zeros has no score. The others do: its reference still counts.
-    - With one stem left, museval's two sources are that stem and the accompaniment: the mixture
-      less the reference, and the mixture less the estimate. Where the song has no mixture, the sum
-      of the references is taken for it.
-    - In a window in which any reference or estimate is silent museval has no number for any stem.
+    - If only one stem is left, the two sources of museval are that stem and its accompaniment: the
+      mixture minus the reference, and the mixture minus the estimate. Without a mixture, the sum
+      of the references stands for it.
+    - In windows in which any reference or estimate is silent, museval has no value for any stem.
 
     Raises UsageError where museval is not installed.
     """
     found: dict[str, Frames | Score] = {}
     stems = []
-    for stem in song.estimates:
-        if _is_zero(song.references[stem]):
+    for stem in track.estimates:
+        if _is_zero(track.references[stem]):
             found[stem] = Score(None, 0, "silent reference")
         else:
             stems.append(stem)
-            if _is_zero(song.estimates[stem]):
+            if _is_zero(track.estimates[stem]):
                 found[stem] = Score(None, 0, "silent estimate")
-    if len(found) == len(song.estimates):
+    if len(found) == len(track.estimates):
         return found
-    references = [song.references[stem] for stem in stems]
-    # In place of a silent estimate any other does: estimates do not act upon each other.
-    estimates = [song.references[stem] if stem in found else song.estimates[stem] for stem in stems]
+    references = [track.references[stem] for stem in stems]
+    # Any signal can replace a silent estimate: estimates do not affect each other.
+    estimates = [
+        track.references[stem] if stem in found else track.estimates[stem] for stem in stems
+    ]
     if len(stems) == 1:
-        mixture = _mixture(song)
+        mixture = _mixture(track)
         rest = None if mixture is None else mixture - references[0]
         if mixture is None or rest is None or _is_zero(rest):
             return {**found, stems[0]: Score(None, 0, "one source only, and no mixture")}
         residual = mixture - estimates[0]
         references.append(rest)
         estimates.append(rest if _is_zero(residual) else residual)
-    values = _museval(references, estimates, song.sample_rate)
+    values = _museval(references, estimates, track.sample_rate)
     for index, stem in enumerate(stems):
         found.setdefault(stem, Frames(values[:, index]))
     return found
 
 
-def _mixture(song: Song) -> Audio | None:
-    if song.mixture is not None:
-        return song.mixture
-    if len(song.references) < 2:
+def _mixture(track: TrackAudio) -> Audio | None:
+    if track.mixture is not None:
+        return track.mixture
+    if len(track.references) < 2:
         return None
-    total = np.sum(list(song.references.values()), axis=0, dtype=np.float64)
+    total = np.sum(list(track.references.values()), axis=0, dtype=np.float64)
     return np.asarray(total, np.float32)
 
 
 def _is_zero(audio: Audio) -> bool:
-    """As museval sees it: a channel and its inverse are silence too."""
+    """Whether museval takes [C, T] for silence: the sum of its channels is all zeros."""
     return not np.any(np.sum(audio, axis=0, dtype=np.float64))
 
 
 def _museval(references: list[Audio], estimates: list[Audio], rate: int) -> NDArray[np.float64]:
-    """[4, S, W] of S stems [C, T]."""
+    """SDR, ISR, SIR and SAR [4, S, W] of S stems [C, T]."""
     try:
         import museval
     except ModuleNotFoundError:
@@ -99,11 +101,11 @@ def _museval(references: list[Audio], estimates: list[Audio], rate: int) -> NDAr
 
 
 def _measure(index: int) -> Any:
-    def measure(song: Song, stem: str) -> Score:
-        found = bsseval_frames(song)[stem]
+    def measure(track: TrackAudio, stem: str) -> Score:
+        found = bsseval_frames(track)[stem]
         if isinstance(found, Score):
             return found
-        # An infinite ratio is no number either, as in museval's own files.
+        # Infinite ratios count as missing, as in museval's own files.
         values = found.values[index][np.isfinite(found.values[index])]
         if not len(values):
             perfect = np.isposinf(found.values[index]).any()
@@ -115,24 +117,24 @@ def _measure(index: int) -> Any:
 
 
 _MEANINGS = {
-    "sdr": "the energy of the reference over that of the whole error",
-    "isr": "the energy of the reference over that of the spatial and filtering error",
-    "sir": "the energy of the filtered reference over that of the interference of other stems",
-    "sar": "the energy of all that filtered references explain over that of the rest",
+    "sdr": "energy of the reference over that of the whole error",
+    "isr": "energy of the reference over that of the spatial and filtering error",
+    "sir": "energy of the filtered reference over that of the interference of other stems",
+    "sar": "energy of all that filtered references explain over that of the rest",
 }
 
 BSSEVAL_METRICS = tuple(
     Metric(
-        name,
-        f"{'c' if name == 'sdr' else ''}{name.upper()} (dB, BSS Eval v4)",
-        "dB",
-        "higher",
-        "median",
-        f"BSS Eval v4 by museval: {_MEANINGS[name]}, filters of 512 taps fitted on the whole song, "
-        "median of windows of 1 s (Liutkus, Stöter and Ito 2018); windows in which any source is "
-        "silent do not count, nor does a last one that is not full.",
-        "bsseval",
-        _measure(index),
+        name=name,
+        title=f"{'c' if name == 'sdr' else ''}{name.upper()} (dB, BSS Eval v4)",
+        unit="dB",
+        better="higher",
+        aggregate="median",
+        definition=f"{_MEANINGS[name].capitalize()}, distortion filters of 512 taps fitted on the "
+        "whole track, median over windows of 1 s: BSS Eval v4 by museval (Liutkus, Stöter and Ito "
+        "2018). Windows with a silent source, and an incomplete last window, do not count.",
+        group="bsseval",
+        measure=_measure(index),
     )
     for index, name in enumerate(_NAMES)
 )

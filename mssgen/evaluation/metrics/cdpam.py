@@ -1,8 +1,8 @@
-"""The encoder of CDPAM (Manocha et al. 2021), with the weights that the package `cdpam` carries.
+"""Encoder of CDPAM (Manocha et al. 2021), with the weights from the package `cdpam`.
 
-Only the file of the package is used: its code does not run with a present torch. The file is a
-pickle of 2020 that `torch.load(weights_only=True)` cannot read, so the tensors are found in it by
-its own table of contents, and nothing in it is executed.
+Only the weights file of the package is used: its code does not run with current torch. The file is
+a pickle of 2020 that `torch.load(weights_only=True)` cannot read, so the tensors are located by its
+own table of contents, and nothing in it is executed.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ _N_LAYERS, _N_FILTERS, _KERNEL_SIZE = 16, 64, 15
 
 
 class CdpamEncoder(nn.Module):
-    """Audio [B, T] in the range of 16-bit integers to [B, 1024]: 512 acoustic, 512 of content."""
+    """Audio [B, T] in the range of 16-bit integers to [B, 1024]: 512 acoustic, 512 content."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,8 +51,8 @@ class CdpamEncoder(nn.Module):
 def load_cdpam() -> CdpamEncoder:
     """The trained encoder, frozen.
 
-    Raises UsageError where the package is not installed, CheckpointError where its file is not the
-    one that this was written for (release 0.0.6).
+    Raises UsageError if the package is not installed, CheckpointError if its file is not that of
+    release 0.0.6.
     """
     spec = importlib.util.find_spec("cdpam")
     if spec is None or not spec.submodule_search_locations:
@@ -70,7 +70,7 @@ def load_cdpam() -> CdpamEncoder:
 
 
 def _tensors(data: bytes, shapes: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors named like those of `shapes`, from torch's file form before 1.6.
+    """Tensors with the names of `shapes`, from a file in torch's format before 1.6.
 
     Five pickles (the fourth names each tensor and its storage, the fifth lists the storages) are
     followed by the storages in that order, each as its length and its numbers.
@@ -83,7 +83,7 @@ def _tensors(data: bytes, shapes: dict[str, Tensor]) -> dict[str, Tensor]:
     storage_of: dict[str, str] = {}
     name = ""
     for text in strings[3]:
-        if re.fullmatch(r"\d{6,}", text):  # a storage is named by where it was in memory
+        if re.fullmatch(r"\d{6,}", text):  # a storage is named by its address in memory
             storage_of.setdefault(name, text)
         elif text not in ("storage", "cpu") and not text.startswith("cuda"):
             name = text

@@ -1,8 +1,8 @@
-"""Embeddings of sound that distances of sets and of pairs are taken between.
+"""Audio embeddings, and distances between those of estimates and references.
 
-What needs nothing (log-mel statistics), a codec's own latents, the network that the package
-`cdpam` carries, and networks of the hub, which are fetched when first used and have licences of
-their own. Networks are built once a process and only when something is measured.
+Log-mel statistics, latents of a codec, the network in the package `cdpam`, and networks from the
+hub, which are downloaded at first use and have their own licences. Networks are built once per
+process, when they are first needed.
 """
 
 import importlib.util
@@ -22,36 +22,36 @@ from mssgen.codecs.base import Codec
 from mssgen.codecs.networks.compat import import_codec_package
 from mssgen.codecs.streaming import stream_latents
 from mssgen.errors import UsageError
-from mssgen.evaluation.metrics.base import Audio, Metric, Score, Song
+from mssgen.evaluation.metrics.base import Audio, Metric, Score, TrackAudio
 from mssgen.evaluation.metrics.cdpam import SAMPLE_RATE as CDPAM_RATE
 from mssgen.evaluation.metrics.cdpam import load_cdpam
 from mssgen.evaluation.metrics.frechet import MIN_FRAMES, Frames, Moments, frechet_distance
-from mssgen.evaluation.metrics.signals import at_rate, check_both, per_song
+from mssgen.evaluation.metrics.signals import at_rate, check_both, per_track
 from mssgen.evaluation.metrics.spectral import mel_filters, power, spectra, to_decibels
 
 
 @dataclass(frozen=True, eq=False)
 class Embedding:
-    """Sound to frames of numbers; `embedding(audio)` is [C, T] -> [N, D] float32."""
+    """Audio to embedding frames; `embedding(audio)` maps [C, T] to [N, D] float32."""
 
     name: str
-    """As in names of metrics: "log_mel"."""
+    """Part of the metric names: "log_mel"."""
     sample_rate: int
-    """Hz, of the audio that it takes."""
+    """Input sample rate, Hz."""
     licence: str
-    """Of the weights."""
+    """Licence of the weights."""
     source: str
-    """Where the weights come from, and which layer is read."""
+    """Origin of the weights, and the layer used."""
     frame_s: float
-    """Seconds of audio a frame stands for."""
+    """Seconds of audio per frame."""
     function: Callable[[Audio], Frames] = field(repr=False)
     package: str = ""
-    """What must be installed beside the extra `evaluate`."""
+    """Package needed besides the extra `evaluate`."""
 
     def __call__(self, audio: Audio) -> Frames:
-        """Embed [C, T] at `sample_rate`; channels are joined as each network wants it.
+        """Embed audio [C, T] at `sample_rate`; channels are joined as each network requires.
 
-        Raises UsageError where its package or its weights cannot be had.
+        Raises UsageError if its package or its weights are not available.
         """
         self.check()
         return np.asarray(self.function(audio), np.float32)
@@ -67,7 +67,7 @@ class Embedding:
 
 @torch.inference_mode()
 def _log_mel(audio: Audio) -> Frames:
-    """64 mel levels in dB, channels joined by mean power, down to 80 dB below the loudest."""
+    """64 mel magnitudes in dB [N, 64], channels joined by mean power, 80 dB of range."""
     filters = mel_filters(44_100, 2048, 64)
     powers = [
         power(block).mean(dim=0).sqrt() for block in spectra(audio, 2048, 1024, pad_mode="constant")
@@ -77,7 +77,7 @@ def _log_mel(audio: Audio) -> Frames:
 
 @torch.inference_mode()
 def _codec_latents(codec: Codec, audio: Audio) -> Frames:
-    """Unquantised latents; a mono codec's of the middle only."""
+    """Unquantised latents [N, D]; with a mono codec, of the mid channel only."""
     items = to_items(np.ascontiguousarray(audio), codec.n_channels)
     items = items if codec.n_channels > 1 else items[::2]
     device = codec.device
@@ -91,7 +91,7 @@ _cdpam = cache(load_cdpam)
 
 @torch.inference_mode()
 def _cdpam_frames(half: int, audio: Audio) -> Frames:
-    """Of each second, 512 numbers of unit length: the acoustic (0) or the content (1) half."""
+    """One unit vector [512] per second: the acoustic (0) or the content (1) half."""
     chunks = _seconds(audio, CDPAM_RATE, 1.0) * 2**15
     outputs = [_cdpam()(part)[:, 512 * half : 512 * (half + 1)] for part in chunks.split(16)]
     return F.normalize(torch.cat(outputs), dim=1).numpy()
@@ -99,16 +99,16 @@ def _cdpam_frames(half: int, audio: Audio) -> Frames:
 
 @cache
 def _transformer(kind: str, name: str) -> Any:
-    """A pretrained network of the hub; UsageError where it, or a part of it, cannot be had."""
-    # It imports torchaudio, as the codec packages do.
+    """A pretrained network from the hub; UsageError if it is unavailable or incomplete."""
+    # transformers imports torchaudio, as the codec packages do.
     transformers = import_codec_package("transformers")
     try:
-        # None of the repository's own code is run.
+        # No code of the repository is run.
         network, about = getattr(transformers, kind).from_pretrained(name, output_loading_info=True)
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).strip().split("\n")[0][:200]
         raise _not_loaded(name, reason) from None
-    # transformers would fill what is missing with random weights.
+    # transformers would fill missing tensors with random weights.
     if about["missing_keys"]:
         raise _not_loaded(name, f"{min(about['missing_keys'])} is missing")
     return network.eval()
@@ -116,20 +116,20 @@ def _transformer(kind: str, name: str) -> Any:
 
 def _not_loaded(name: str, reason: str) -> UsageError:
     return UsageError(
-        f"the embedding's network {name} cannot be loaded ({reason}): fetch it into the hub's "
-        "cache first, or choose another embedding"
+        f"the embedding's network {name} cannot be loaded ({reason}): download it into the "
+        "hub's cache first, or choose another embedding"
     )
 
 
 @torch.inference_mode()
 def _clap_frames(name: str, audio: Audio) -> Frames:
-    """Of each 10 s, 512 numbers."""
+    """One vector [512] per 10 s."""
     network = _transformer("ClapModel", name)
     features = _clap_features(name)
     chunks = _seconds(audio, 48_000, 10.0)
     outputs = []
     for chunk in chunks:
-        # A piece is as long as the network's input: nothing is cut, nothing is repeated.
+        # Chunks are as long as the network's input: nothing is cut or repeated.
         inputs = features(
             chunk.numpy(), sampling_rate=48_000, truncation="rand_trunc", return_tensors="pt"
         )
@@ -149,7 +149,7 @@ def _clap_features(name: str) -> Any:
 
 @torch.inference_mode()
 def _mert_frames(name: str, layer: int, audio: Audio) -> Frames:
-    """75 frames a second of one layer; HuBERT's network, in pieces of 5 s as it was trained."""
+    """75 frames per second from one layer of a HuBERT network, in chunks of 5 s as in training."""
     network = _transformer("HubertModel", name)
     outputs = []
     for chunk in _seconds(audio, 24_000, 5.0):
@@ -161,7 +161,7 @@ def _mert_frames(name: str, layer: int, audio: Audio) -> Frames:
 
 @torch.inference_mode()
 def _vggish_frames(audio: Audio) -> Frames:
-    """Of each 0.96 s, 128 numbers before the PCA."""
+    """One vector [128] per 0.96 s, before the PCA."""
     from torchvggish import vggish_input
 
     examples = vggish_input.waveform_to_examples(audio.mean(axis=0), 16_000)
@@ -177,7 +177,7 @@ def _vggish() -> nn.Module:
 
 
 def _seconds(audio: Audio, sample_rate: int, length_s: float) -> torch.Tensor:
-    """The mean of the channels of [C, T] in pieces [N, T'] of `length_s`, the last one padded."""
+    """Mean of the channels of [C, T] in chunks [N, T'] of `length_s`, the last one padded."""
     length = round(length_s * sample_rate)
     mono = torch.from_numpy(audio.mean(axis=0, dtype=np.float32))
     return F.pad(mono, (0, -len(mono) % length)).view(-1, length)
@@ -186,8 +186,8 @@ def _seconds(audio: Audio, sample_rate: int, length_s: float) -> torch.Tensor:
 def codec_embedding(codec: Codec) -> Embedding:
     """The unquantised latents of a codec, frozen and in eval mode.
 
-    Sound that went through the same codec is near in them, whatever it sounds like: never the only
-    judge of what a codec refines.
+    Audio that went through the same codec is close in this space whatever it sounds like: never the
+    only metric for codec-based enhancement.
     """
     return Embedding(
         f"latents_{codec.name}".replace("-", "_"),
@@ -262,48 +262,45 @@ EMBEDDINGS = {
 }
 
 
-@per_song
-def song_frames(song: Song, stem: str, is_estimate: bool, embedding: Embedding) -> Frames:
-    """Frames [N, D] of an estimate or a reference, remembered for as long as the song lives."""
-    audio = (song.estimates if is_estimate else song.references)[stem]
-    return embedding(at_rate(audio, song.sample_rate, embedding.sample_rate))
+@per_track
+def track_frames(track: TrackAudio, stem: str, is_estimate: bool, embedding: Embedding) -> Frames:
+    """Embedding frames [N, D] of an estimate or a reference, remembered per track."""
+    audio = (track.estimates if is_estimate else track.references)[stem]
+    return embedding(at_rate(audio, track.sample_rate, embedding.sample_rate))
 
 
 def embedding_metrics(embedding: Embedding) -> list[Metric]:
-    """Fréchet distance and mean squared difference of each song's estimate and its reference."""
-    what = f"{embedding.name} embeddings ({embedding.source}; {embedding.frame_s:.3g} s a frame)"
+    """Fréchet distance and mean squared difference between estimate and reference of a track."""
+    what = f"{embedding.name} embeddings ({embedding.source}; {embedding.frame_s:.3g} s per frame)"
     return [
         Metric(
-            f"fad_{embedding.name}",
-            f"FAD ({embedding.name}, per song)",
-            "",
-            "lower",
-            "mean",
-            f"Fréchet distance of the {what} of a song's estimate from those of its own reference "
-            "(intrusive, per song: Gui et al. 2024); biased upwards where there are few frames.",
-            "embedding",
-            partial(_frechet, embedding),
+            name=f"fad_{embedding.name}",
+            title=f"FAD ({embedding.name}, per song)",
+            better="lower",
+            definition=f"Fréchet distance between the {what} of estimate and reference of the same "
+            "track (intrusive, per song: Gui et al. 2024); biased upwards if there are few frames.",
+            group="embedding",
+            measure=partial(_frechet, embedding),
         ),
         Metric(
-            f"mse_{embedding.name}",
-            f"Embedding MSE ({embedding.name})",
-            "",
-            "lower",
-            "mean",
-            f"Mean squared difference of the time-aligned {what} of estimate and reference.",
-            "embedding",
-            partial(_squared_difference, embedding),
+            name=f"mse_{embedding.name}",
+            title=f"Embedding MSE ({embedding.name})",
+            better="lower",
+            definition=f"Mean squared difference between the time-aligned {what} of estimate and "
+            "reference.",
+            group="embedding",
+            measure=partial(_squared_difference, embedding),
         ),
     ]
 
 
-def _pair(embedding: Embedding, song: Song, stem: str) -> list[NDArray[np.float32]] | Score:
-    missing = check_both(song, stem)
-    return missing or [song_frames(song, stem, side, embedding) for side in (False, True)]
+def _pair(embedding: Embedding, track: TrackAudio, stem: str) -> list[NDArray[np.float32]] | Score:
+    missing = check_both(track, stem)
+    return missing or [track_frames(track, stem, side, embedding) for side in (False, True)]
 
 
-def _frechet(embedding: Embedding, song: Song, stem: str) -> Score:
-    pair = _pair(embedding, song, stem)
+def _frechet(embedding: Embedding, track: TrackAudio, stem: str) -> Score:
+    pair = _pair(embedding, track, stem)
     if isinstance(pair, Score):
         return pair
     if min(map(len, pair)) < MIN_FRAMES:
@@ -311,8 +308,8 @@ def _frechet(embedding: Embedding, song: Song, stem: str) -> Score:
     return Score(frechet_distance(Moments.of(pair[0]), Moments.of(pair[1])), len(pair[1]))
 
 
-def _squared_difference(embedding: Embedding, song: Song, stem: str) -> Score:
-    pair = _pair(embedding, song, stem)
+def _squared_difference(embedding: Embedding, track: TrackAudio, stem: str) -> Score:
+    pair = _pair(embedding, track, stem)
     if isinstance(pair, Score):
         return pair
     n_frames = min(map(len, pair))

@@ -1,8 +1,8 @@
-"""How an estimate differs from its reference in timbre, level and width.
+"""Differences of timbre, loudness, dynamics and stereo width between estimate and reference.
 
 Timbre is compared frame by frame (2048 samples, hop 512, Hann) where the reference is above
--60 dBFS and the estimate above -80. Channels are joined by their mean power, so that nothing in
-them cancels. The features are librosa's.
+-60 dBFS and the estimate above -80 dBFS. Channels are joined by mean power, so that nothing
+cancels. The features are computed by librosa.
 """
 
 from typing import Any
@@ -11,16 +11,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mssgen.evaluation.metrics.base import Audio, Metric, Score, Song
+from mssgen.evaluation.metrics.base import Audio, Metric, Score, TrackAudio, metric, titled
 from mssgen.evaluation.metrics.signals import (
     TOO_SHORT,
     absent,
     check_both,
-    energy,
-    per_song,
-    power_db,
+    per_track,
 )
 from mssgen.evaluation.metrics.spectral import power, spectra
+from mssgen.inspection.decibels import energy, rms_db
 from mssgen.inspection.loudness import integrated_lufs
 
 N_FFT, HOP_LENGTH = 2048, 512
@@ -29,16 +28,16 @@ _NARROWEST_DB = -60.0
 _FIRST_BAND_HZ, _MAX_BANDS = 200.0, 6  # librosa's
 
 
-@per_song
+@per_track
 @torch.inference_mode()
-def _curves(song: Song, stem: str) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
-    """By feature, its values [..., N] in the frames that count, of reference and estimate."""
+def _curves(track: TrackAudio, stem: str) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
+    """By feature, values [..., N] of reference and estimate in the frames above both gates."""
     both = zip(
-        spectra(song.references[stem], N_FFT, HOP_LENGTH, pad_mode="constant"),
-        spectra(song.estimates[stem], N_FFT, HOP_LENGTH, pad_mode="constant"),
+        spectra(track.references[stem], N_FFT, HOP_LENGTH, pad_mode="constant"),
+        spectra(track.estimates[stem], N_FFT, HOP_LENGTH, pad_mode="constant"),
         strict=True,
     )
-    # A sine of full scale gives a power of (n_fft / 4)^2 in two bins, more or less.
+    # A full-scale sine has a power of about (n_fft / 4)^2 in two bins.
     unit = float(torch.hann_window(N_FFT).square().sum()) * N_FFT / 2
     found: dict[str, tuple[list[Any], list[Any]]] = {}
     for ours, theirs in both:
@@ -46,7 +45,7 @@ def _curves(song: Song, stem: str) -> dict[str, tuple[NDArray[Any], NDArray[Any]
         levels = [10 * np.log10(np.square(part).sum(axis=0) / unit + 1e-20) for part in spectrum]
         counts = (levels[0] > _REFERENCE_GATE_DB) & (levels[1] > _ESTIMATE_GATE_DB)
         for side, part in enumerate(spectrum):
-            for name, values in _features(part[:, counts], song.sample_rate).items():
+            for name, values in _features(part[:, counts], track.sample_rate).items():
                 found.setdefault(name, ([], []))[side].append(values)
     return {
         name: (np.concatenate(ours, axis=-1), np.concatenate(theirs, axis=-1))
@@ -55,7 +54,7 @@ def _curves(song: Song, stem: str) -> dict[str, tuple[NDArray[Any], NDArray[Any]
 
 
 def _features(spectrum: NDArray[np.float32], sample_rate: int) -> dict[str, NDArray[Any]]:
-    """Of magnitudes [F, N]."""
+    """Timbre features [..., N] of magnitudes [F, N]."""
     try:
         from librosa import feature
     except ModuleNotFoundError:
@@ -87,11 +86,11 @@ def _rolloff(feature: Any, rate: dict[str, Any], share: float) -> NDArray[Any]:
 
 
 def _median_difference(name: str) -> Any:
-    def measure(song: Song, stem: str) -> Score:
-        missing = check_both(song, stem)
+    def measure(track: TrackAudio, stem: str) -> Score:
+        missing = check_both(track, stem)
         if missing is not None:
             return missing
-        ours, theirs = _curves(song, stem)[name]
+        ours, theirs = _curves(track, stem)[name]
         if not ours.shape[-1]:
             return Score(None, 0, "no frame above the gate")
         return Score(float(np.median(theirs - ours)), ours.shape[-1])
@@ -99,125 +98,93 @@ def _median_difference(name: str) -> Any:
     return measure
 
 
-def contrast(song: Song, stem: str) -> Score:
-    """Mean absolute difference of spectral contrast over frames and bands, dB."""
-    missing = check_both(song, stem)
+@metric("Spectral contrast", unit="dB", better="lower", group="features")
+def contrast_diff(track: TrackAudio, stem: str) -> Score:
+    """Mean absolute difference of spectral contrast over frames (2048, hop 512; reference above -60
+    dBFS) and up to seven octave bands (Jiang et al. 2002, librosa). 0 for equal signals.
+    """
+    missing = check_both(track, stem)
     if missing is not None:
         return missing
-    ours, theirs = _curves(song, stem)["contrast"]
+    ours, theirs = _curves(track, stem)["contrast"]
     if not ours.shape[-1]:
         return Score(None, 0, "no frame above the gate")
     return Score(float(np.abs(theirs - ours).mean()), ours.shape[-1])
 
 
-def loudness(song: Song, stem: str) -> Score:
-    """Integrated loudness (ITU-R BS.1770-4) of the estimate less that of the reference, LU."""
-    missing = check_both(song, stem)
+@metric("Loudness", unit="LU", better="zero", group="features")
+def loudness_diff(track: TrackAudio, stem: str) -> Score:
+    """Integrated loudness of the estimate minus that of the reference (ITU-R BS.1770-4)."""
+    missing = check_both(track, stem)
     if missing is not None:
         return missing
-    if song.references[stem].shape[1] < 0.4 * song.sample_rate:
+    if track.references[stem].shape[1] < 0.4 * track.sample_rate:
         return TOO_SHORT
     ours, theirs = (
-        integrated_lufs(audio, song.sample_rate)
-        for audio in (song.references[stem], song.estimates[stem])
+        integrated_lufs(audio, track.sample_rate)
+        for audio in (track.references[stem], track.estimates[stem])
     )
     if ours is None or theirs is None:
         return Score(None, 0, "never above the gate of BS.1770")
     return Score(theirs - ours)
 
 
-def crest(song: Song, stem: str) -> Score:
-    """Crest factor (peak over RMS) of the estimate less that of the reference, dB."""
-    missing = check_both(song, stem)
+@metric("Crest factor", unit="dB", better="zero", group="features")
+def crest_diff(track: TrackAudio, stem: str) -> Score:
+    """Crest factor (sample peak over RMS, in dB) of the estimate minus that of the reference."""
+    missing = check_both(track, stem)
     if missing is not None:
         return missing
     factors = [
-        20 * float(np.log10(np.abs(audio).max())) - power_db(audio)
-        for audio in (song.references[stem], song.estimates[stem])
+        20 * float(np.log10(np.abs(audio).max())) - rms_db(audio)
+        for audio in (track.references[stem], track.estimates[stem])
     ]
     return Score(factors[1] - factors[0])
 
 
-def width(song: Song, stem: str) -> Score:
-    """Side over middle (RMS) of the estimate less that of the reference, dB."""
-    missing = check_both(song, stem)
+@metric("Stereo width", unit="dB", better="zero", group="features")
+def width_diff(track: TrackAudio, stem: str) -> Score:
+    """RMS of side (L - R) over mid (L + R) in dB, limited to +-60, of the estimate minus that of
+    the reference. Undefined for a mono reference.
+    """
+    missing = check_both(track, stem)
     if missing is not None:
         return missing
-    if len(song.references[stem]) != 2:
+    if len(track.references[stem]) != 2:
         return Score(None, 0, "not stereo")
-    widths = [_width_db(audio) for audio in (song.references[stem], song.estimates[stem])]
+    widths = [_width_db(audio) for audio in (track.references[stem], track.estimates[stem])]
     if widths[0] <= _NARROWEST_DB:
         return Score(None, 0, "mono reference")
     return Score(widths[1] - widths[0])
 
 
 def _width_db(audio: Audio) -> float:
-    """Between -60 (mono) and 60."""
+    """Side over mid of [2, T] in dB, between -60 (mono) and 60."""
     side, middle = energy(audio[0] - audio[1]), energy(audio[0] + audio[1])
     ratio = 10 * np.log10(max(side, 1e-30) / max(middle, 1e-30))
     return float(np.clip(ratio, _NARROWEST_DB, -_NARROWEST_DB))
 
 
-def _timbre(name: str, title: str, unit: str, what: str) -> Metric:
+def _timbre(name: str, title: str, unit: str, feature: str) -> Metric:
     return Metric(
-        f"{name}_diff",
-        f"{title} ({unit})",
-        unit,
-        "zero",
-        "mean",
-        f"Median over frames (2048, hop 512; reference above -60 dBFS) of the {what} of the "
-        "estimate less that of the reference, channels joined by mean power (librosa).",
-        "features",
-        _median_difference(name),
+        name=f"{name}_diff",
+        title=titled(title, unit),
+        unit=unit,
+        better="zero",
+        definition=f"Median over frames (2048, hop 512; reference above -60 dBFS) of the {feature} "
+        "of the estimate minus that of the reference, channels joined by mean power (librosa).",
+        group="features",
+        measure=_median_difference(name),
     )
 
 
 FEATURE_METRICS = (
     _timbre("centroid", "Spectral centroid", "octaves", "spectral centroid in octaves"),
-    _timbre("rolloff_85", "85 % roll-off", "octaves", "frequency below which 85 % lie in octaves"),
-    _timbre("rolloff_95", "95 % roll-off", "octaves", "frequency below which 95 % lie in octaves"),
+    _timbre("rolloff_85", "85 % roll-off", "octaves", "85 % roll-off frequency in octaves"),
+    _timbre("rolloff_95", "95 % roll-off", "octaves", "95 % roll-off frequency in octaves"),
     _timbre("flatness", "Spectral flatness", "dB", "spectral flatness in dB"),
-    Metric(
-        "contrast_diff",
-        "Spectral contrast (dB)",
-        "dB",
-        "lower",
-        "mean",
-        "Mean over frames (as above) and up to seven octave bands of the absolute difference of "
-        "spectral contrast (Jiang et al. 2002, librosa).",
-        "features",
-        contrast,
-    ),
-    Metric(
-        "loudness_diff",
-        "Loudness (LU)",
-        "LU",
-        "zero",
-        "mean",
-        "Integrated loudness of the estimate less that of the reference, ITU-R BS.1770-4 / EBU "
-        "R128.",
-        "features",
-        loudness,
-    ),
-    Metric(
-        "crest_diff",
-        "Crest factor (dB)",
-        "dB",
-        "zero",
-        "mean",
-        "Sample peak over RMS of the estimate in dB, less that of the reference.",
-        "features",
-        crest,
-    ),
-    Metric(
-        "width_diff",
-        "Stereo width (dB)",
-        "dB",
-        "zero",
-        "mean",
-        "RMS of left minus right over that of left plus right of the estimate in dB (between -60 "
-        "and 60), less that of the reference; mono references have none.",
-        "features",
-        width,
-    ),
+    contrast_diff,
+    loudness_diff,
+    crest_diff,
+    width_diff,
 )

@@ -1,5 +1,4 @@
-"""Fréchet distances between sets of embeddings: of whole sets, of songs, and without the bias of
-few frames."""
+"""Fréchet distances between sets of embedding frames, also without the bias of small sets."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,24 +13,24 @@ MIN_FRAMES = 2
 
 @dataclass(frozen=True)
 class Moments:
-    """What a Fréchet distance knows of a set of embeddings."""
+    """Mean and covariance of a set of embedding frames."""
 
     n_frames: int
     mean: NDArray[np.float64]
     """[D]."""
     covariance: NDArray[np.float64]
-    """[D, D], divided by n - 1; zeros for a single frame."""
+    """[D, D], normalised by n - 1; zeros for a single frame."""
 
     @staticmethod
     def of(frames: NDArray[np.floating]) -> "Moments":
-        """Of [N, D], N >= 1."""
+        """Moments of frames [N, D], N >= 1."""
         values = frames.astype(np.float64)
         mean = values.mean(axis=0)
         values -= mean
         return Moments(len(values), mean, values.T @ values / max(1, len(values) - 1))
 
     def joined(self, other: "Moments") -> "Moments":
-        """Of both sets together, as if they had been one (Chan et al. 1983)."""
+        """Moments of the union of both sets (Chan et al. 1983)."""
         n = self.n_frames + other.n_frames
         gap = other.mean - self.mean
         scatter = (
@@ -45,20 +44,20 @@ class Moments:
 
 @dataclass(frozen=True)
 class FrechetDistance:
-    """A distance of two sets and what to know of it."""
+    """A distance between two sets, and their sizes."""
 
     value: float
     n_reference_frames: int
     n_frames: int
     infinity: float | None = None
-    """Extrapolated to infinitely many frames; None where there are too few to do so."""
+    """Extrapolated to infinitely many frames; None if there are too few frames."""
 
 
 def frechet_distance(first: Moments, second: Moments) -> float:
     """||m1 - m2||^2 + Tr(C1 + C2 - 2 (C1 C2)^1/2), >= 0 (Dowson and Landau 1982).
 
-    The trace of the root is taken from the eigenvalues of C1^1/2 C2 C1^1/2, which is symmetric:
-    there is no complex part to drop, and singular covariances need no ridge.
+    The trace of the root comes from the eigenvalues of C1^1/2 C2 C1^1/2, which is symmetric: no
+    complex part to drop, and no ridge for singular covariances.
     """
     values, vectors = np.linalg.eigh(first.covariance)
     root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
@@ -72,14 +71,14 @@ def frechet_distance(first: Moments, second: Moments) -> float:
 def frechet_audio_distance(
     references: Iterable[Frames], estimates: Iterable[Frames], *, seed: int = 0
 ) -> FrechetDistance | None:
-    """FAD of a set of songs (Kilgour et al. 2019), and FAD-infinity (Gui et al. 2024).
+    """FAD of a set of tracks (Kilgour et al. 2019), and FAD-infinity (Gui et al. 2024).
 
     Args:
-        references: embeddings [N, D] of each song of the reference set.
-        estimates: the same of the set that is judged; need not be the same songs.
-        seed: of the subsets that FAD-infinity draws.
+        references: embeddings [N, D] of each track of the reference set.
+        estimates: embeddings [N, D] of each track of the evaluated set; may be other tracks.
+        seed: random seed for the subsets of FAD-infinity.
 
-    None where one of the sets has fewer than two frames.
+    Returns None if either set has fewer than two frames.
     """
     ours, theirs = ([part for part in parts if len(part)] for parts in (references, estimates))
     if min(sum(map(len, ours)), sum(map(len, theirs))) < MIN_FRAMES:
@@ -96,10 +95,10 @@ def frechet_audio_distance(
 def frechet_infinity(
     reference: Moments, frames: Frames, *, n_sizes: int = 15, seed: int = 0
 ) -> float | None:
-    """The intercept of the distance against 1 / N, over random subsets of N frames.
+    """Intercept of a line through the distances of random subsets of N frames against 1 / N.
 
-    Sizes run from a fifth of the frames to all of them, drawn without replacement. May be below
-    zero. None where even the smallest subset has not more frames than dimensions.
+    Sizes run from a fifth of the frames to all of them, drawn without replacement. May be
+    negative. None if the smallest subset does not have more frames than dimensions.
     """
     n_frames, dimension = frames.shape
     if n_frames // 5 <= dimension:

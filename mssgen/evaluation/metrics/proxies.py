@@ -1,6 +1,6 @@
-"""The proxies of Make It Sound Good (Schaffer et al. 2022): is there treble, are there onsets?
+"""Proxy metrics of Make It Sound Good (Schaffer et al. 2022): roll-off and onsets.
 
-At 16 kHz mono on whole songs. Reference and estimate are scaled to a peak of 1, because both
+At 16 kHz mono over the whole track. Reference and estimate are scaled to a peak of 1, because both
 thresholds are absolute.
 """
 
@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mssgen.evaluation.metrics.base import Audio, Metric, Score, Song
-from mssgen.evaluation.metrics.signals import absent, at_rate, check_both, per_song
+from mssgen.evaluation.metrics.base import Audio, Metric, Score, TrackAudio, metric, titled
+from mssgen.evaluation.metrics.signals import absent, at_rate, check_both, per_track
 
 SAMPLE_RATE = 16_000
 ROLL_PERCENT = 0.98
@@ -20,15 +20,15 @@ _ONSET_HOP_LENGTH = 256
 _ONSET_THRESHOLD = 0.75
 
 
-@per_song
-def _pair(song: Song, stem: str) -> tuple[Any, Any] | Score:
-    """Reference and estimate [T] at 16 kHz, or why they cannot be compared."""
-    missing = check_both(song, stem)
+@per_track
+def _pair(track: TrackAudio, stem: str) -> tuple[Any, Any] | Score:
+    """Reference and estimate [T] at 16 kHz mono, or a score without value."""
+    missing = check_both(track, stem)
     if missing is not None:
         return missing
     pair = [
-        _prepared(audio, song.sample_rate)
-        for audio in (song.references[stem], song.estimates[stem])
+        _prepared(audio, track.sample_rate)
+        for audio in (track.references[stem], track.estimates[stem])
     ]
     for audio, whose in zip(pair, ("reference", "estimate"), strict=True):
         if audio is None:
@@ -44,7 +44,7 @@ def _prepared(audio: Audio, sample_rate: int) -> NDArray[np.float32] | None:
 
 
 def _rolloff(audio: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Hz in each frame; NaN where the RMS is below the gate."""
+    """98 % roll-off [N] in Hz; NaN in frames whose RMS is below the gate."""
     try:
         from librosa import feature
     except ModuleNotFoundError:
@@ -56,13 +56,13 @@ def _rolloff(audio: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.where((rms >= 10 ** (_GATE_DB / 20)) & (rolloff > 0), rolloff, np.nan)
 
 
-@per_song
-def rolloff_differences(song: Song, stem: str) -> NDArray[np.float64] | Score:
-    """[2, N]: estimate less reference in Hz and in octaves, of the frames above the gate in both.
+@per_track
+def rolloff_differences(track: TrackAudio, stem: str) -> NDArray[np.float64] | Score:
+    """Roll-off of estimate minus reference, [2, N]: in Hz and octaves, frames above both gates.
 
-    To pool frames over songs, as the source does it, join these.
+    Concatenate these to pool frames over tracks, as the source does.
     """
-    pair = _pair(song, stem)
+    pair = _pair(track, stem)
     if isinstance(pair, Score):
         return pair
     ours, theirs = (_rolloff(audio) for audio in pair)
@@ -74,8 +74,8 @@ def rolloff_differences(song: Song, stem: str) -> NDArray[np.float64] | Score:
 
 
 def _rolloff_measure(index: int) -> Any:
-    def measure(song: Song, stem: str) -> Score:
-        found = rolloff_differences(song, stem)
+    def measure(track: TrackAudio, stem: str) -> Score:
+        found = rolloff_differences(track, stem)
         if isinstance(found, Score):
             return found
         return Score(float(np.median(found[index])), found.shape[1])
@@ -83,9 +83,13 @@ def _rolloff_measure(index: int) -> Any:
     return measure
 
 
-def onset_f1(song: Song, stem: str) -> Score:
-    """F1 of the frames whose onset strength is 0.75 or more, without tolerance."""
-    pair = _pair(song, stem)
+@metric("Onset F1", better="higher", group="proxies")
+def onset_f1(track: TrackAudio, stem: str) -> Score:
+    """F1 score of the frames with an onset strength of 0.75 or more in estimate and reference,
+    frame by frame without tolerance: 16 kHz mono, peak 1, librosa (hop 256) (Schaffer et al. 2022,
+    Music Separation Enhancement with Generative Modeling). 0 to 1.
+    """
+    pair = _pair(track, stem)
     if isinstance(pair, Score):
         return pair
     ours, theirs = (_onsets(audio) for audio in pair)
@@ -104,36 +108,24 @@ def _onsets(audio: NDArray[np.float32]) -> NDArray[np.bool_]:
     return np.asarray(strength >= _ONSET_THRESHOLD)
 
 
-_MSG = "Schaffer et al. 2022, Music Separation Enhancement with Generative Modeling"
-
-
 def _rolloff_metric(name: str, unit: str, index: int) -> Metric:
     return Metric(
-        name,
-        f"98 % roll-off ({unit})",
-        unit,
-        "zero",
-        "median",
-        f"Median over frames of the estimate's 98 % roll-off less the reference's in {unit}, "
-        "negative is too dull: 16 kHz mono, peak 1, librosa (2048, hop 512), frames of either "
-        f"below -40 dBFS left out ({_MSG}).",
-        "proxies",
-        _rolloff_measure(index),
+        name=name,
+        title=titled("98 % roll-off", unit),
+        unit=unit,
+        better="zero",
+        aggregate="median",
+        definition=f"Median over frames of the 98 % roll-off of the estimate minus that of the "
+        f"reference in {unit}; negative is duller. 16 kHz mono, peak 1, librosa (2048, hop 512), "
+        "frames in which either is below -40 dBFS left out (Schaffer et al. 2022, Music Separation "
+        "Enhancement with Generative Modeling).",
+        group="proxies",
+        measure=_rolloff_measure(index),
     )
 
 
 PROXY_METRICS = (
     _rolloff_metric("rolloff98_hz", "Hz", 0),
     _rolloff_metric("rolloff98_octaves", "octaves", 1),
-    Metric(
-        "onset_f1",
-        "Onset F1",
-        "",
-        "higher",
-        "mean",
-        "F1 of the frames with an onset strength of 0.75 or more in estimate and reference, frame "
-        f"by frame without tolerance: 16 kHz mono, peak 1, librosa (hop 256) ({_MSG}).",
-        "proxies",
-        onset_f1,
-    ),
+    onset_f1,
 )

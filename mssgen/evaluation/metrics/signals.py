@@ -1,6 +1,5 @@
-"""What all metrics share: silence, the other sources, safe ratios, one result a song."""
+"""Shared by all metrics: silence, other sources, resampling, results remembered per track."""
 
-import math
 import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -10,14 +9,12 @@ from numpy.typing import NDArray
 
 from mssgen.audio.resampling import resample
 from mssgen.errors import UsageError
-from mssgen.evaluation.metrics.base import Audio, Score, Song
+from mssgen.evaluation.metrics.base import Audio, Score, TrackAudio
 from mssgen.extras import missing
+from mssgen.inspection.decibels import rms_db
 
 SILENCE_DB = -80.0
-"""Mean power over a whole song, dB of full scale, below which it is silent: above 16-bit dither."""
-MAX_RATIO_DB = 120.0
-"""Ratios are limited to plus and minus this: float32 is no finer, and means stay finite."""
-BLOCK_SAMPLES = 2**16
+"""Audio with less mean power, in dBFS, counts as silent; above 16-bit dither."""
 
 NO_OTHERS = Score(None, 0, "no other reference")
 SILENT_REFERENCE = Score(None, 0, "silent reference")
@@ -27,100 +24,76 @@ TOO_SHORT = Score(None, 0, "too short")
 Result = TypeVar("Result")
 
 
-def per_song(function: Callable[..., Result]) -> Callable[..., Result]:
-    """Remember what `function(song, ...)` gave for as long as the song lives.
+def per_track(function: Callable[..., Result]) -> Callable[..., Result]:
+    """Decorator: remember results of `function(track, ...)` as long as the track object lives.
 
-    Songs are told apart by identity, since comparing them would compare all their samples. Further
+    Tracks are told apart by identity, because comparing them would compare all samples. Further
     arguments must be hashable and positional.
     """
     kept: dict[int, dict[tuple[Any, ...], Result]] = {}
 
-    def remembered(song: Song, *arguments: Any) -> Result:
-        key = id(song)
+    def remembered(track: TrackAudio, *arguments: Any) -> Result:
+        key = id(track)
         if key not in kept:
             kept[key] = {}
-            weakref.finalize(song, kept.pop, key, None)
+            weakref.finalize(track, kept.pop, key, None)
         results = kept[key]
         if arguments not in results:
-            results[arguments] = function(song, *arguments)
+            results[arguments] = function(track, *arguments)
         return results[arguments]
 
     return remembered
 
 
-def power_db(audio: NDArray[Any]) -> float:
-    """Mean power of [C, T] or [T], dB of full scale; -200 of nothing at all."""
-    return to_db(energy(audio) / max(1, audio.size), floor_db=-200.0)
-
-
-def energy(audio: NDArray[Any]) -> float:
-    """The sum of squares in float64, without a float64 copy of the whole."""
-    flat = np.ascontiguousarray(audio).reshape(-1)
-    starts = range(0, flat.size, BLOCK_SAMPLES)
-    parts = (flat[start : start + BLOCK_SAMPLES].astype(np.float64) for start in starts)
-    return math.fsum(float(part @ part) for part in parts)
-
-
 def is_silent(audio: NDArray[Any]) -> bool:
-    """Whether there is nothing to compare in [C, T]; also where T is 0."""
-    return power_db(audio) < SILENCE_DB
+    """Whether the mean power of [C, T] is below `SILENCE_DB`; also if T is 0."""
+    return rms_db(audio) < SILENCE_DB
 
 
-def to_db(power: float, *, floor_db: float = -MAX_RATIO_DB) -> float:
-    """10 log10, not below `floor_db`."""
-    return max(floor_db, 10 * math.log10(max(power, 1e-30)))
+def others(track: TrackAudio, stem: str) -> dict[str, Audio]:
+    """References other than `stem` that are not silent, by stem.
 
-
-def ratio_db(numerator: float, denominator: float) -> float:
-    """10 log10 of a ratio of energies, within plus and minus MAX_RATIO_DB; 0 dB of 0 / 0."""
-    if denominator <= 0:
-        return MAX_RATIO_DB if numerator > 0 else 0.0
-    return min(MAX_RATIO_DB, to_db(max(0.0, numerator) / denominator))
-
-
-def others(song: Song, stem: str) -> dict[str, Audio]:
-    """The references beside `stem` that are not silent, by name.
-
-    Where there are none, the mixture less the reference stands for all of them ("accompaniment").
-    Empty where that is silent too, or there is no mixture.
+    If there are none, the mixture minus the reference stands for them ("accompaniment"). Empty if
+    that is silent too, or if there is no mixture.
     """
     found = {
         name: audio
-        for name, audio in song.references.items()
-        if name != stem and not _is_silent_reference(song, name)
+        for name, audio in track.references.items()
+        if name != stem and not _is_silent_reference(track, name)
     }
-    if found or len(song.references) > 1 or song.mixture is None:
+    if found or len(track.references) > 1 or track.mixture is None:
         return found
-    rest = np.asarray(song.mixture - song.references[stem], np.float32)
+    rest = np.asarray(track.mixture - track.references[stem], np.float32)
     return {} if is_silent(rest) else {"accompaniment": rest}
 
 
-@per_song
-def _is_silent_reference(song: Song, stem: str) -> bool:
-    return is_silent(song.references[stem])
+@per_track
+def _is_silent_reference(track: TrackAudio, stem: str) -> bool:
+    return is_silent(track.references[stem])
 
 
-@per_song
-def check(song: Song, stem: str) -> Score | None:
-    """Why there is nothing to measure: the reference is silent; None where it is not."""
-    return SILENT_REFERENCE if _is_silent_reference(song, stem) else None
+@per_track
+def check(track: TrackAudio, stem: str) -> Score | None:
+    """A score without value if the reference is silent, else None."""
+    return SILENT_REFERENCE if _is_silent_reference(track, stem) else None
 
 
-@per_song
-def check_both(song: Song, stem: str) -> Score | None:
-    """As `check`, and the estimate must not be silent either."""
-    missing = check(song, stem)
-    return missing or (SILENT_ESTIMATE if is_silent(song.estimates[stem]) else None)
+@per_track
+def check_both(track: TrackAudio, stem: str) -> Score | None:
+    """A score without value if the reference or the estimate is silent, else None."""
+    missing = check(track, stem)
+    return missing or (SILENT_ESTIMATE if is_silent(track.estimates[stem]) else None)
 
 
 def at_rate(audio: Audio, in_rate: int, out_rate: int) -> Audio:
-    """[C, T] resampled as a whole; at least one sample of what had one."""
-    parts = list(resample(iter([audio]), len(audio), in_rate, out_rate))
-    joined = np.concatenate(parts, axis=1)
-    # The resampler may have nothing to say of a sample or two.
+    """[C, T] resampled as a whole, not shifted in time; at least one sample if there was one."""
+    if in_rate == out_rate:
+        return audio
+    joined = np.concatenate(list(resample([audio], len(audio), in_rate, out_rate)), axis=1)
+    # The resampler may return nothing for one or two samples.
     return joined if joined.shape[1] or not audio.shape[1] else audio[:, :1]
 
 
 def absent(package: str, extra: str = "evaluate") -> UsageError:
-    """The refusal where a metric's package is not installed."""
+    """The error for a metric whose package is not installed."""
     return missing(package, extra, "this metric")

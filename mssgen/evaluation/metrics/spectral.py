@@ -1,7 +1,7 @@
-"""Distances between magnitude spectrograms; phase does not matter to them.
+"""Distances between magnitude spectrograms, blind to phase.
 
-Songs go through the transforms in blocks of frames, so memory does not grow with their length.
-auraloss, whose multi-resolution distance this reproduces, would hold a gigabyte for a song.
+Spectrograms are computed in blocks of frames, so memory does not grow with the length of a track.
+auraloss, whose multi-resolution distance this reproduces, needs a gigabyte per track.
 """
 
 from collections.abc import Iterator
@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from mssgen.evaluation.metrics.base import Audio, Metric, Score, Song
-from mssgen.evaluation.metrics.signals import absent, check, per_song
+from mssgen.evaluation.metrics.base import Audio, Score, TrackAudio, metric
+from mssgen.evaluation.metrics.signals import absent, check, per_track
 
 FFT_SIZES = (256, 512, 1024, 2048, 4096)
 _EPSILON = 1e-8  # auraloss'
@@ -33,7 +33,8 @@ def spectra(
 ) -> Iterator[Tensor]:
     """Complex STFT of [C, T] in blocks [C, F, N'], frames centred on multiples of the hop.
 
-    As `torch.stft` of the whole; what is too short to be reflected is padded with zeros first.
+    Same values as `torch.stft` of the whole signal; signals too short for reflection are padded
+    with zeros first.
     """
     signal = torch.as_tensor(audio, dtype=torch.float32)
     half = n_fft // 2
@@ -49,18 +50,18 @@ def spectra(
 
 
 def power(spectrum: Tensor) -> Tensor:
-    """Squared magnitudes; several times as fast as `abs`, which guards against overflow."""
+    """Squared magnitudes; several times faster than `abs`, which guards against overflow."""
     return (spectrum * spectrum.conj()).real
 
 
 def magnitudes(spectrum: Tensor) -> Tensor:
-    """As `spectrum.abs()`, only faster."""
+    """Same as `spectrum.abs()`, but faster."""
     return power(spectrum).sqrt()
 
 
 @cache
 def mel_filters(sample_rate: int, n_fft: int, n_mels: int) -> Tensor:
-    """[M, F], librosa's (Slaney) filters from 0 Hz to half the rate; UsageError without librosa."""
+    """Slaney mel filters [M, F] of librosa, 0 Hz to half the rate; UsageError without librosa."""
     try:
         import librosa
     except ModuleNotFoundError:
@@ -68,25 +69,29 @@ def mel_filters(sample_rate: int, n_fft: int, n_mels: int) -> Tensor:
     import warnings
 
     with warnings.catch_warnings():
-        # Of bands narrower than a bin, which stay empty.
+        # Warns of bands narrower than a bin, which stay empty.
         warnings.simplefilter("ignore", UserWarning)
         return torch.from_numpy(librosa.filters.mel(sr=sample_rate, n_fft=n_fft, n_mels=n_mels))
 
 
 def to_decibels(magnitudes: Tensor, *, range_db: float = _RANGE_DB) -> Tensor:
-    """20 log10, not more than `range_db` below the largest of all."""
+    """20 log10 of magnitudes, clamped at `range_db` below the maximum."""
     levels = 20 * magnitudes.clamp_min(1e-10).log10()
     return levels.clamp_min(float(levels.max()) - range_db)
 
 
+@metric("MR-STFT", better="lower", group="spectral")
 @torch.inference_mode()
-def mr_stft(song: Song, stem: str) -> Score:
-    """Spectral convergence and log-magnitude distance, mean of five resolutions, A-weighted."""
-    missing = check(song, stem)
+def mr_stft(track: TrackAudio, stem: str) -> Score:
+    """Spectral convergence plus mean absolute difference of log magnitudes, averaged over FFT sizes
+    256 to 4096 at 75 % overlap, after A-weighting: the loss of auraloss (Steinmetz and Reiss 2020)
+    with the settings of arXiv 2507.11427. 0 for equal signals.
+    """
+    missing = check(track, stem)
     if missing is not None:
         return missing
-    reference = _a_weighted(song.references[stem], song.sample_rate)
-    estimate = _a_weighted(song.estimates[stem], song.sample_rate)
+    reference = _a_weighted(track.references[stem], track.sample_rate)
+    estimate = _a_weighted(track.estimates[stem], track.sample_rate)
     total = sum(stft_distance(reference, estimate, n_fft) for n_fft in FFT_SIZES)
     return Score(total / len(FFT_SIZES))
 
@@ -115,7 +120,7 @@ def _a_weighted(audio: Audio, sample_rate: int) -> Tensor:
 
 @cache
 def _a_weighting(sample_rate: int) -> NDArray[np.float32]:
-    """auraloss' filter of 101 taps, which is symmetric; UsageError without auraloss."""
+    """A-weighting filter of auraloss (101 taps, symmetric); UsageError without auraloss."""
     try:
         from auraloss.perceptual import FIRFilter
     except ModuleNotFoundError:
@@ -124,17 +129,20 @@ def _a_weighting(sample_rate: int) -> NDArray[np.float32]:
     return taps
 
 
+@metric("Log-mel distance", unit="dB", better="lower", group="spectral")
 @torch.inference_mode()
-def log_mel(song: Song, stem: str) -> Score:
-    """Mean absolute difference of mel spectra in dB, both not below 80 dB under the reference."""
-    missing = check(song, stem)
+def log_mel(track: TrackAudio, stem: str) -> Score:
+    """Mean absolute difference of 128 mel magnitudes in dB (FFT 2048, hop 512, Hann); values more
+    than 80 dB below the maximum of the reference are set to that floor. 0 for equal signals.
+    """
+    missing = check(track, stem)
     if missing is not None:
         return missing
     n_fft, hop_length = 2048, 512
-    filters = mel_filters(song.sample_rate, n_fft, _N_MELS)
+    filters = mel_filters(track.sample_rate, n_fft, _N_MELS)
     filters = filters[filters.any(dim=1)]
     levels = []
-    for audio in (song.references[stem], song.estimates[stem]):
+    for audio in (track.references[stem], track.estimates[stem]):
         parts = [filters @ magnitudes(block) for block in spectra(audio, n_fft, hop_length)]
         levels.append(torch.cat(parts, dim=-1))
     floor = float(levels[0].max()) * 10 ** (-_RANGE_DB / 20)
@@ -142,29 +150,32 @@ def log_mel(song: Song, stem: str) -> Score:
     return Score(float((ours - theirs).abs().mean(dtype=torch.float64)), ours.shape[-1])
 
 
+@metric("L1 freq", better="higher", group="spectral")
 @torch.inference_mode()
-def l1_freq(song: Song, stem: str) -> Score:
-    """100 / (1 + 10 mean | |S| - |E| |) of plain STFTs of 2048 samples."""
-    missing = check(song, stem)
+def l1_freq(track: TrackAudio, stem: str) -> Score:
+    """100 / (1 + 10 d), where d is the mean absolute difference of STFT magnitudes (FFT 2048, hop
+    1024, no window), as in Music-Source-Separation-Training. 0 to 100.
+    """
+    missing = check(track, stem)
     if missing is not None:
         return missing
     stft = partial(spectra, n_fft=2048, hop_length=1024, is_windowed=False)
     total, n_values = 0.0, 0
-    pairs = zip(stft(song.references[stem]), stft(song.estimates[stem]), strict=True)
+    pairs = zip(stft(track.references[stem]), stft(track.estimates[stem]), strict=True)
     for ours, theirs in pairs:
         total += float((magnitudes(ours) - magnitudes(theirs)).abs_().sum(dtype=torch.float64))
         n_values += ours.numel()
     return Score(100 / (1 + 10 * total / n_values))
 
 
-@per_song
+@per_track
 @torch.inference_mode()
-def _mel_differences(song: Song, stem: str) -> tuple[float, float]:
-    """(mean of what is too much, mean of what is missing), both >= 0 dB."""
+def _mel_differences(track: TrackAudio, stem: str) -> tuple[float, float]:
+    """(mean excess, mean deficit) of mel levels against the reference, both >= 0 dB."""
     n_fft, hop_length, n_mels = 4096, 1024, 512
-    filters = mel_filters(song.sample_rate, n_fft, n_mels)
+    filters = mel_filters(track.sample_rate, n_fft, n_mels)
     levels = []
-    for audio in (song.references[stem], song.estimates[stem]):
+    for audio in (track.references[stem], track.estimates[stem]):
         blocks = spectra(audio, n_fft, hop_length, pad_mode="constant")
         levels.append(
             to_decibels(torch.cat([filters @ magnitudes(part) for part in blocks], dim=-1))
@@ -176,76 +187,21 @@ def _mel_differences(song: Song, stem: str) -> tuple[float, float]:
     return means[0], means[1]
 
 
-def bleedless(song: Song, stem: str) -> Score:
-    """100 / (1 + mean excess of mel levels in dB)."""
-    return check(song, stem) or Score(100 / (1 + _mel_differences(song, stem)[0]))
+@metric("Bleedless", better="higher", group="bleed")
+def bleedless(track: TrackAudio, stem: str) -> Score:
+    """100 / (1 + d), where d is the mean excess of 512 mel magnitudes in dB (FFT 4096, hop 1024)
+    over the reference, as in Music-Source-Separation-Training. 0 to 100.
+    """
+    return check(track, stem) or Score(100 / (1 + _mel_differences(track, stem)[0]))
 
 
-def fullness(song: Song, stem: str) -> Score:
-    """100 / (1 + mean lack of mel levels in dB)."""
-    return check(song, stem) or Score(100 / (1 + _mel_differences(song, stem)[1]))
+@metric("Fullness", better="higher", group="bleed")
+def fullness(track: TrackAudio, stem: str) -> Score:
+    """100 / (1 + d), where d is the mean deficit of 512 mel magnitudes in dB (FFT 4096, hop 1024)
+    against the reference, as in Music-Source-Separation-Training. 0 to 100.
+    """
+    return check(track, stem) or Score(100 / (1 + _mel_differences(track, stem)[1]))
 
 
-_MSST = "as Music-Source-Separation-Training computes it"
-
-SPECTRAL_METRICS = (
-    Metric(
-        "mr_stft",
-        "MR-STFT",
-        "",
-        "lower",
-        "mean",
-        "Spectral convergence plus mean absolute difference of log magnitudes, mean over FFT sizes "
-        "256 to 4096 at 75 % overlap after A-weighting: auraloss' loss (Steinmetz and Reiss 2020) "
-        "with the settings of arXiv 2507.11427.",
-        "spectral",
-        mr_stft,
-    ),
-    Metric(
-        "log_mel",
-        "Log-mel distance (dB)",
-        "dB",
-        "lower",
-        "mean",
-        "Mean absolute difference of 128 mel magnitudes in dB (FFT 2048, hop 512, Hann), levels "
-        "under 80 dB below the reference's largest set to that.",
-        "spectral",
-        log_mel,
-    ),
-    Metric(
-        "l1_freq",
-        "L1 freq",
-        "",
-        "higher",
-        "mean",
-        "100 / (1 + 10 d), d the mean absolute difference of STFT magnitudes (FFT 2048, hop 1024, "
-        f"no window), {_MSST}.",
-        "spectral",
-        l1_freq,
-    ),
-)
-
-FULLNESS_METRICS = (
-    Metric(
-        "bleedless",
-        "Bleedless",
-        "",
-        "higher",
-        "mean",
-        "100 / (1 + d), d the mean of what 512 mel magnitudes in dB (FFT 4096, hop 1024) have more "
-        f"than the reference's, {_MSST}.",
-        "bleed",
-        bleedless,
-    ),
-    Metric(
-        "fullness",
-        "Fullness",
-        "",
-        "higher",
-        "mean",
-        "100 / (1 + d), d the mean of what 512 mel magnitudes in dB (FFT 4096, hop 1024) have less "
-        f"than the reference's, {_MSST}.",
-        "bleed",
-        fullness,
-    ),
-)
+SPECTRAL_METRICS = (mr_stft, log_mel, l1_freq)
+FULLNESS_METRICS = (bleedless, fullness)

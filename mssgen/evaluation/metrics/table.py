@@ -1,4 +1,4 @@
-"""The table of all metrics, and the choice of some by name or group."""
+"""All metrics, and how to choose some by name or group."""
 
 import hashlib
 import importlib.util
@@ -38,7 +38,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         )
     }
 )
-"""By name. Those that need a codec are made by `tokens.token_metrics` and by `embedding_metrics`
+"""Metrics by name, without those of a codec: see `tokens.token_metrics`, and `embedding_metrics`
 of an `embeddings.codec_embedding`."""
 
 _FAST = ("waveform", "spectral", "features", "bleed")
@@ -53,11 +53,11 @@ _PACKAGES = {
     "embedding": ("librosa",),
 }
 _PROGRAMS = {"bsseval": ("ffmpeg", "ffprobe")}
-"""museval imports stempeg, which refuses to be imported where these are not."""
+"""museval imports stempeg, which cannot be imported without these."""
 
 
 def groups() -> dict[str, tuple[str, ...]]:
-    """The metrics' names by group; "fast" is the default, "all" is what needs no weights."""
+    """Names of metrics by group; "fast" is the default, "all" has those without weights."""
     found: dict[str, tuple[str, ...]] = {}
     for metric in METRICS.values():
         found[metric.group] = (*found.get(metric.group, ()), metric.name)
@@ -69,9 +69,9 @@ def groups() -> dict[str, tuple[str, ...]]:
 
 
 def choose_metrics(words: Iterable[str] = DEFAULT) -> list[Metric]:
-    """The metrics that names and groups stand for, each once, in the order of METRICS.
+    """Metrics by names and groups, each once, in the order of METRICS.
 
-    Raises UsageError for an unknown word, and where a package that one needs is not installed.
+    Raises UsageError for an unknown word, or if a package that a metric needs is not installed.
     """
     known = groups()
     chosen: set[str] = set()
@@ -107,18 +107,18 @@ CODEC_GROUPS = ("tokens", "latents")
 
 @dataclass(frozen=True)
 class CodecSource:
-    """Where every process finds the same codec."""
+    """How every process loads the same codec."""
 
     name_or_path: str
     device: str = "auto"
     offline: bool = False
     progress: bool = field(default=False, compare=False)
-    """Draw a bar on standard error while it is downloaded."""
+    """Show a progress bar on standard error during downloads."""
 
 
 @cache
 def shared_codec(source: CodecSource) -> Codec:
-    """The codec, loaded once a process; raises as `mssgen.codecs.loading.load_codec`."""
+    """The codec, loaded once per process; raises like `mssgen.codecs.loading.load_codec`."""
     return load_codec(
         source.name_or_path,
         device=source.device,
@@ -128,25 +128,25 @@ def shared_codec(source: CodecSource) -> Codec:
 
 
 def metric_called(name: str, source: CodecSource | None = None) -> Metric | None:
-    """The metric of that name; a codec is loaded only if the name is not of another's."""
+    """The metric of that name; a codec is loaded only if `METRICS` does not have it."""
     if name in METRICS or source is None:
         return METRICS.get(name)
     return next((metric for metric in _codec_metrics(source) if metric.name == name), None)
 
 
 def chosen_metrics(words: Sequence[str], source: CodecSource | None = None) -> list[Metric]:
-    """What names and groups stand for, each once, in the order of the table.
+    """Metrics by names and groups, those of the codec last.
 
     "tokens" and "latents" are the groups of the codec. Raises UsageError for unknown words, for
-    those groups without a codec, and where a package is not installed.
+    codec metrics without a codec, and if a package is not installed.
     """
     own: set[str] = set()
     others = []
-    wants_codec = [word for word in words if word in CODEC_GROUPS or _is_of_codec(word)]
-    if wants_codec and source is None:
-        raise UsageError(f"the metric {wants_codec[0]} is of a codec; name one with --codec")
+    with_codec = [word for word in words if word in CODEC_GROUPS or _is_of_codec(word)]
+    if with_codec and source is None:
+        raise UsageError(f"the metric {with_codec[0]} needs a codec; name one as `codec`")
     for word in words:
-        if word not in wants_codec:
+        if word not in with_codec:
             others.append(word)
             continue
         assert source is not None
@@ -172,7 +172,7 @@ def _group(metric: Metric) -> str:
 def _codec_metrics(source: CodecSource) -> tuple[Metric, ...]:
     codec = shared_codec(source)
     metrics = [*token_metrics(codec), *embedding_metrics(codec_embedding(codec))]
-    # The encoder is not in the codec's id, and decides these numbers all the same.
+    # The codec's id does not cover the encoder, which these metrics depend on.
     weights = codec_hash(codec)[:12]
     return tuple(
         replace(m, definition=f"{m.definition.rstrip('.')} (weights {weights}).") for m in metrics
@@ -180,7 +180,7 @@ def _codec_metrics(source: CodecSource) -> tuple[Metric, ...]:
 
 
 def codec_hash(codec: Codec) -> str:
-    """Of all weights and options, the encoder's too, which `Codec.codec_id` leaves out."""
+    """Hash of all weights and options, including the encoder, which `Codec.codec_id` omits."""
     digest = hashlib.sha256(f"{codec.architecture} {sorted(codec.options.items())}".encode())
     for key, tensor in sorted(codec.state_dict().items()):
         digest.update(key.encode())

@@ -1,4 +1,4 @@
-"""How many tokens of a codec an estimate shares with its reference."""
+"""Agreement of an estimate with its reference in the tokens of a codec."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from mssgen.audio.channels import to_items
 from mssgen.codecs.base import Codec
 from mssgen.codecs.streaming import encode_stream
-from mssgen.evaluation.metrics.base import Audio, Metric, Score, Song
-from mssgen.evaluation.metrics.signals import at_rate, check, per_song
+from mssgen.evaluation.metrics.base import Audio, Metric, Score, TrackAudio
+from mssgen.evaluation.metrics.signals import at_rate, check, per_track
 
 _GATE_DB = -60.0
 
@@ -21,80 +21,76 @@ _GATE_DB = -60.0
 class _Agreement:
     n_frames: int
     accuracies: list[float]
-    """[K], shares of the frames."""
+    """[K], share of frames with the same code."""
     majorities: list[float]
-    """[K], shares of the frames that have the reference's most frequent code."""
+    """[K], share of frames that have the most frequent code of the reference."""
 
 
 def token_metrics(codec: Codec) -> list[Metric]:
-    """Accuracy and its floor for each codebook of `codec`, which is frozen and in eval mode.
+    """Token accuracy and its floor for each codebook of `codec`, which is frozen and in eval mode.
 
-    Both signals are encoded on their own ("free running": each level codes the residual that its
-    own signal leaves, so errors add up from level to level). Frames in which the reference is
-    silent do not count, because silence owns a few very frequent codes. A mono codec codes the
-    middle of stereo; its side is hardly more than silence.
+    Both signals are encoded independently ("free running": each codebook codes the residual of its
+    own signal, so errors accumulate over codebooks). Frames with a silent reference do not count,
+    because silence has a few very frequent codes. With a mono codec only the mid channel of stereo
+    counts; the side channel is close to silence.
     """
-
-    metrics = []
-    for level in range(codec.n_codebooks):
-        metrics.append(
-            Metric(
-                f"token_accuracy_{level + 1}",
-                f"Tokens of codebook {level + 1} (%)",
-                "%",
-                "higher",
-                "mean",
-                f"Share of frames in which {codec.codec_id} gives reference and estimate the same "
-                f"code {level + 1} of {codec.n_codebooks}, both encoded by themselves (free "
-                f"running), where the reference is above -60 dBFS; chance is "
-                f"{100 / codec.codebook_size:.3g} %.",
-                "tokens",
-                partial(_share, codec, "accuracies", level),
-            )
+    accuracies = [
+        Metric(
+            name=f"token_accuracy_{k + 1}",
+            title=f"Tokens of codebook {k + 1} (%)",
+            unit="%",
+            better="higher",
+            definition=f"Share of frames in which {codec.codec_id} has the same code {k + 1} of "
+            f"{codec.n_codebooks} for reference and estimate, each encoded by itself (free "
+            f"running), where the reference is above -60 dBFS. Chance is "
+            f"{100 / codec.codebook_size:.3g} %.",
+            group="tokens",
+            measure=partial(_share, codec, "accuracies", k),
         )
-    for level in range(codec.n_codebooks):
-        metrics.append(
-            Metric(
-                f"token_floor_{level + 1}",
-                f"Most frequent token of codebook {level + 1} (%)",
-                "%",
-                "lower",
-                "mean",
-                f"Share of those frames that have the reference's most frequent code {level + 1} "
-                f"of {codec.codec_id}: what always guessing it would score.",
-                "tokens",
-                partial(_share, codec, "majorities", level),
-            )
+        for k in range(codec.n_codebooks)
+    ]
+    floors = [
+        Metric(
+            name=f"token_floor_{k + 1}",
+            title=f"Most frequent token of codebook {k + 1} (%)",
+            unit="%",
+            better="lower",
+            definition=f"Share of the same frames that have the most frequent code {k + 1} of the "
+            f"reference in {codec.codec_id}: the accuracy of always guessing it.",
+            group="tokens",
+            measure=partial(_share, codec, "majorities", k),
         )
-    return metrics
+        for k in range(codec.n_codebooks)
+    ]
+    return accuracies + floors
 
 
-def _share(codec: Codec, field: str, level: int, song: Song, stem: str) -> Score:
-    missing = check(song, stem)
-    found = missing or _compare(song, stem, codec)
+def _share(codec: Codec, field: str, codebook: int, track: TrackAudio, stem: str) -> Score:
+    missing = check(track, stem)
+    found = missing or _compare(track, stem, codec)
     if isinstance(found, Score):
         return found
-    return Score(100 * getattr(found, field)[level], found.n_frames)
+    return Score(100 * getattr(found, field)[codebook], found.n_frames)
 
 
-@per_song
-def _compare(song: Song, stem: str, codec: Codec) -> _Agreement | Score:
-    reference = at_rate(song.references[stem], song.sample_rate, codec.sample_rate)
-    estimate = at_rate(song.estimates[stem], song.sample_rate, codec.sample_rate)
+@per_track
+def _compare(track: TrackAudio, stem: str, codec: Codec) -> _Agreement | Score:
+    reference = at_rate(track.references[stem], track.sample_rate, codec.sample_rate)
+    estimate = at_rate(track.estimates[stem], track.sample_rate, codec.sample_rate)
     items = _items(codec, reference)
     ours, theirs = (_codes(codec, part) for part in (items, _items(codec, estimate)))
-    counts = _is_heard(codec, items, ours.shape[-1])
+    counts = _is_audible(codec, items, ours.shape[-1])
     if not counts.any():
         return Score(None, 0, "no frame above the gate")
     # [B, K, N] of the frames that count -> [K, M]
     ours, theirs = (codes.transpose(1, 2)[counts].T for codes in (ours, theirs))
     accuracies = (ours == theirs).double().mean(dim=1)
-    majorities = [float(torch.bincount(level).max()) / ours.shape[1] for level in ours]
+    majorities = [float(torch.bincount(row).max()) / ours.shape[1] for row in ours]
     return _Agreement(ours.shape[1], accuracies.tolist(), majorities)
 
 
 def _items(codec: Codec, audio: Audio) -> Tensor:
-    """[B, C, T] for the codec; of a mono codec the middles only, and a channel without partner."""
+    """Input [B, C, T] for the codec; for a mono codec only mid and unpaired channels."""
     items = to_items(np.ascontiguousarray(audio), codec.n_channels)
     return items if codec.n_channels > 1 else items[::2]
 
@@ -105,11 +101,11 @@ def _codes(codec: Codec, items: Tensor) -> Tensor:
     return encode_stream(codec, blocks).codes.cpu()
 
 
-def _is_heard(codec: Codec, items: Tensor, n_frames: int) -> Tensor:
-    """[B, N], whether the samples of a frame are above the gate; with segments: of all frames."""
+def _is_audible(codec: Codec, items: Tensor, n_frames: int) -> Tensor:
+    """Whether the samples of each frame are above the gate, [B, N] bool."""
     power = items.square().mean(dim=1)
     if codec.segment_samples is not None:
-        # Frames of overlapping segments are not a hop apart: spread them over the whole.
+        # Frames of overlapping segments are not one hop apart: spread them evenly.
         power = F.adaptive_avg_pool1d(power[:, None], n_frames)[:, 0]
     else:
         power = F.pad(power, (0, max(0, n_frames * codec.hop_length - power.shape[-1])))

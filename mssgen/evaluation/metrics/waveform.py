@@ -1,78 +1,91 @@
 """Ratios of energies of waveforms: uSDR and the scale-invariant family.
 
-Channels of a song make one long vector: there is one gain for all of them, and no mean is removed.
-All sums are float64 over the whole song.
+The channels of a track form one long vector: one gain for all of them, and no mean is removed.
+All sums are float64 over the whole track.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mssgen.evaluation.metrics.base import Metric, Score, Song
+from mssgen.evaluation.metrics.base import Score, TrackAudio, metric
 from mssgen.evaluation.metrics.signals import (
-    BLOCK_SAMPLES,
-    MAX_RATIO_DB,
     NO_OTHERS,
     SILENT_ESTIMATE,
     check,
-    energy,
     others,
-    per_song,
-    ratio_db,
-    to_db,
+    per_track,
 )
+from mssgen.inspection.decibels import BLOCK_SAMPLES, MAX_RATIO_DB, energy, power_db, ratio_db
 
 _DELTA = 1e-7  # demucs' new_sdr
 _GRAM_SAMPLES = 2**13
 _DEPENDENCE = 1e-10
-"""Share of the largest eigenvalue below which references count as linearly dependent."""
+"""Eigenvalues below this share of the largest one: linearly dependent references."""
 
 
-def usdr(song: Song, stem: str) -> Score:
-    """10 log10((sum s^2 + d) / (sum (s - e)^2 + d)), d = 1e-7, over all channels and samples."""
-    missing = check(song, stem)
+@metric("uSDR", unit="dB", better="higher", group="waveform")
+def usdr(track: TrackAudio, stem: str) -> Score:
+    """10 log10((sum s^2 + d) / (sum (s - e)^2 + d)) of reference s and estimate e, d = 1e-7, over
+    all channels and the whole track (Mitsufuji et al. 2022, Music Demixing Challenge 2021).
+    Undefined for a silent reference.
+    """
+    missing = check(track, stem)
     if missing is not None:
         return missing
-    reference, estimate = song.references[stem], song.estimates[stem]
+    reference, estimate = track.references[stem], track.estimates[stem]
     starts = range(0, reference.shape[1], BLOCK_SAMPLES)
     blocks = (slice(start, start + BLOCK_SAMPLES) for start in starts)
     error = sum(energy(reference[:, at] - estimate[:, at]) for at in blocks)
-    return Score(to_db((energy(reference) + _DELTA) / (error + _DELTA)))
+    ratio = (energy(reference) + _DELTA) / (error + _DELTA)
+    return Score(power_db(ratio, floor_db=-MAX_RATIO_DB))
 
 
-def si_sdr(song: Song, stem: str) -> Score:
-    """||a s||^2 / ||e - a s||^2 with a = <e, s> / ||s||^2 (Le Roux et al. 2019, eq. 4)."""
-    parts = _decomposed(song, stem)
+@metric("SI-SDR", unit="dB", better="higher", group="waveform")
+def si_sdr(track: TrackAudio, stem: str) -> Score:
+    """10 log10(||a s||^2 / ||e - a s||^2) of reference s and estimate e, a = <e, s> / ||s||^2: one
+    gain for the whole track and all channels, means not removed (Le Roux et al. 2019, "SDR -
+    half-baked or well done?", eq. 4). Limited to +-120 dB.
+    """
+    parts = _decomposed(track, stem)
     if isinstance(parts, Score):
         return parts
     target, interference, artefacts = parts
     return Score(ratio_db(target, interference + artefacts))
 
 
-def si_sir(song: Song, stem: str) -> Score:
-    """||a s||^2 / ||e_interf||^2: what the other references explain beyond the target."""
-    parts = _decomposed(song, stem)
-    if isinstance(parts, Score) or not others(song, stem):
+@metric("SI-SIR", unit="dB", better="higher", group="waveform")
+def si_sir(track: TrackAudio, stem: str) -> Score:
+    """10 log10(||a s||^2 / ||p - a s||^2): p is the projection of the estimate on all references,
+    a s its projection on its own reference (Le Roux et al. 2019). If there is only one reference,
+    the mixture minus that reference serves as the other. Limited to +-120 dB.
+    """
+    parts = _decomposed(track, stem)
+    if isinstance(parts, Score) or not others(track, stem):
         return parts if isinstance(parts, Score) else NO_OTHERS
     return Score(ratio_db(parts[0], parts[1]))
 
 
-def si_sar(song: Song, stem: str) -> Score:
-    """||a s||^2 / ||e_artif||^2: what no gain of any reference explains."""
-    parts = _decomposed(song, stem)
-    if isinstance(parts, Score) or not others(song, stem):
+@metric("SI-SAR", unit="dB", better="higher", group="waveform")
+def si_sar(track: TrackAudio, stem: str) -> Score:
+    """10 log10(||a s||^2 / ||e - p||^2): e is the estimate, p its projection on all references,
+    a s its projection on its own reference (Le Roux et al. 2019; BSS Eval has p in the numerator).
+    Limited to +-120 dB.
+    """
+    parts = _decomposed(track, stem)
+    if isinstance(parts, Score) or not others(track, stem):
         return parts if isinstance(parts, Score) else NO_OTHERS
     return Score(ratio_db(parts[0], parts[2]))
 
 
-@per_song
-def _decomposed(song: Song, stem: str) -> tuple[float, float, float] | Score:
-    """Energies of the target, the interference and the artefacts in an estimate, or why not."""
-    missing = check(song, stem)
+@per_track
+def _decomposed(track: TrackAudio, stem: str) -> tuple[float, float, float] | Score:
+    """Energies of target, interference and artefacts in an estimate, or a score without value."""
+    missing = check(track, stem)
     if missing is not None:
         return missing
-    names, products = _products(song)
+    names, products = _products(track)
     rows = [
-        names.index(name) for name in (f"r {stem}", *(f"r {name}" for name in others(song, stem)))
+        names.index(name) for name in (f"r {stem}", *(f"r {name}" for name in others(track, stem)))
     ]
     last = names.index(f"e {stem}")
     among, across = products[np.ix_(rows, rows)], products[rows, last]
@@ -80,7 +93,7 @@ def _decomposed(song: Song, stem: str) -> tuple[float, float, float] | Score:
     if total <= 0:
         return SILENT_ESTIMATE
     target = float(across[0] ** 2 / among[0, 0])
-    # References that were scaled to unit energy: a quiet one is no less of a direction.
+    # References scaled to unit energy: a quiet one counts as a direction all the same.
     scale = 1 / np.sqrt(np.diag(among))
     unit = among * scale[:, None] * scale
     explained = across * scale
@@ -88,7 +101,7 @@ def _decomposed(song: Song, stem: str) -> tuple[float, float, float] | Score:
         explained @ np.linalg.pinv(unit, rcond=_DEPENDENCE, hermitian=True) @ explained
     )
     projected = min(max(projected, target), total)
-    # What is left of a subtraction of equal numbers is rounding.
+    # Differences of nearly equal numbers are rounding errors.
     rounding = total * 10 ** (-MAX_RATIO_DB / 10) / 10
     interference, artefacts = projected - target, total - projected
     return (
@@ -98,13 +111,13 @@ def _decomposed(song: Song, stem: str) -> tuple[float, float, float] | Score:
     )
 
 
-@per_song
-def _products(song: Song) -> tuple[list[str], NDArray[np.float64]]:
+@per_track
+def _products(track: TrackAudio) -> tuple[list[str], NDArray[np.float64]]:
     """Inner products of all references and estimates, once for all stems and metrics."""
-    signals = {f"r {name}": audio for name, audio in song.references.items()}
-    for stem in song.references:
-        signals |= {f"r {name}": audio for name, audio in others(song, stem).items()}
-    signals |= {f"e {name}": audio for name, audio in song.estimates.items()}
+    signals = {f"r {name}": audio for name, audio in track.references.items()}
+    for stem in track.references:
+        signals |= {f"r {name}": audio for name, audio in others(track, stem).items()}
+    signals |= {f"e {name}": audio for name, audio in track.estimates.items()}
     return list(signals), gram(list(signals.values()))
 
 
@@ -119,54 +132,4 @@ def gram(signals: list[NDArray[np.float32]]) -> NDArray[np.float64]:
     return products
 
 
-_LE_ROUX = "Le Roux et al. 2019, 'SDR - half-baked or well done?'"
-
-WAVEFORM_METRICS = (
-    Metric(
-        "usdr",
-        "uSDR (dB)",
-        "dB",
-        "higher",
-        "mean",
-        "10 log10 of the energy of the reference over that of the error, whole song and all "
-        "channels at once, 1e-7 added to both (Mitsufuji et al. 2022, Music Demixing Challenge "
-        "2021); silent references have none.",
-        "waveform",
-        usdr,
-    ),
-    Metric(
-        "si_sdr",
-        "SI-SDR (dB)",
-        "dB",
-        "higher",
-        "mean",
-        "Energy of the estimate's projection on the reference over that of the rest, one gain for "
-        f"the whole song and all channels, means kept ({_LE_ROUX}); limited to 120 dB.",
-        "waveform",
-        si_sdr,
-    ),
-    Metric(
-        "si_sir",
-        "SI-SIR (dB)",
-        "dB",
-        "higher",
-        "mean",
-        "Energy of the projection on the reference over that of what the projection on all "
-        f"references adds to it, one gain a reference ({_LE_ROUX}); where there is one reference, "
-        "the mixture less it is the other.",
-        "waveform",
-        si_sir,
-    ),
-    Metric(
-        "si_sar",
-        "SI-SAR (dB)",
-        "dB",
-        "higher",
-        "mean",
-        "Energy of the projection on the reference over that of what gains of all references do "
-        f"not explain ({_LE_ROUX}: the projection on the reference alone is above the line, unlike "
-        "in BSS Eval).",
-        "waveform",
-        si_sar,
-    ),
-)
+WAVEFORM_METRICS = (usdr, si_sdr, si_sir, si_sar)

@@ -1,1 +1,1 @@
-"""The page on which systems are heard, seen and compared: no server, no outside scripts."""
+"""The listening report: a page to hear, see and compare systems, without server or network."""

@@ -1,4 +1,4 @@
-"""The sounds of the page: one excerpt of all sources of a stem, brought to one loudness."""
+"""Audio of the page: the same excerpt of all sources of a stem, matched in loudness."""
 
 import math
 from collections.abc import Mapping
@@ -13,13 +13,14 @@ from mssgen.audio.encodings import Encoding
 from mssgen.audio.reading import AudioSource, open_source
 from mssgen.audio.resampling import fit_length, resample
 from mssgen.audio.writing import StemWriter
+from mssgen.evaluation.metrics.signals import at_rate
 from mssgen.inspection.loudness import integrated_lufs
 
 Audio = NDArray[np.float32]
 
 _TARGET_LUFS = -20.0
 _PEAK_DBFS = -1.0
-# BS.1770 gates at -70 LUFS; what is below this is silence with noise, not music to be turned up.
+# BS.1770 gates at -70 LUFS; below this it is noise in silence, not music to amplify.
 _QUIETEST_LUFS = -55.0
 _LONGEST_BLOCK_S = 0.4  # BS.1770 measures blocks of this length
 _FADE_S = 0.01
@@ -27,15 +28,15 @@ _OPUS_RATE = 48_000
 
 
 @dataclass(frozen=True)
-class Excerpt:
-    """The same part of every source of a stem, at the reference's rate."""
+class AlignedExcerpt:
+    """The same part of every source of a stem, at the sample rate of the reference."""
 
     start_s: float
     song_s: float
-    """The length of the whole reference."""
+    """Duration of the whole reference."""
     sample_rate: int
     sources: Mapping[str, Audio]
-    """By name, [C, T] as given: no gain; all of one or all of two channels."""
+    """By name, [C, T] without gain; either all mono or all stereo."""
 
     @property
     def duration_s(self) -> float:
@@ -44,21 +45,21 @@ class Excerpt:
 
 @dataclass(frozen=True)
 class Matched:
-    """The gains that make all sources of a stem equally loud."""
+    """Gains that make all sources of a stem equally loud."""
 
     lufs: float
-    """Integrated loudness of every source that could be measured (ITU-R BS.1770)."""
+    """Integrated loudness of every measurable source with its gain (ITU-R BS.1770)."""
     gains_db: Mapping[str, float]
     is_silent: Mapping[str, bool]
-    """Sources too quiet to be measured: they get the gain of the reference."""
+    """Whether a source is too quiet to measure; it gets the gain of the reference."""
 
 
-def read_excerpt(paths: Mapping[str, Path], reference: str, seconds: float) -> Excerpt:
-    """Read one part of all files: where `reference` has the most energy in `seconds`; 0 is all.
+def read_excerpt(paths: Mapping[str, Path], reference: str, seconds: float) -> AlignedExcerpt:
+    """Read the same part of all files: the `seconds` with the most energy in `reference`.
 
-    Files of another rate are resampled to that of the reference, of another length cut or filled
-    with zeros at the end; more than two channels are mixed to stereo, and one channel beside stereo
-    is doubled, as it is heard: a loudness counts every channel. Raises AudioError.
+    Files are resampled to the rate of the reference, and cut or padded with zeros at the end. More
+    than two channels are mixed to stereo; mono is doubled if another source is stereo, because
+    loudness sums over channels. 0 seconds: the whole file. Raises AudioError.
     """
     with ExitStack() as stack:
         files = {name: stack.enter_context(open_source(path)) for name, path in paths.items()}
@@ -71,13 +72,13 @@ def read_excerpt(paths: Mapping[str, Path], reference: str, seconds: float) -> E
         name: np.broadcast_to(audio, (n_channels, audio.shape[1]))
         for name, audio in sources.items()
     }
-    return Excerpt(start / rate, n_song / rate, rate, sources)
+    return AlignedExcerpt(start / rate, n_song / rate, rate, sources)
 
 
 def _loudest(source: AudioSource, n_samples: int) -> tuple[int, int]:
-    """Length of the file, and the first of the `n_samples` with the most energy (to 0.1 s)."""
+    """(length of the file, start of the `n_samples` with the most energy, to 0.1 s)."""
     step = max(1, source.info.sample_rate // 10)
-    # Blocks of some files are shorter than asked for.
+    # Blocks of some files are shorter than requested.
     blocks = [(block.shape[1], float(np.square(block).sum())) for block in source.blocks(step)]
     lengths, energies = np.array(blocks).T
     ends, sums = np.cumsum(lengths), np.cumsum(energies)
@@ -97,27 +98,27 @@ def _read(source: AudioSource, start_s: float, n_samples: int, rate: int) -> Aud
         from mssgen.audio.channels import downmixed
 
         block = downmixed(block, source.info.layout)
-    # What is no sound (NaN) was reported by the evaluation; a page must not fail for it.
+    # The evaluation reports NaN; a page must not fail because of it.
     block = np.nan_to_num(block, posinf=0.0, neginf=0.0)
     parts = fit_length(resample([block], len(block), own_rate, rate), len(block), n_samples)
     return np.concatenate(list(parts), axis=1)
 
 
 def loudness_lufs(audio: Audio, sample_rate: int) -> float | None:
-    """Integrated loudness of [C, T] by ITU-R BS.1770-4; None for what is (nearly) silent.
+    """Integrated loudness of [C, T] by ITU-R BS.1770-4; None for (near) silence.
 
-    Raises UsageError where scipy is not installed.
+    Raises UsageError if scipy is not installed.
     """
     shortfall = math.ceil(_LONGEST_BLOCK_S * sample_rate) + 1 - audio.shape[1]
     if shortfall > 0:
-        # Tiling keeps the level of what is too short to be measured.
+        # Repeating keeps the level of signals too short to measure.
         audio = np.tile(audio, -(-shortfall // audio.shape[1]) + 1)
     loudness = integrated_lufs(audio, sample_rate)
     return loudness if loudness is not None and loudness >= _QUIETEST_LUFS else None
 
 
-def match(excerpt: Excerpt, reference: str) -> Matched:
-    """Gains to -20 LUFS, or to less where a source would peak above -1 dBFS."""
+def match(excerpt: AlignedExcerpt, reference: str) -> Matched:
+    """Gains to -20 LUFS, or lower if a source would peak above -1 dBFS."""
     measured = {
         name: loudness_lufs(audio, excerpt.sample_rate) for name, audio in excerpt.sources.items()
     }
@@ -136,15 +137,14 @@ def match(excerpt: Excerpt, reference: str) -> Matched:
 
 
 def amplified(audio: Audio, gain_db: float) -> Audio:
-    """[C, T] as it is heard on the page: with gain."""
+    """Audio [C, T] with a gain in dB."""
     return np.asarray(audio * np.float32(10 ** (gain_db / 20)), np.float32)
 
 
 def write_sound(audio: Audio, sample_rate: int, target: Path, container: str) -> None:
-    """Encode [C, T], which ends and begins with a short fade; raises UsageError or AudioError."""
-    if container == "opus" and sample_rate != _OPUS_RATE:
-        audio = np.concatenate(list(resample([audio], len(audio), sample_rate, _OPUS_RATE)), axis=1)
-        sample_rate = _OPUS_RATE
+    """Encode [C, T] with short fades at both ends; raises UsageError or AudioError."""
+    if container == "opus":
+        audio, sample_rate = at_rate(audio, sample_rate, _OPUS_RATE), _OPUS_RATE
     n_fade = min(audio.shape[1] // 2, round(_FADE_S * sample_rate))
     audio = audio.copy()
     ramp = np.linspace(0, 1, n_fade, endpoint=False, dtype=np.float32)

@@ -32,7 +32,7 @@ function gainText(source) {
 function spectrogram(stem, source, view, name) {
   const shows = view === "difference" && source.difference ? "difference" : "spectrogram";
   const text = shows === "difference"
-    ? `Difference of ${name} and the reference`
+    ? `Difference between ${name} and the reference`
     : `Spectrogram of ${name}`;
   return make("div", { class: "spectrogram" },
     make("img", { src: source[shows], alt: text, loading: "lazy", draggable: "false" }),
@@ -91,11 +91,11 @@ function drawLegend(report, view) {
   });
   const parts = {
     spectrogram: [`−${report.rangeDb} dB`, scale(report.gradients.levels), "loudest",
-      "As given, one scale for all sources · mel frequency in Hz"],
+      "Original level, one scale for all sources · mel frequency in Hz"],
     difference: [`−${report.differenceDb} dB missing`, scale(report.gradients.signs),
       `+${report.differenceDb} dB added`,
-      "Source minus reference, as given; the reference itself as a spectrogram"],
-    waveform: ["As played: at equal loudness"],
+      "Source minus reference, original level; the reference itself as a spectrogram"],
+    waveform: ["As played: matched in loudness"],
   };
   legend.replaceChildren(...parts[view].map((part) =>
     typeof part === "string" ? make("span", {}, part) : part));

@@ -62,17 +62,17 @@ function drawHead() {
     get("about").append(make("dt", {}, name), make("dd", {}, text));
   }
   const part = report.seconds
-    ? `Each stem is heard where its reference is loudest, for ${report.seconds} s; the numbers `
-      + "are of whole songs."
-    : "Whole songs are heard.";
+    ? `Excerpts of ${report.seconds} s, where the reference of each stem is loudest; scores `
+      + "cover whole tracks."
+    : "Whole tracks are played.";
   get("reading").append(...[
     part,
-    "All sources of a stem are brought to the same loudness (ITU-R BS.1770), so that none wins by "
-      + "being louder; the gain stands beside each. Numbers, spectrograms and differences are of "
-      + "the files as they are.",
+    "All sources of a stem are matched in loudness (ITU-R BS.1770), so that none wins by being "
+      + "louder; the gain is shown beside each. Scores, spectrograms and differences use the "
+      + "original files.",
     "Difference: orange is what a system added to the reference (bleed, noise), blue is what it "
-      + "lost.",
-    `Sounds are ${report.container} files beside this page; they load when they are played.`,
+      + "removed.",
+    `Audio is in ${report.container} files beside this page, loaded when played.`,
   ].map((text) => make("li", {}, text)));
 }
 
@@ -80,8 +80,8 @@ function drawSummary() {
   const metric = metrics.get(state.metric);
   if (!metric) return;
   get("definition").textContent = `${metric.definition} Shown: the ${metric.aggregate} over `
-    + `tracks; ${BETTER[metric.better]}. Small: 95 % interval by bootstrap. Below, each dot is a `
-    + "track, each bar such a number with its interval.";
+    + `tracks; ${BETTER[metric.better]}. Small: 95 % bootstrap interval. Below, each dot is a `
+    + "track, each bar an average with its interval.";
   const cells = report.summary[metric.name] ?? {};
   const stems = [...report.stems.filter((stem) => cells[stem]),
     ...Object.keys(cells).filter((stem) => !report.stems.includes(stem))];
@@ -96,7 +96,7 @@ function drawSummary() {
           text: number(value), key: value, best: bests[column][index],
           small: [low === null ? null : `${number(low)} to ${number(high)}`,
             missing ? `${known} of ${known + missing}` : null].filter(Boolean).join(" · "),
-          title: `${known} tracks${missing ? `, ${missing} without a value` : ""}`,
+          title: `${known} track${known === 1 ? "" : "s"}${missing ? `, ${missing} without a value` : ""}`,
         };
       })],
   }));

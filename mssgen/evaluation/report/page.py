@@ -1,13 +1,9 @@
-"""An evaluation as a page: index.html, and beside it the sounds and pictures of each track."""
+"""Writes the report of an evaluation: index.html, with audio and pictures of each track."""
 
-import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
-from html import escape
-from importlib.resources import files
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -21,39 +17,42 @@ from mssgen.evaluation.report.results import Results, TrackFiles
 from mssgen.evaluation.statistics import Aggregate, aggregate
 from mssgen.events import Done, Failed, Hook, Progress, Start, Written, ignore
 from mssgen.files import recover, reported, safe_target, whole_folder
+from mssgen.inspection.cells import slug
+from mssgen.inspection.html import in_script, rendered
 from mssgen.leftovers import holds_nothing, is_leftover
 
 PAGE = "index.html"
 FORMATS = ("ogg", "wav", "flac", "opus", "mp3")
 _ENTRIES = {PAGE, "data", "audio", "pictures"}
 _GENERATOR = "mssgen report"
-_PARTS = ("page.css", "player.js", "tables.js", "plot.js", "lanes.js", "page.js", "controls.js")
+_EXTRA = "evaluate"
 MIXTURE, REFERENCE = "mixture", "reference"
 
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """What of an evaluation goes onto the page."""
+    """Content of a report."""
 
     container: str = "ogg"
-    """A name of `FORMATS`: what browsers play."""
+    """Audio format, one of `FORMATS`."""
     seconds: float = 30.0
-    """The length of an excerpt; 0 takes whole songs."""
+    """Length of excerpts; 0: whole tracks."""
     max_tracks: int | None = None
-    """Sounds and pictures for the first so many tracks; numbers are there for all."""
+    """Number of tracks with audio and pictures, None: all; scores are shown for all tracks."""
     n_workers: int = 2
 
     def __post_init__(self) -> None:
         if self.container not in FORMATS:
             raise UsageError(
-                f"--format {self.container} is not for browsers; use one of {', '.join(FORMATS)}"
+                f"`container` {self.container} does not play in browsers; use one of "
+                f"{', '.join(FORMATS)}"
             )
         if not (self.seconds == 0 or 1 <= self.seconds <= 3600):
-            raise UsageError("--seconds must be 1 to 3600, or 0 for whole songs")
+            raise UsageError("`seconds` must be 1 to 3600, or 0 for whole songs")
         if self.max_tracks is not None and self.max_tracks < 1:
-            raise UsageError("--max-tracks must be 1 or more")
+            raise UsageError("`max_tracks` must be 1 or more")
         if self.n_workers < 1:
-            raise UsageError("--jobs must be 1 or more")
+            raise UsageError("`n_workers` must be 1 or more")
 
 
 def write_report(
@@ -64,11 +63,11 @@ def write_report(
     overwrite: bool = False,
     hook: Hook = ignore,
 ) -> Done:
-    """Write the page to `folder`, which appears complete or not at all.
+    """Write the report to `folder`, which appears complete or not at all.
 
-    A track whose files cannot be read is told to the hook and shown without sound. Raises
-    UsageError where packages of the extra are missing, MssgenError where `folder` holds anything
-    but an older report, or one and not `overwrite`, and where the disk cannot be written.
+    A track with unreadable files is reported to `hook` and shown without audio. Raises UsageError
+    if packages of the extra are missing, MssgenError if `folder` holds anything but an older
+    report, or an older report without `overwrite`, or cannot be written.
     """
     options = options or ReportOptions()
     started = monotonic()
@@ -106,7 +105,7 @@ def write_report(
 
 
 def _sound_s(track: TrackFiles, options: ReportOptions) -> float:
-    """Seconds of sound that the page has of a track, over all stems and sources."""
+    """Seconds of audio of a track on the page, over all stems and sources."""
     n_sources = sum(
         1 + len(stem.estimates) + (track.mixture is not None) for stem in track.stems.values()
     )
@@ -120,26 +119,26 @@ def _sound_s(track: TrackFiles, options: ReportOptions) -> float:
 
 @contextmanager
 def _new_report(folder: Path, *, overwrite: bool) -> Iterator[Path]:
-    """An empty folder that becomes `folder` if nothing is raised."""
+    """An empty folder that becomes `folder` unless an exception is raised."""
     place = folder.resolve()
     with reported(folder):
         recover(place)
         if folder.exists() and not (folder.is_dir() and holds_nothing(folder)):
             if not _is_report(folder):
                 raise MssgenError(
-                    f"{folder} is no older report, and nothing else is ever replaced; choose "
-                    "another --output"
+                    f"{folder} is not an older report, and nothing else is ever replaced; choose "
+                    "another `output`"
                 )
             if not overwrite:
                 raise MssgenError(
-                    f"{folder} exists: choose another --output, or add --overwrite to replace it"
+                    f"{folder} exists: choose another `output`, or replace it with `overwrite=True`"
                 )
         with whole_folder(place) as draft:
             yield draft
 
 
 def _is_report(folder: Path) -> bool:
-    """Whether the folder holds a report of ours and nothing else."""
+    """Whether the folder holds a report by mssgen and nothing else."""
     if not folder.is_dir():
         return False
     if {entry.name for entry in folder.iterdir() if not is_leftover(entry.name)} - _ENTRIES:
@@ -151,7 +150,7 @@ def _is_report(folder: Path) -> bool:
 def _write_track(
     track: TrackFiles, index: int, results: Results, draft: Path, options: ReportOptions
 ) -> dict[str, Any]:
-    """Sounds and pictures of a track; returns what the page must know of it."""
+    """Write audio and pictures of a track; returns the data that the page needs."""
     stems = []
     for number, stem in enumerate((name for name in results.stems if name in track.stems), 1):
         stem_files = track.stems[stem]
@@ -159,14 +158,14 @@ def _write_track(
         if track.mixture is not None:
             paths[MIXTURE] = track.mixture
         paths[REFERENCE] = stem_files.reference
-        # A system may be called "mixture": keys of systems are their numbers.
+        # A system may be called "mixture": systems are identified by number.
         systems = [name for name in results.systems if name in stem_files.estimates]
         paths |= {_key(results, name): stem_files.estimates[name] for name in systems}
         excerpt = audio_files.read_excerpt(paths, REFERENCE, options.seconds)
         matched = audio_files.match(excerpt, REFERENCE)
         rate = excerpt.sample_rate
         spectrograms = {
-            key: pictures.power_db(audio, rate) for key, audio in excerpt.sources.items()
+            key: pictures.mel_spectrogram_db(audio, rate) for key, audio in excerpt.sources.items()
         }
         top = pictures.top_db(list(spectrograms.values()))
         sources = []
@@ -212,13 +211,13 @@ def _write_track(
 
 
 def _key(results: Results, system: str) -> str:
-    """The name of a system in files: "system1", ..."""
+    """Identifier of a system in file names: "system1", ..."""
     return f"system{results.systems.index(system) + 1}"
 
 
 def _slug(name: str) -> str:
-    """A name that needs no quoting in addresses; numbers beside it keep it unique."""
-    return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")[:40].lower() or "x"
+    """Part of an address that needs no quoting."""
+    return slug(name, "-", 40).lower()
 
 
 def _place(draft: Path, kind: str, address: str, extension: str) -> Path:
@@ -232,41 +231,34 @@ def _address(path: Path, draft: Path) -> str:
 
 
 def _write_data(payload: Mapping[str, Any], index: int, draft: Path) -> None:
-    """A script, not JSON: pages from a disk may load scripts, but may not fetch."""
+    """Write a script, not JSON: pages opened from disk may load scripts, but may not fetch."""
     path = draft / "data" / f"{index + 1:04}.js"
     path.parent.mkdir(exist_ok=True)
-    path.write_text(f"mssgenReport.receive({index}, {_json(payload)});\n", encoding="utf-8")
-
-
-def _json(value: Any) -> str:
-    """JSON that may stand in a script of a page: nothing in it ends the script."""
-    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    path.write_text(
+        f"mssgenReport.receive({index}, {in_script(payload, extra=_EXTRA)});\n", encoding="utf-8"
+    )
 
 
 def _page(results: Results, n_heard: int, options: ReportOptions) -> str:
-    folder = files("mssgen.evaluation.report")
-    title = f"How {_listed(results.systems)} sound{'s' if len(results.systems) == 1 else ''}"
-    parts = {
-        "title": escape(title),
-        "generator": f"{_GENERATOR} {__version__}",
-        "report": _json(_report(results, title, n_heard, options)),
-    }
-    for name in _PARTS:
-        parts[name] = (folder / name).read_text(encoding="utf-8")
-    template = (folder / "page.html").read_text(encoding="utf-8")
-    # One pass: what was filled in is not looked at again.
-    return re.sub(r"\{\{([\w.]+)\}\}", lambda match: parts[match[1]], template)
+    title = f"Listening report: {_listed(results.systems)}"
+    return rendered(
+        "mssgen.evaluation.report",
+        "page.html",
+        extra=_EXTRA,
+        title=title,
+        generator=f"{_GENERATOR} {__version__}",
+        report=_report(results, title, n_heard, options),
+    )
 
 
 def _listed(names: Sequence[str]) -> str:
     if len(names) > 4:
         return f"{len(names)} systems"
-    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+    return " vs ".join(names)
 
 
 def _report(results: Results, title: str, n_heard: int, options: ReportOptions) -> dict[str, Any]:
-    """What the page must know before it shows a track."""
+    """Data that the page needs before it shows a track."""
     names = [track.name for track in results.tracks]
     scores: dict[str, Any] = {}
     reasons: dict[str, str] = {}
@@ -308,9 +300,9 @@ def _report(results: Results, title: str, n_heard: int, options: ReportOptions) 
 
 
 def summarise(results: Results) -> dict[str, dict[str, dict[str, dict[str, Any]]]]:
-    """By metric, stem and system: value, interval (low, high), and how many tracks have a value.
+    """By metric, stem and system: average, interval (low, high), tracks with and without a value.
 
-    Scores of the whole set (of a track that is none) are taken as they are.
+    Scores of the whole set (whose track is not in the list) are passed on unchanged.
     """
     names = {track.name for track in results.tracks}
     how = {metric["name"]: metric["aggregate"] for metric in results.metrics}

@@ -1,4 +1,4 @@
-"""Waveforms and spectrograms as small pictures that can be laid under one another."""
+"""Waveforms and spectrograms as small pictures of equal size and scale."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,14 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mssgen.extras import missing
+from mssgen.inspection.spectrograms import to_hz, to_mel
 
 Image = NDArray[np.float32]
 
 N_COLUMNS, N_ROWS = 900, 150
 RANGE_DB = 75.0
-"""What a spectrogram shows below its loudest point."""
+"""Dynamic range of a spectrogram, below its loudest point."""
 DIFFERENCE_DB = 30.0
-"""What a difference shows, up and down."""
+"""Range of a difference picture, up and down."""
 _N_PEAKS = 450
 _LOWEST_HZ, _HIGHEST_HZ = 40.0, 18_000.0
 _TICKS_HZ = (300, 1000, 3000, 10_000)
@@ -23,14 +24,14 @@ _FRAME_S = 0.08
 _MAX_HOP_S = 0.025
 _FRAMES_AT_ONCE = 512
 _QUALITY = 80
-# From dark to light, evenly in lightness; after matplotlib's "magma" (CC0).
+# From dark to light, with even steps of lightness; after matplotlib's "magma" (CC0).
 _LEVELS = "000004 140e36 3b0f70 641a80 8c2981 b73779 de4968 f7705c fe9f6d fecf92 fcfdbf"
-# Blue for what is missing, orange for what was added: apart for the colour-blind too.
+# Blue: missing, orange: added; distinguishable for colour-blind readers.
 _SIGNS = "a6e3ff 4aa8e8 1f5f9e 123454 101216 5a2a0c a8521a ee8a3c ffd9a8"
 
 
-def power_db(audio: NDArray[np.float32], sample_rate: int) -> Image:
-    """[C, T] -> [rows, columns] in dB, low frequencies first, on a mel scale; channels averaged."""
+def mel_spectrogram_db(audio: NDArray[np.float32], sample_rate: int) -> Image:
+    """Mel spectrogram [rows, columns] of [C, T] in dB, low frequencies first, channels averaged."""
     n_fft = 2 ** round(np.log2(_FRAME_S * sample_rate))
     n_samples = audio.shape[1]
     n_per_column = max(1, round(n_samples / (N_COLUMNS * _MAX_HOP_S * sample_rate)))
@@ -51,9 +52,9 @@ def power_db(audio: NDArray[np.float32], sample_rate: int) -> Image:
 
 
 def ticks(sample_rate: int) -> list[tuple[str, float]]:
-    """Labels for the frequency axis, and where they stand: 0 is the lower edge, 1 the upper."""
-    low, high = _mel(np.array(_edges(sample_rate)))
-    places = (_mel(np.array(_TICKS_HZ, float)) - low) / (high - low)
+    """Labels of the frequency axis and their positions: 0 is the lower edge, 1 the upper."""
+    low, high = to_mel(np.array(_edges(sample_rate)))
+    places = (to_mel(np.array(_TICKS_HZ, float)) - low) / (high - low)
     return [
         (f"{hz // 1000}k" if hz >= 1000 else str(hz), round(float(place), 4))
         for hz, place in zip(_TICKS_HZ, places, strict=True)
@@ -62,7 +63,7 @@ def ticks(sample_rate: int) -> list[tuple[str, float]]:
 
 
 def top_db(spectrograms: Sequence[Image]) -> float:
-    """The upper end of a common scale: the loudest point of all."""
+    """Upper end of a common scale: the loudest point of all, dB."""
     return max(float(image.max()) for image in spectrograms)
 
 
@@ -72,9 +73,9 @@ def draw_spectrogram(image: Image, top: float, path: Path) -> None:
 
 
 def draw_difference(estimate: Image, reference: Image, top: float, path: Path) -> None:
-    """Write estimate minus reference in dB as WebP: bright where they differ by `DIFFERENCE_DB`.
+    """Write estimate minus reference in dB as WebP: brightest at `DIFFERENCE_DB`.
 
-    What lies more than `RANGE_DB` below `top` counts as that: silence differs from silence by 0.
+    Levels are clamped at `RANGE_DB` below `top`, so that silence differs from silence by 0.
     """
     floor = top - RANGE_DB
     difference = np.maximum(estimate, floor) - np.maximum(reference, floor)
@@ -82,7 +83,7 @@ def draw_difference(estimate: Image, reference: Image, top: float, path: Path) -
 
 
 def peaks(audio: NDArray[np.float32]) -> list[int]:
-    """The outline of [C, T]: lowest and highest sample of each column in turn, full scale 100."""
+    """Waveform outline of [C, T]: minimum and maximum per column in turn, full scale 100."""
     edges = np.linspace(0, audio.shape[1], min(_N_PEAKS, audio.shape[1]), endpoint=False)
     starts = edges.astype(int)
     low = np.minimum.reduceat(audio.min(axis=0), starts)
@@ -92,7 +93,7 @@ def peaks(audio: NDArray[np.float32]) -> list[int]:
 
 
 def gradients() -> dict[str, str]:
-    """The colour scales as lists of CSS colours, for the legends."""
+    """Colour scales as lists of CSS colours, for the legends."""
     return {
         "levels": ", ".join(f"#{colour}" for colour in _LEVELS.split()),
         "signs": ", ".join(f"#{colour}" for colour in _SIGNS.split()),
@@ -103,15 +104,10 @@ def _edges(sample_rate: int) -> tuple[float, float]:
     return _LOWEST_HZ, min(_HIGHEST_HZ, sample_rate / 2)
 
 
-def _mel(hz: NDArray[np.float64]) -> NDArray[np.float64]:
-    """O'Shaughnessy 1987."""
-    return np.asarray(2595 * np.log10(1 + hz / 700))
-
-
 def _bands(n_fft: int, sample_rate: int) -> NDArray[np.float32]:
-    """Weights [rows, bins]: triangles on the mel scale, never narrower than a bin."""
-    low, high = _mel(np.array(_edges(sample_rate)))
-    centres = 700 * (10 ** (np.linspace(low, high, N_ROWS) / 2595) - 1)
+    """Triangular mel filters [rows, bins], none narrower than a bin."""
+    low, high = to_mel(np.array(_edges(sample_rate)))
+    centres = to_hz(np.linspace(low, high, N_ROWS))
     bins = np.fft.rfftfreq(n_fft, 1 / sample_rate)
     widths = np.maximum(np.gradient(centres), sample_rate / n_fft)
     weights = np.maximum(0, 1 - np.abs(bins - centres[:, None]) / widths[:, None])

@@ -1,4 +1,4 @@
-"""What `mssgen evaluate` left in its folder, read back and checked."""
+"""Reads and checks the files that `mssgen evaluate` wrote."""
 
 import json
 from collections.abc import Mapping
@@ -38,12 +38,12 @@ class Results:
 
     systems: tuple[str, ...]
     stems: tuple[str, ...]
-    """The usual ones first, others in the order of their appearance."""
+    """The usual four first, others in order of appearance."""
     metrics: tuple[Mapping[str, str], ...]
     """Each with name, title, unit, better, aggregate, definition and group."""
     tracks: tuple[TrackFiles, ...]
     scores: Mapping[tuple[str, str, str, str], Score]
-    """By (metric, stem, system, track); a track that is none of `tracks` is the whole set."""
+    """By (metric, stem, system, track); a track not among `tracks` stands for the whole set."""
     notes: tuple[Mapping[str, str], ...]
     """Each with system, track and note."""
     about: Mapping[str, str]
@@ -53,7 +53,7 @@ class Results:
 def read_results(folder: Path) -> Results:
     """Read scores.jsonl and evaluation.json of `folder`.
 
-    Raises UsageError where they are absent, MssgenError where they are damaged or newer than this.
+    Raises UsageError if they are missing, MssgenError if they are damaged or from a newer version.
     """
     head = _read_evaluation(folder / EVALUATION)
     path = folder / EVALUATION
@@ -72,7 +72,9 @@ def read_results(folder: Path) -> Results:
             "it again"
         ) from None
     if not systems or not tracks:
-        raise MssgenError(f"{path} names no {'tracks' if systems else 'systems'}; evaluate some")
+        raise MssgenError(
+            f"{path} names no {'tracks' if systems else 'systems'}; run `mssgen evaluate` again"
+        )
     names = dict.fromkeys(stem for track in tracks for stem in track.stems)
     stems = tuple(sorted(names, key=lambda stem: (*STEMS, stem).index(stem)))
     scores = {
@@ -87,14 +89,14 @@ def _read_evaluation(path: Path) -> dict[str, Any]:
         head = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise UsageError(
-            f"{path} does not exist; give the folder that `mssgen evaluate --output` wrote"
+            f"{path} does not exist; give the output folder of `mssgen evaluate`"
         ) from None
     except (OSError, ValueError, RecursionError) as error:
         raise MssgenError(f"{path} cannot be read ({error}); run `mssgen evaluate` again") from None
     if not isinstance(head, dict) or head.get("format_version") != FORMAT_VERSION:
         raise MssgenError(
-            f"{path} is no evaluation of format {FORMAT_VERSION}; run `mssgen evaluate` of this "
-            "version"
+            f"{path} is not an evaluation of format {FORMAT_VERSION}; run this version of "
+            "`mssgen evaluate`"
         )
     return head
 

@@ -68,8 +68,9 @@ def run(
     from tables import Table
 
     from mssgen.codecs.loading import load_codec
+    from mssgen.evaluation.commits import commit_of
     from mssgen.evaluation.metrics.signals import is_silent
-    from mssgen.evaluation.records import commit_of, versions
+    from mssgen.evaluation.records import versions
     from mssgen.files import write_text
 
     torch.set_num_threads(arguments.threads)

@@ -24,13 +24,13 @@ from mssgen.enhancers.blend import Blend
 from mssgen.enhancers.chain import StemEnhancer
 from mssgen.enhancers.codec import CodecEnhancer
 from mssgen.enhancers.loading import Refining, load_enhancer
-from mssgen.evaluation.metrics.base import Audio, Metric, Score, Song
+from mssgen.evaluation.metrics.base import Audio, Metric, Score, TrackAudio
 from mssgen.evaluation.metrics.embeddings import EMBEDDINGS, Embedding
 from mssgen.evaluation.metrics.frechet import Frames
-from mssgen.evaluation.metrics.signals import power_db
+from mssgen.evaluation.metrics.signals import at_rate
 from mssgen.evaluation.metrics.table import METRICS, codec_hash
 from mssgen.evaluation.metrics.tokens import token_metrics
-from mssgen.evaluation.recordings import at_rate
+from mssgen.inspection.decibels import rms_db
 from mssgen.refiners.refine import Refinement
 
 VERSION = 2
@@ -217,12 +217,12 @@ class Bench:
         return frames
 
     def _scores(self, row: _Row, audio: Audio, excerpt: Excerpt) -> dict[str, Score]:
-        def song(reference: Audio) -> Song:
+        def song(reference: Audio) -> TrackAudio:
             references, estimates = {excerpt.stem: reference}, {excerpt.stem: audio}
             rate = excerpt.sample_rate
-            return Song(excerpt.track, rate, references, estimates, excerpt.mixture)
+            return TrackAudio(excerpt.track, rate, references, estimates, excerpt.mixture)
 
-        def value(metric: Metric, of: Song) -> Score:
+        def value(metric: Metric, of: TrackAudio) -> Score:
             return metric.measure(of, excerpt.stem)
 
         with_clean = song(excerpt.clean)
@@ -265,7 +265,7 @@ def _loud_seconds(excerpt: Excerpt, n: int) -> NDArray[np.int64]:
     rate = excerpt.sample_rate
     n_seconds = max(1, excerpt.clean.shape[1] // rate)
     seconds = np.array_split(np.arange(n_seconds * rate), n_seconds)
-    loud = [at for at in seconds if power_db(excerpt.clean[:, at]) > _GATE_DB] or seconds
+    loud = [at for at in seconds if rms_db(excerpt.clean[:, at]) > _GATE_DB] or seconds
     chosen = np.linspace(0, len(loud) - 1, min(n, len(loud))).round().astype(int)
     samples = np.concatenate([loud[index] for index in chosen])
     return samples[samples < excerpt.clean.shape[1]]

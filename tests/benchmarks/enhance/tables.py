@@ -8,7 +8,8 @@ import numpy as np
 from rows import CDPAM, CLEAN, FIRST_TOKEN, LOUDNESS, MEAN_TOKEN, SEPARATED, Measured
 
 from mssgen.evaluation.metrics.frechet import frechet_audio_distance
-from mssgen.evaluation.tables import markdown_table, number, text
+from mssgen.evaluation.tables import markdown_table, number
+from mssgen.inspection.cells import md_text
 
 NOT_WORSE = 0.01
 """Changes below 1 % are none."""
@@ -120,10 +121,10 @@ class Table:
     def markdown(self) -> str:
         """The table and the verdicts."""
         head = ["row", *(column.title for column in COLUMNS)]
-        lines = [[text(row), *(self._shown(row, c) for c in COLUMNS)] for row in self.rows]
+        lines = [[md_text(row), *(self._shown(row, c) for c in COLUMNS)] for row in self.rows]
         n = len(self.tracks)
         parts = [
-            f"### {text(self.song_set)}: {self.stem}",
+            f"### {md_text(self.song_set)}: {self.stem}",
             f"{n} {'song' if n == 1 else 'songs'}, {self.duration_s:.0f} s, of which CDPAM heard "
             f"{self._cdpam_seconds}. In brackets: the change against the separated input.",
             markdown_table(iter([head, *lines])),
@@ -134,7 +135,7 @@ class Table:
             body = []
             for row in dict.fromkeys(verdict.row for verdict in verdicts):
                 cells = [_told(by_place.get((row, goal))) for goal in goals]
-                body.append([text(row), *cells])
+                body.append([md_text(row), *cells])
             lines = [["row", *goals], *body]
             parts += ["Goals:", markdown_table(iter(lines), left=range(len(lines[0])))]
         return "\n\n".join(parts)

@@ -250,7 +250,7 @@ def test_wrong_calls(evaluation: Path, mushra: Path, tmp_path: Path) -> None:
         export_mushra(evaluation, tmp_path / "out", ListeningOptions(stems=("bass",)))
     with pytest.raises(UsageError, match="system theirs"):
         export_mushra(evaluation, tmp_path / "out", ListeningOptions(systems=("theirs",)))
-    with pytest.raises(MssgenError, match="--overwrite"):
+    with pytest.raises(MssgenError, match="`overwrite=True`"):
         export_mushra(evaluation, mushra.parent, OPTIONS)
     for wrong in ({"seconds": 1.0}, {"n_trials": 0}, {"anchors_hz": (5000,)}):
         with pytest.raises(UsageError):

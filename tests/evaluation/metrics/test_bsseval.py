@@ -8,7 +8,7 @@ import pytest
 import soundfile as sf
 from numpy.typing import NDArray
 
-from mssgen.evaluation.metrics.base import Score, Song
+from mssgen.evaluation.metrics.base import Score, TrackAudio
 from mssgen.evaluation.metrics.bsseval import bsseval_frames
 from mssgen.evaluation.metrics.table import METRICS
 
@@ -48,7 +48,7 @@ def with_bleed(stems: dict[str, Audio]) -> dict[str, Audio]:
     }
 
 
-def values(of: Song, stem: str) -> list[float | None]:
+def values(of: TrackAudio, stem: str) -> list[float | None]:
     return [METRICS[name].measure(of, stem).value for name in NAMES]
 
 
@@ -72,7 +72,7 @@ def test_the_numbers_are_musevals(music: Audio) -> None:
     references = {name: audio[:1] for name, audio in cut_stems(resampled(music)).items()}
     estimates = with_bleed(references)
     expected = by_museval(list(references.values()), list(estimates.values()), rate)
-    of = Song("t", rate, references, estimates)
+    of = TrackAudio("t", rate, references, estimates)
     for index, stem in enumerate(references):
         np.testing.assert_allclose(values(of, stem), expected[:, index], atol=1e-4)
     assert METRICS["sdr"].measure(of, "bass").n == 3
@@ -87,7 +87,7 @@ def test_the_numbers_are_those_of_musevals_command(music: Audio, tmp_path: Path)
         for name, audio in stems.items():
             sf.write(tmp_path / folder / f"{name}.wav", audio.T, rate, subtype="FLOAT")
     store = museval.eval_dir(str(tmp_path / "references"), str(tmp_path / "estimates"))
-    of = Song("t", rate, references, estimates)
+    of = TrackAudio("t", rate, references, estimates)
     for target in store.scores["targets"]:
         stem = target["name"].removesuffix(".wav")
         for name in NAMES:
@@ -114,7 +114,7 @@ def test_real_stems(song: str) -> None:
     references = {name: x[:, loudest : loudest + 3 * rate] for name, x in references.items()}
     estimates = with_bleed(references)
     expected = by_museval(list(references.values()), list(estimates.values()), rate)
-    of = Song("t", rate, references, estimates)
+    of = TrackAudio("t", rate, references, estimates)
     for index, stem in enumerate(names):
         np.testing.assert_allclose(values(of, stem), expected[:, index], atol=1e-4)
 
@@ -128,7 +128,7 @@ def test_sdr_is_the_median_of_plain_ratios() -> None:
     rate = 4000
     s, other = small(0), small(1)
     error = np.repeat([0.1, 0.01, 0.03], rate)[None].astype(np.float32)
-    of = Song("t", rate, {"a": s, "b": other}, {"a": s + error, "b": other + error})
+    of = TrackAudio("t", rate, {"a": s, "b": other}, {"a": s + error, "b": other + error})
     ratios = [
         10 * np.log10(np.square(s[:, at], dtype=float).sum() / np.square(error[:, at]).sum())
         for at in (slice(0, rate), slice(rate, 2 * rate), slice(2 * rate, 3 * rate))
@@ -146,7 +146,7 @@ def test_mir_eval_gives_the_same_for_one_window() -> None:
     stacked = [np.stack([x.T for x in each.values()]) for each in (references, estimates)]
     with warnings.catch_warnings(action="ignore"):
         sdr, isr, sir, sar, _ = separation.bss_eval_images(*stacked, compute_permutation=False)
-    of = Song("t", rate, references, estimates)
+    of = TrackAudio("t", rate, references, estimates)
     for index, stem in enumerate(references):
         expected = [sdr[index], isr[index], sir[index], sar[index]]
         np.testing.assert_allclose(values(of, stem), expected, atol=1e-3)
@@ -154,7 +154,9 @@ def test_mir_eval_gives_the_same_for_one_window() -> None:
 
 def test_all_stems_and_metrics_are_one_evaluation() -> None:
     references = {"a": small(0, 3000), "b": small(1, 3000)}
-    of = Song("t", 3000, references, {name: x + small(2, 3000) for name, x in references.items()})
+    of = TrackAudio(
+        "t", 3000, references, {name: x + small(2, 3000) for name, x in references.items()}
+    )
     assert bsseval_frames(of) is bsseval_frames(of)
 
 
@@ -164,12 +166,12 @@ def test_one_stem_is_scored_against_the_rest_of_the_mixture() -> None:
     estimate = s + np.float32(0.1) * rest + np.float32(0.05) * small(2)
     mixture = s + rest
     expected = by_museval([s, rest], [estimate, mixture - estimate], rate)[:, 0]
-    of = Song("t", rate, {"a": s}, {"a": estimate}, mixture)
+    of = TrackAudio("t", rate, {"a": s}, {"a": estimate}, mixture)
     np.testing.assert_allclose(values(of, "a"), expected, atol=1e-3)
     # The sum of the references is as good.
-    of = Song("t", rate, {"a": s, "b": rest}, {"a": estimate})
+    of = TrackAudio("t", rate, {"a": s, "b": rest}, {"a": estimate})
     np.testing.assert_allclose(values(of, "a"), expected, atol=1e-3)
-    nothing = Song("t", rate, {"a": s}, {"a": estimate})
+    nothing = TrackAudio("t", rate, {"a": s}, {"a": estimate})
     reason = "one source only, and no mixture"
     assert METRICS["sdr"].measure(nothing, "a") == Score(None, 0, reason)
 
@@ -180,12 +182,12 @@ def test_silent_stems_do_not_stop_the_others() -> None:
     a, b = small(0), small(1)
     estimates = {"a": a + np.float32(0.1) * b, "b": b + np.float32(0.2) * a}
     expected = by_museval([a, b], list(estimates.values()), rate)
-    of = Song("t", rate, {"a": a, "z": zeros, "b": b}, {**estimates, "z": small(5)})
+    of = TrackAudio("t", rate, {"a": a, "z": zeros, "b": b}, {**estimates, "z": small(5)})
     np.testing.assert_allclose(values(of, "a"), expected[:, 0], atol=1e-4)
     np.testing.assert_allclose(values(of, "b"), expected[:, 1], atol=1e-4)
     assert METRICS["sdr"].measure(of, "z") == Score(None, 0, "silent reference")
     # A silent estimate has no number; its reference still counts for the other's SIR.
-    of = Song("t", rate, {"a": a, "b": b}, {"a": estimates["a"], "b": zeros})
+    of = TrackAudio("t", rate, {"a": a, "b": b}, {"a": estimates["a"], "b": zeros})
     np.testing.assert_allclose(values(of, "a"), expected[:, 0], atol=1e-4)
     assert METRICS["sir"].measure(of, "b") == Score(None, 0, "silent estimate")
 
@@ -194,9 +196,9 @@ def test_windows_with_a_silent_source_do_not_count() -> None:
     rate = 3000
     a, b = small(0), small(1)
     b[:, :rate] = 0
-    of = Song("t", rate, {"a": a, "b": b}, {"a": a + small(2), "b": b + small(3)})
+    of = TrackAudio("t", rate, {"a": a, "b": b}, {"a": a + small(2), "b": b + small(3)})
     assert METRICS["sdr"].measure(of, "a").n == 3
-    short = Song(
+    short = TrackAudio(
         "t",
         rate,
         {"a": a[:, :100], "b": small(1, 100)},

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from mssgen.errors import UsageError
-from mssgen.evaluation.metrics.base import Metric, Song
+from mssgen.evaluation.metrics.base import Metric, TrackAudio
 from mssgen.evaluation.metrics.embeddings import (
     EMBEDDINGS,
     Embedding,
@@ -42,11 +42,11 @@ def noise(seed: int, n_samples: int = RATE, n_channels: int = 1) -> Audio:
     return (0.1 * random.standard_normal((n_channels, n_samples))).astype(np.float32)
 
 
-def song(reference: Audio, estimate: Audio, sample_rate: int = RATE) -> Song:
-    return Song("t", sample_rate, {"bass": reference}, {"bass": estimate})
+def song(reference: Audio, estimate: Audio, sample_rate: int = RATE) -> TrackAudio:
+    return TrackAudio("t", sample_rate, {"bass": reference}, {"bass": estimate})
 
 
-def by_name(metrics: list[Metric], of: Song) -> dict[str, float]:
+def by_name(metrics: list[Metric], of: TrackAudio) -> dict[str, float]:
     scores = {metric.name: metric.measure(of, "bass").value for metric in metrics}
     assert None not in scores.values()
     return {name: float(value) for name, value in scores.items() if value is not None}

@@ -5,7 +5,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from mssgen.evaluation.metrics.base import Score, Song
+from mssgen.evaluation.metrics.base import Score, TrackAudio
 from mssgen.evaluation.metrics.spectral import FFT_SIZES, spectra
 from mssgen.evaluation.metrics.table import METRICS
 
@@ -13,7 +13,7 @@ Audio = NDArray[np.float32]
 
 
 def value(name: str, reference: Audio, estimate: Audio, sample_rate: int = 44100) -> float:
-    of = Song("t", sample_rate, {"bass": reference}, {"bass": estimate})
+    of = TrackAudio("t", sample_rate, {"bass": reference}, {"bass": estimate})
     found = METRICS[name].measure(of, "bass").value
     assert found is not None
     return found
@@ -108,7 +108,7 @@ class TestProxies:
         t = np.arange(4 * 16000) / 16000
         low, high = (np.sin(2 * np.pi * f * t)[None].astype(np.float32) for f in (1000, 4000))
         low[:, 2 * 16000 :] *= 0.001
-        of = Song("t", 16000, {"bass": low}, {"bass": high})
+        of = TrackAudio("t", 16000, {"bass": low}, {"bass": high})
         score = METRICS["rolloff98_hz"].measure(of, "bass")
         assert score.n == pytest.approx(2 * 16000 / 512, abs=4)
 
@@ -130,7 +130,7 @@ class TestProxies:
 
     def test_no_onset_is_no_score(self) -> None:
         steady = np.full((1, 16000), 0.5, np.float32)
-        of = Song("t", 16000, {"bass": steady}, {"bass": steady})
+        of = TrackAudio("t", 16000, {"bass": steady}, {"bass": steady})
         assert METRICS["onset_f1"].measure(of, "bass") == Score(
             None, 0, "no onset in the reference"
         )

@@ -2,8 +2,10 @@
 
 import gc
 import math
+import pickle
 import shutil
 import weakref
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,8 +14,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from mssgen.errors import UsageError
-from mssgen.evaluation.metrics.base import Score, Song
-from mssgen.evaluation.metrics.signals import per_song
+from mssgen.evaluation.metrics.base import Score, TrackAudio
+from mssgen.evaluation.metrics.signals import per_track
 from mssgen.evaluation.metrics.table import METRICS, choose_metrics, groups
 
 from support.models import has_ffmpeg
@@ -43,15 +45,15 @@ def song(
     estimates: dict[str, Audio],
     mixture: Audio | None = None,
     sample_rate: int = RATE,
-) -> Song:
-    return Song("track", sample_rate, references, estimates, mixture)
+) -> TrackAudio:
+    return TrackAudio("track", sample_rate, references, estimates, mixture)
 
 
-def measure(name: str, of: Song, stem: str = "bass") -> Score:
+def measure(name: str, of: TrackAudio, stem: str = "bass") -> Score:
     return METRICS[name].measure(of, stem)
 
 
-def value(name: str, of: Song, stem: str = "bass") -> float:
+def value(name: str, of: TrackAudio, stem: str = "bass") -> float:
     score = measure(name, of, stem)
     assert score.value is not None, score
     return score.value
@@ -288,12 +290,18 @@ def test_inputs_stay_as_they_are(name: str) -> None:
     np.testing.assert_array_equal(estimate, before[1])
 
 
+@pytest.mark.parametrize("name", ["usdr", "excess"])
+def test_a_changed_metric_travels_to_other_processes(name: str) -> None:
+    changed = replace(METRICS[name], title="Another title")
+    assert pickle.loads(pickle.dumps(changed)) == changed
+
+
 def test_results_are_kept_as_long_as_the_song() -> None:
     calls = []
 
-    @per_song
-    def counted(of: Song, stem: str) -> int:
-        calls.append((of.track, stem))
+    @per_track
+    def counted(of: TrackAudio, stem: str) -> int:
+        calls.append((of.name, stem))
         return len(calls)
 
     first, second = song({}, {}), song({}, {})
