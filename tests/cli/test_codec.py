@@ -275,7 +275,7 @@ def test_all_stems_of_a_song_hear_it(mssgen: Program, here: Path) -> None:
     ("words", "says"),
     [
         (("enhance", "song.wav"), "say what the inputs are with --stem"),
-        (("enhance", "song.wav", "--stem", "piano"), "no encoder ships for the stem piano"),
+        (("enhance", "song.wav", "--stem", "piano"), "no built-in encoder for the stem piano"),
         (("enhance", "song.wav", "--encoder", "E/bass-mixture"), "trained to hear mixtures"),
         (("enhance", "song.wav", "--encoder", "E/bass-separated", "-s", "drums"), "stem bass"),
         (("separate", "song.wav", "--encoder", "E/bass-separated"), "mssgen enhance --encoder"),
@@ -283,7 +283,7 @@ def test_all_stems_of_a_song_hear_it(mssgen: Program, here: Path) -> None:
         (("separate", "song.wav", "--encoder", "E/bass-mixture", "-m", "htdemucs"), "use one"),
         (
             ("separate", "song.wav", "-m", "htdemucs_6s", "--enhance", "--stem", "guitar"),
-            "encoders ship for the stems",
+            "built-in encoders exist for the stems",
         ),
         (
             ("separate", "song.wav", "-m", "M", "-s", "bass", *DRUMS),

@@ -127,7 +127,7 @@ def test_a_deleted_working_folder(here: Path) -> None:
         [sys.executable, "-c", code], capture_output=True, check=False, cwd=here / "gone"
     )
     assert result.returncode == 2
-    sentence(result.stderr, "the current folder does not exist any more")
+    sentence(result.stderr, "the current folder no longer exists")
 
 
 DYING = """

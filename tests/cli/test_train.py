@@ -15,8 +15,8 @@ import soundfile as sf
 import torch
 
 from mssgen.codecs.loading import load_codec, save_codec
-from mssgen.training.export import export_run
 from mssgen.library.stems import open_library
+from mssgen.training.export import export_run
 from mssgen.training.run import latest_checkpoint, read_state
 
 from support.program import Program
