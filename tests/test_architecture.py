@@ -223,8 +223,6 @@ FLAGS_STILL_SPOKEN: set[str] = {
     "jobs.decisions",
     "jobs.manifest",
     "outputs",
-    "publishing.card",
-    "publishing.release",
     "refiners.refine",
     "rendering.band",
     "rendering.fetch",
@@ -245,6 +243,8 @@ FLAGS_STILL_SPOKEN: set[str] = {
     "training.refiner.task",
     "training.run",
 }
+# Model cards show commands to type.
+SHOWING_COMMANDS = {"publishing.card"}
 # Options of other programs.
 FOREIGN_FLAGS = {"--porcelain"}
 
@@ -257,7 +257,7 @@ def test_the_library_does_not_speak_the_command_lines_words() -> None:
         if not module.startswith("mssgen.cli")
         and set(FLAG.findall(path.read_text(encoding="utf-8"))) - FOREIGN_FLAGS
     }
-    assert speaking == FLAGS_STILL_SPOKEN
+    assert speaking == FLAGS_STILL_SPOKEN | SHOWING_COMMANDS
 
 
 def test_only_the_command_line_draws() -> None:

@@ -11,6 +11,7 @@ import typer
 
 from mssgen.cli.console import warn
 from mssgen.cli.options import Offline
+from mssgen.cli.words import as_options
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -107,7 +108,7 @@ def push(
             "commit": commit,
             "files": list(release.files),
             "card": release.card,
-            "warnings": release.warnings,
+            "warnings": [as_options(warning) for warning in release.warnings],
         }
         typer.echo(json.dumps(facts))
         return
