@@ -156,7 +156,7 @@ def test_the_last_words_of_a_dying_library_are_shown(end: str, is_told: bool) ->
     )
     text = result.stderr.decode()
     assert ("LIBRARY: last words" in text) == is_told
-    assert ("mssgen: ended before its time" in text) == is_told
+    assert ("mssgen: ended unexpectedly" in text) == is_told
     assert bool(result.returncode) == is_told
 
 
