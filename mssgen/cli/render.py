@@ -118,7 +118,7 @@ def _show(report: "Report") -> None:
         more = {stem: n for stem, n in report.n_with[split].items() if stem not in STEMS}
         if more:
             tracks = ", ".join(f"{stem} in {n}" for stem, n in more.items())
-            typer.echo(printable(f"{split or 'all'}: further stems, counted as other: {tracks}"))
+            typer.echo(printable(f"{split or 'all'}: further stems, part of other: {tracks}"))
         silent = {stem: n for stem, n in report.n_silent[split].items() if n}
         if silent:
             tracks = ", ".join(f"{stem} in {n}" for stem, n in silent.items())
