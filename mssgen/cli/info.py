@@ -102,7 +102,7 @@ def _bandwidth(found: "SoundInfo") -> str:
     ends = found.bandwidth
     if ends is None:
         return "silence"
-    text = f"{ends.ends_hz / 1000:.1f} kHz (below {ends.floor_db:.0f} dB per 100 Hz above)"
+    text = f"{ends.ends_hz / 1000:.1f} kHz (less than {ends.floor_db:.0f} dB per 100 Hz above it)"
     if ends.is_abrupt:
         text += f"; steep cut-off by {ends.drop_db:.0f} dB: was lossy or resampled"
     return text

@@ -274,7 +274,7 @@ def test_all_stems_of_a_song_hear_it(mssgen: Program, here: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("enhance", "song.wav"), "say what the inputs are with --stem"),
+        (("enhance", "song.wav"), "say which stem the inputs are with --stem"),
         (("enhance", "song.wav", "--stem", "piano"), "no built-in encoder for the stem piano"),
         (("enhance", "song.wav", "--encoder", "E/bass-mixture"), "trained to hear mixtures"),
         (("enhance", "song.wav", "--encoder", "E/bass-separated", "-s", "drums"), "stem bass"),

@@ -219,7 +219,10 @@ def test_wrong_words(words: tuple[str, ...], code: int, says: str, mssgen: Any) 
     [
         (("separate", "song.wav", "--refine", "c2f"), "--refine needs --encoder or --enhance"),
         (("separate", "song.wav", "--strength", "0.5"), "--strength needs --refine"),
-        (("enhance", "song.wav", "--codec", "M/codec"), "say what the inputs are with --stem"),
+        (
+            ("enhance", "song.wav", "--codec", "M/codec"),
+            "say which stem the inputs are with --stem",
+        ),
     ],
 )
 def test_wrong_calls(words: tuple[str, ...], says: str, mssgen: Any) -> None:
