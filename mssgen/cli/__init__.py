@@ -14,20 +14,14 @@ from mssgen.cli.console import run, warn
 from mssgen.cli.data import app as data_app
 from mssgen.cli.enhance import enhance
 from mssgen.cli.evaluate import evaluate
+from mssgen.cli.groups import App
 from mssgen.cli.info import info
 from mssgen.cli.models import app as models_app
 from mssgen.cli.report import report
 from mssgen.cli.separate import separate
 from mssgen.cli.train import app as train_app
 
-app = typer.Typer(
-    name="mssgen",
-    help="Separate a song into stems, then make the stems sound better.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+app = App(name="mssgen", help="Separate a song into stems, then make the stems sound better.")
 app.command("separate")(separate)
 app.command("enhance")(enhance)
 app.command("evaluate")(evaluate)
@@ -51,11 +45,11 @@ def _root(
     version: Annotated[
         bool,
         typer.Option(
-            "--version", help="Print the version.", callback=_print_version, is_eager=True
+            "--version", "-V", help="Print the version.", callback=_print_version, is_eager=True
         ),
     ] = False,
 ) -> None:
-    """Options that stand before a command."""
+    """Options before a command."""
 
 
 def main() -> NoReturn:
@@ -72,9 +66,9 @@ def main() -> NoReturn:
 def _run(verbose: bool) -> int:
     try:
         os.getcwd()
-    except OSError:  # libraries end the process where this is so
-        warn("the current folder does not exist any more; change to another one (cd) first")
+    except OSError:  # libraries would end the process
+        warn("the current folder no longer exists; change to another one (cd) first")
         return 2
-    # Completion is a protocol of the shell's: typer ends that call itself.
+    # Shells complete words through a protocol of their own: typer ends that call itself.
     standalone = "_MSSGEN_COMPLETE" in os.environ
     return run(lambda: app(standalone_mode=standalone), verbose=verbose)

@@ -1,71 +1,66 @@
-"""`mssgen codec analyze`: what a codec does with stems, as a page, plots and tables."""
+"""`mssgen codec analyze`: how a codec encodes stems, as a web page with plots and tables."""
 
-import sys
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from mssgen.cli import options as given
-from mssgen.errors import MssgenError, UsageError
+from mssgen.errors import MssgenError
 from mssgen.events import Written
 
 
 def analyze(
-    codec: Annotated[
-        str,
-        typer.Option(
-            "--codec", "-c", help="A name from `mssgen models list`, a path, or hf://OWNER/NAME."
-        ),
-    ],
+    codec: given.Codec,
     inputs: given.Inputs = None,
     list_file: given.ListFile = None,
-    output: Annotated[str, typer.Option("--output", "-o", help="Folder to write to.")] = "analysis",
+    output: Annotated[
+        str, typer.Option("--output", "-o", help="Folder to write to.", metavar="DIR")
+    ] = "analysis",
     stem_from: Annotated[
-        str,
+        Literal["name", "folder", "all"],
         typer.Option(
-            help="The stem of a file is its name ({track}/bass.wav), its folder "
-            "(bass/{track}.wav), or all are one.",
-            metavar="name|folder|all",
+            help="Where the stem of a file is read from: its name ({track}/bass.wav), its folder "
+            "(bass/{track}.wav), or nowhere (all files are one stem)."
         ),
     ] = "name",
     max_seconds: Annotated[
         float | None,
-        typer.Option(help="Look at the first N seconds of each file.  [default: all]", metavar="N"),
+        typer.Option(
+            help="Analyze the first N seconds of each file only.", metavar="N", show_default="all"
+        ),
     ] = None,
     n_codebooks: Annotated[
         list[int] | None,
         typer.Option(
-            help="Measure the SDR with this many codebooks; repeatable.  [default: 1, 2, 4, ...]",
+            help="Measure the SDR with the first N codebooks; repeatable.",
             metavar="N",
+            show_default="1, 2, 4, ...",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the random frames in the projections.")] = 0,
+    seed: Annotated[
+        int,
+        typer.Option(help="Random seed for choosing the frames in the projections.", metavar="N"),
+    ] = 0,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an analysis that is there.")
+        bool, typer.Option("--overwrite", help="Replace an existing analysis.")
     ] = False,
     offline: given.Offline = False,
-    device: given.Device = "auto",
-    threads: given.Threads = None,
-    quiet: given.Quiet = False,
-    verbose: given.Verbose = False,
-    as_json: given.AsJson = False,
+    machine: given.Machine = given.Machine(),
+    messages: given.Messages = given.Messages(),
 ) -> int:
-    """Look into a codec: which codes it uses for which stem, and how well it rebuilds them.
+    """Analyze a codec: which codes it uses for which stem, and how well it reconstructs them.
 
-    Writes analysis/index.html with its plots (PNG), tables (CSV) and sounds. Exit codes: 0 done,
-    1 a file failed, 2 wrong call, 130 interrupted.
+    Writes analysis/index.html with plots (PNG), tables (CSV) and audio examples. Exit codes: 0
+    done, 1 a file failed, 2 wrong usage, 130 interrupted.
     """
-    with given.session(as_json=as_json, quiet=quiet, verbose=verbose) as hook:
+    with messages.session() as hook:
         from mssgen.inputs.tracks import find_tracks
 
-        if output in ("", "-"):
-            raise UsageError("--output takes a folder here; name one")
-        folder = Path(output)
+        folder = given.new_folder(output)
         tracks = find_tracks(
             inputs or [], list_file=list_file, output_dir=folder, skip_outputs=False
         )
-        given.use_threads(threads)
+        machine.use_threads()
 
         from mssgen.analysis.codec import AnalysisOptions, analyze_codec, check_packages
         from mssgen.analysis.report import PAGE, write_report
@@ -79,9 +74,9 @@ def analyze(
             )
         loaded = load_codec(
             codec,
-            device=device,
+            device=machine.device,
             offline=offline,
-            progress=not quiet and sys.stderr.isatty(),
+            progress=messages.has_progress,
         )
         analysis = analyze_codec(tracks, loaded, options, hook=hook)
         hook(Written("", "", write_report(analysis, folder)))

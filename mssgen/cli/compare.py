@@ -1,4 +1,4 @@
-"""`mssgen compare`: two sound files side by side."""
+"""`mssgen compare`: two audio files side by side."""
 
 import json
 import os
@@ -20,32 +20,31 @@ if TYPE_CHECKING:
 
 
 def compare(
-    a: Annotated[str, typer.Argument(metavar="A", help="A sound file: the reference.")],
-    b: Annotated[str, typer.Argument(metavar="B", help="What is compared with it.")],
+    a: Annotated[str, typer.Argument(metavar="A", help="The reference: an audio file.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="The audio file to compare with it.")],
     output: Annotated[
         str | None,
         typer.Option(
             "--output",
             "-o",
-            help="Draw the spectrograms and their difference: a PNG file, or a folder for "
-            "comparison.png and comparison.json.",
+            help="Draw the spectrograms and their difference into a PNG file, or write "
+            "comparison.png and comparison.json to a folder.",
             metavar="DIR|PNG",
         ),
     ] = None,
     max_delay: Annotated[
-        float, typer.Option(help="Look for delays up to N seconds (0 to 60).", metavar="N")
+        float,
+        typer.Option(help="Look for delays of up to N seconds.", metavar="N", min=0, max=60),
     ] = 2.0,
     overwrite: given.Overwrite = False,
-    quiet: given.Quiet = False,
-    verbose: given.Verbose = False,
-    as_json: given.AsJson = False,
+    messages: given.Messages = given.Messages(),
 ) -> int:
-    """Compare two sound files: level, length, delay, gain, SDR, and where they differ.
+    """Compare two audio files: level, length, delay, gain, SDR, and where they differ.
 
-    Exit codes: 0 done (whether they are the same or not), 1 a file failed, 2 wrong call, 130
+    Exit codes: 0 done (whether they differ or not), 1 a file failed, 2 wrong usage, 130
     interrupted.
     """
-    with given.session(as_json=as_json, quiet=quiet, verbose=verbose) as hook:
+    with messages.session() as hook:
         targets = _targets(output, overwrite)
 
         from mssgen.inspection.compare import compare_files
@@ -55,9 +54,9 @@ def compare(
             check_packages()
         comparison, spectrograms = compare_files(a, b, max_delay_s=max_delay)
         facts = _facts(comparison, spectrograms)
-        if as_json:
+        if messages.as_json:
             print_json({"event": "comparison", **facts})
-        elif not quiet:
+        elif not messages.quiet:
             _print(comparison, spectrograms)
         for target in targets:
             if target.suffix == ".json":
@@ -126,7 +125,7 @@ def _print(comparison: "Comparison", spectrograms: "SpectrogramPair") -> None:
     typer.echo()
     columns = [("as they are", comparison.before)]
     if comparison.after is not None:
-        columns.append(("delay and gain taken out", comparison.after))
+        columns.append(("delay and gain corrected", comparison.after))
     print_table(
         ("B against A", *(name for name, _ in columns)),
         [
@@ -141,9 +140,8 @@ def _print(comparison: "Comparison", spectrograms: "SpectrogramPair") -> None:
         is_numeric=True,
     )
     bands, times, table = spectrograms.difference_table()
-    typer.echo(
-        "\nLevel of B over A in dB, by band (to kHz) and time (to s); . where both are silent"
-    )
+    typer.echo("\nLevel of B relative to A in dB, by band (up to kHz) and time (up to s)")
+    typer.echo("(. where both are silent)")
     print_table(
         ("kHz", *(f"{time:.1f}" for time in times)),
         [
@@ -158,23 +156,28 @@ def _print(comparison: "Comparison", spectrograms: "SpectrogramPair") -> None:
 
 
 def _loudness(side: "Side") -> str:
-    return "not measurable" if side.loudness_lufs is None else f"{side.loudness_lufs:.1f} LUFS"
+    return (
+        "n/a (silence, or shorter than 0.4 s)"
+        if side.loudness_lufs is None
+        else f"{side.loudness_lufs:.1f} LUFS"
+    )
 
 
 def _delay(comparison: "Comparison") -> str:
     samples, seconds = comparison.delay_samples, comparison.delay_s
     if samples is None or seconds is None:
-        return "none found: nothing in B is like A"
-    if not samples:
+        return "none found: B does not resemble A"
+    if abs(samples) < 0.05:  # far below what can be heard or measured
         return "none"
     late = "later" if samples > 0 else "earlier"
-    return f"B is {abs(samples):g} samples ({1000 * abs(seconds):.3f} ms) {late}"
+    unit = "sample" if abs(samples) == 1 else "samples"
+    return f"B is {abs(samples):g} {unit} ({1000 * abs(seconds):.3f} ms) {late}"
 
 
 def _gain(comparison: "Comparison") -> str:
     if comparison.gain_db is None:
-        return "not known"
-    turned = ", and its polarity is inverted" if comparison.is_inverted else ""
+        return "unknown"
+    turned = ", polarity inverted" if comparison.is_inverted else ""
     return f"{round(comparison.gain_db, 2) + 0:+.2f} dB{turned}"
 
 

@@ -14,14 +14,14 @@ INTERRUPTED = 130
 
 
 def warn(message: str) -> None:
-    """Print one line on standard error; standard output may be carrying audio or JSON."""
+    """Print one line on standard error, as standard output may carry audio or JSON."""
     sys.stderr.write(f"mssgen: {printable(message)}\n")
 
 
 def printable(message: str) -> str:
-    """The message on one line, with options by their names on the command line.
+    """The message on one line, with parameters written as options.
 
-    A file name may hold line breaks and control sequences of the terminal.
+    Line breaks and control sequences, which file names may contain, are escaped.
     """
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in as_options(message))
 
@@ -29,8 +29,8 @@ def printable(message: str) -> str:
 def run(command: Callable[[], object], *, verbose: bool) -> int:
     """Run `command` and return the exit code, with one sentence on standard error if it failed.
 
-    Wrong calls (typer's own errors and `UsageError`) give 2, failures 1, Ctrl-C 130, other signals
-    128 and their number. A traceback appears only with `verbose`.
+    Wrong usage (typer's own errors and `UsageError`) gives 2, failures 1, Ctrl-C 130, other signals
+    128 plus their number. A traceback is printed only with `verbose`.
     """
     try:
         code = _run(command, verbose)
@@ -51,8 +51,8 @@ def _run(command: Callable[[], object], verbose: bool) -> int:
     except KeyboardInterrupt:
         result = INTERRUPTED
     except (BrokenPipeError, SystemExit) as error:
-        # The reader went away (`| head`), which typer turns into an exit: that is no failure, and
-        # nothing more may touch the dead pipe.
+        # The reader closed the pipe (`| head`), which typer turns into an exit. This is not a
+        # failure, and nothing more may be written to the pipe.
         if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
             if signals.exit_code() is None:
                 raise
@@ -65,26 +65,29 @@ def _run(command: Callable[[], object], verbose: bool) -> int:
             traceback.print_exc()
         if signals.exit_code() is None:
             return _told(error, verbose)
-        result = signals.exit_code()  # a library made an error of its own of the signal
+        result = signals.exit_code()  # a library turned the signal into its own error
     if (ended := signals.exit_code()) is not None or result == INTERRUPTED:
-        if ended in (None, INTERRUPTED):  # typer gives this for Ctrl-C; others wait for no word
+        if ended in (
+            None,
+            INTERRUPTED,
+        ):  # typer returns this for Ctrl-C; other signals end silently
             warn("interrupted; finished files are complete, unfinished ones were removed")
         return INTERRUPTED if ended is None else ended
     return result if isinstance(result, int) else 0
 
 
 def _told(error: Exception, verbose: bool) -> int:
-    """Say what went wrong, and return the exit code."""
+    """Print the error, and return the exit code."""
     error = told(error, "loading or computing")
     if isinstance(error, MssgenError):
         warn(str(error))
         if isinstance(error, OutputError):
             drop_output()
         return error.exit_code
-    # Typer raises its vendored Click's usage errors; its own API names only some of them.
+    # Usage errors of typer's own copy of Click, whose classes are only partly public.
     if hasattr(error, "format_message"):
         message = error.format_message()
-        if message.startswith("Usage:"):  # no command was given, and this is the help
+        if message.startswith("Usage:"):  # no command was given: the message is the help
             sys.stderr.write(f"{message}\n")
         else:
             warn(f"{message} (see `mssgen --help`)")

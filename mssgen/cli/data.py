@@ -1,15 +1,15 @@
-"""`mssgen data`: what training needs besides the tracks themselves."""
+"""`mssgen data`: render, check and separate tracks for training."""
 
-import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from mssgen.cli import options as given
+from mssgen.cli.groups import App
 from mssgen.cli.render import check, render
 
-app = typer.Typer(help="Prepare data for training.", no_args_is_help=True)
+app = App(help="Prepare data for training.")
 app.command("render")(render)
 app.command("check")(check)
 
@@ -20,7 +20,7 @@ def pairs(
         Path,
         typer.Argument(
             metavar="DIR",
-            help="The tracks: MUSDB18-HQ's layout, MUSDB18's .stem.mp4 files, or MoisesDB.",
+            help="Folder of tracks, laid out as MUSDB18-HQ, MUSDB18 (.stem.mp4) or MoisesDB.",
         ),
     ],
     output: Annotated[
@@ -29,59 +29,67 @@ def pairs(
     model: Annotated[
         str,
         typer.Option(
-            "--model", "-m", help="A name from `mssgen models list`, a path, or hf://OWNER/NAME."
+            "--model",
+            "-m",
+            help="The separation model: a name from `mssgen models list`, a path, or "
+            "hf://OWNER/NAME.",
+            metavar="MODEL",
         ),
     ] = "htdemucs",
     stem: Annotated[
         list[str] | None,
-        typer.Option("--stem", "-s", help="Separate this stem; repeatable.  [default: all]"),
+        typer.Option(
+            "--stem",
+            "-s",
+            help="Separate this stem; repeatable.",
+            metavar="STEM",
+            show_default="all",
+        ),
     ] = None,
     split: Annotated[
-        str | None,
+        Literal["train", "valid", "test"] | None,
         typer.Option(
-            help="Only tracks below a folder train, valid or test.  [default: all but test]"
+            help="Separate only the tracks in the folder of this name.", show_default="all but test"
         ),
     ] = None,
     excerpt_s: Annotated[
         int | None,
         typer.Option(
-            help="Separate so many seconds of each track, from anywhere in it.  [default: all]",
+            help="Separate a random excerpt of N seconds of each track only.",
+            metavar="N",
             min=1,
+            show_default="the whole track",
         ),
     ] = None,
     overwrite: given.Overwrite = False,
-    device: given.Device = "auto",
-    precision: given.Precision = "auto",
-    threads: given.Threads = None,
+    machine: given.SeparatorMachine = given.SeparatorMachine(),
     offline: given.Offline = False,
-    quiet: given.Quiet = False,
-    verbose: given.Verbose = False,
-    as_json: given.AsJson = False,
+    messages: given.Messages = given.Messages(),
 ) -> int:
-    """Separate every track once, as input for training.
+    """Separate every track once, as training input.
 
-    Writes PAIRS/TRACK/STEM.wav; run again, it goes on where it stopped. Exit codes: 0 done, 1 a
-    track failed, 2 wrong call, 130 interrupted.
+    Writes PAIRS/TRACK/STEM.wav; run it again to resume. Exit codes: 0 done, 1 a track failed, 2
+    wrong usage, 130 interrupted.
     """
-    with given.session(as_json=as_json, quiet=quiet, verbose=verbose) as hook:
+    with messages.session() as hook:
         from mssgen.devices import share_heaps
         from mssgen.library.stems import open_library
         from mssgen.training.data.pairs import make_pairs
 
         share_heaps()
-        given.use_threads(threads)
+        machine.use_threads()
         found = open_library(library, split=split)
         done = make_pairs(
             found if split else found.without_test(),
             output,
             model=model,
             stems=stem or (),
-            device=device,
-            precision=precision,
+            device=machine.device,
+            precision=machine.precision,
             offline=offline,
             excerpt_s=excerpt_s,
             overwrite=overwrite,
-            progress=not quiet and sys.stderr.isatty(),
+            progress=messages.has_progress,
             hook=hook,
         )
     return 1 if done.n_failed else 0

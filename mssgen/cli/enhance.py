@@ -1,6 +1,5 @@
 """`mssgen enhance`: stems in, better stems out."""
 
-import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -26,99 +25,77 @@ _MAX_NAMES = 8
 
 
 def enhance(
-    inputs: given.Inputs = None,
-    list_file: given.ListFile = None,
+    files: given.Files = given.Files(output="enhanced", template="{path}.{ext}"),
     stem: Annotated[
         str | None,
         typer.Option(
-            "--stem", "-s", help="What the inputs are.  [default: the encoder's, or as named]"
+            "--stem",
+            "-s",
+            help="Which stem the inputs are.",
+            metavar="STEM",
+            show_default="the encoder's, or the file's name",
+            rich_help_panel="Stems",
+        ),
+    ] = None,
+    mixture: Annotated[
+        str | None,
+        typer.Option(
+            help="The mixture that the inputs were separated from. Some encoders use it, and "
+            "nothing is added that it does not contain.",
+            metavar="FILE",
+            rich_help_panel="Stems",
         ),
     ] = None,
     encoder: Annotated[
         str | None,
         typer.Option(
-            help="A stem encoder: a name from `mssgen models list`, a path, or hf://OWNER/NAME.  "
-            "[default: what ships for the stem]",
+            help="A stem encoder: a name from `mssgen models list`, a path, or hf://OWNER/NAME.",
             metavar="CHECKPOINT",
+            show_default="the built-in one for the stem",
+            rich_help_panel=given.Blending.PANEL,
         ),
     ] = None,
-    codec: Annotated[
-        str | None,
-        typer.Option(
-            help="The encoder of a codec as it is, instead: for --refine.", metavar="CHECKPOINT"
-        ),
-    ] = None,
-    refine: given.Refine = None,
-    refiner: given.Refiner = None,
-    coarse_refiner: given.CoarseRefiner = None,
-    steps: given.Steps = None,
-    temperature: given.Temperature = None,
-    seed: given.RefineSeed = None,
-    keep_codebooks: given.KeepCodebooks = None,
-    strength: given.Strength = None,
-    blend: given.BlendMode = None,
-    mix: given.Mix = None,
-    mixture: Annotated[
-        str | None,
-        typer.Option(
-            help="The song that the inputs were separated from: encoders hear it, and nothing is "
-            "added that is not in it.",
-            metavar="FILE",
-        ),
-    ] = None,
+    blending: given.Blending = given.Blending(),
     explain: Annotated[
         bool,
         typer.Option(
-            "--explain", help="Draw what was done, as TRACK.explain.png beside the output."
+            "--explain",
+            help="Draw a picture of the changes, as TRACK.explain.png beside the output.",
+            rich_help_panel=given.Blending.PANEL,
         ),
     ] = False,
+    refinement: given.Refinement = given.Refinement(),
+    codec: Annotated[
+        str | None,
+        typer.Option(
+            help="Use a codec's own encoder instead of --encoder, for --refine.",
+            metavar="CODEC",
+            rich_help_panel=given.Refinement.PANEL,
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            "--seed",
+            help="Random seed for --refine.",
+            metavar="N",
+            show_default="0",
+            rich_help_panel=given.Refinement.PANEL,
+        ),
+    ] = None,
+    machine: given.Machine = given.Machine(),
     offline: given.Offline = False,
-    output: given.Output = "enhanced",
-    template: given.Template = "{path}.{ext}",
-    overwrite: given.Overwrite = False,
-    skip_existing: given.SkipExisting = False,
-    container: given.Format = None,
-    raw: given.Raw = False,
-    bit_depth: given.BitDepth = None,
-    sample_rate: given.SampleRate = None,
-    clip: given.Clip = "rescale",
-    downmix: given.Downmix = False,
-    strict: given.Strict = False,
-    device: given.Device = "auto",
-    threads: given.Threads = None,
-    quiet: given.Quiet = False,
-    verbose: given.Verbose = False,
-    as_json: given.AsJson = False,
+    messages: given.Messages = given.Messages(),
 ) -> int:
-    """Make separated stems sound better: a trained encoder gives the codes of the clean stem.
+    """Improve separated stems with a trained neural codec: remove bleed, restore what was lost.
 
-    Outputs have the rate, channels, bit depth and length of their input and go to
-    enhanced/SONG/STEM.wav: SONG is the name of the folder that holds the stem, left out for files
-    of the current folder (stem.wav goes to enhanced/stem.wav). Of a folder of stems (bass.wav,
-    drums.wav, ...) each goes through the encoder of its name that ships; with --stem or --encoder
-    those of this stem are taken. Exit codes: 0 done, 1 a file failed, 2 wrong call, 130
-    interrupted.
+    Outputs have the sample rate, channels, bit depth and length of their input, and are written to
+    enhanced/FOLDER/STEM.wav, where FOLDER is the name of the folder that holds the input; files of
+    the current folder have none. In a folder of stems (bass.wav, drums.wav, ...), each file is
+    enhanced by the built-in encoder for the stem of its name; with --stem or --encoder, only the
+    files of that stem are. Exit codes: 0 done, 1 a file failed, 2 wrong usage, 130 interrupted.
     """
-    files = given.Files(
-        inputs,
-        list_file,
-        output,
-        template,
-        overwrite,
-        skip_existing,
-        container,
-        raw,
-        bit_depth,
-        sample_rate,
-        clip,
-        downmix,
-    )
-    with (
-        given.session(
-            as_json=as_json, quiet=quiet, verbose=verbose, to_stdout=files.to_stdout
-        ) as hook,
-        ExitStack() as stack,
-    ):
+    with messages.session(to_stdout=files.to_stdout) as hook, ExitStack() as stack:
         tracks = files.tracks(skip_outputs=False)  # what was separated is what is enhanced
         choices = _choices(tracks, stem, encoder, codec, hook)
 
@@ -130,34 +107,25 @@ def enhance(
         from mssgen.outputs import plan_outputs
 
         share_heaps()
-        given.use_threads(threads)
+        machine.use_threads()
         write = files.write_options(tracks)
-        blended = given.blend_of(blend, mix)
-        refining = given.refining_of(
-            refine,
-            refiner,
-            coarse_refiner,
-            steps=steps,
-            temperature=temperature,
-            seed=seed,
-            keep_codebooks=keep_codebooks,
-            strength=strength,
-        )
-        choose_device(device)  # a wrong word is found first
-        hub: dict[str, Any] = {"offline": offline, "progress": not quiet and sys.stderr.isatty()}
+        blended = blending.chosen()
+        refining = refinement.chosen(seed)
+        choose_device(machine.device)  # a wrong name is found before a model is loaded
+        hub: dict[str, Any] = {"offline": offline, "progress": messages.has_progress}
         load: Callable[..., CodecEnhancer] = partial(
             partial(load_enhancer, hears="separated") if codec is None else load_codec_enhancer,
             refining=refining,
-            device=device,
+            device=machine.device,
             **hub,
         )
         song = None
         if mixture is not None:
             if "-" in (mixture, *(track.path for track in tracks)):
                 raise UsageError(
-                    "--mixture needs files: it is read beside the inputs, from its start"
+                    "--mixture needs files: it is read alongside the inputs, from the start"
                 )
-            song = stack.enter_context(open_source(mixture, strict=strict))
+            song = stack.enter_context(open_source(mixture, strict=files.strict))
         groups = []
         for choice in choices:
             of = choice.stem if codec else made_by.stem_of_encoder(choice.checkpoint, **hub)
@@ -174,13 +142,15 @@ def enhance(
                 mixture=mixture,
                 **hub,
             )
-            of_stem = _of_stem(choice.tracks, of, inputs or [])
+            of_stem = _of_stem(choice.tracks, of, files.inputs or [])
             if song is not None:
                 _check_single(of_stem, of)
             groups.append(
                 Group(
                     of_stem,
-                    partial(_loaded, enhance_with, blended, of_stem[0], song, downmix=downmix),
+                    partial(
+                        _loaded, enhance_with, blended, of_stem[0], song, downmix=files.downmix
+                    ),
                     plan_outputs((of,)),
                     {of: made},
                     song,
@@ -188,24 +158,23 @@ def enhance(
             )
         tracks = [track for group in groups for track in group.tracks]
         files.check_stdout(tracks, groups[0].plan)
+        told: Hook = hook
         if explain:
             if files.to_stdout or write.container == "raw":
-                raise UsageError(
-                    "--explain needs an output to look at: name a folder, and no --raw"
-                )
+                raise UsageError("--explain needs files to read: name a folder, without --raw")
             from mssgen.inspection.explain import explaining
 
-            hook = explaining(hook, tracks)
-        return files.run(groups, write, hook, strict=strict)
+            told = explaining(hook, tracks)
+        return files.run(groups, write, told)
 
 
 def _check_single(tracks: list["Track"], stem: str) -> None:
-    """Raise UsageError for several inputs that would hear one song."""
+    """Raise UsageError for several inputs of one stem: a mixture belongs to one song."""
     if len(tracks) > 1:
         named = ", ".join(track.label for track in tracks[:_MAX_NAMES])
         raise UsageError(
-            f"--mixture is of one song, and {len(tracks)} inputs are its {stem} ({named}): name "
-            "the stems of one song, one file each"
+            f"--mixture belongs to one song, but {len(tracks)} inputs are {stem} stems ({named}): "
+            "give the stems of one song, one file per stem"
         )
 
 
@@ -217,13 +186,13 @@ def _loaded(
     *,
     downmix: bool,
 ) -> "StemEnhancer":
-    """An enhancer for the inputs; UsageError where the mixture cannot be that of this one."""
+    """An enhancer for the inputs. Raises UsageError if the mixture cannot belong to the track."""
     from mssgen.audio.reading import open_source
     from mssgen.enhancers.chain import StemEnhancer, check_mixture
 
     enhancer = StemEnhancer(load(), blend)
     if mixture is not None:
-        # Its warnings are told when it is enhanced.
+        # Its warnings are reported when it is enhanced.
         with open_source(track.path, warn=lambda _: None) as source:
             check_mixture(source, mixture, enhancer.sample_rate, downmix=downmix)
     return enhancer
@@ -231,23 +200,25 @@ def _loaded(
 
 @dataclass(frozen=True)
 class _Choice:
-    """Inputs, and what they go through."""
+    """Inputs, and the network that enhances them."""
 
     checkpoint: str
-    """An encoder, or a codec."""
+    """A stem encoder, or a codec."""
     stem: str | None
-    """What the inputs are; None: what the encoder is for."""
+    """Stem of the inputs; None: the stem of the encoder."""
     tracks: list["Track"]
 
 
 def _choices(
     tracks: list["Track"], stem: str | None, encoder: str | None, codec: str | None, hook: "Hook"
 ) -> list[_Choice]:
-    """What the words say; without words, each input goes through the encoder of its name."""
+    """The choices of the options; without any, each input gets the encoder for its file name."""
     from mssgen.checkpoints.registry import STEMS, shipped_encoders
 
     if encoder is not None and codec is not None:
-        raise UsageError("--encoder has a codec of its own: use it without --codec, or --codec")
+        raise UsageError(
+            "--encoder brings its own codec: use it without --codec, or use --codec alone"
+        )
     if encoder is not None:
         return [_Choice(encoder, stem, tracks)]
     names, called = shipped_encoders(), {_called(track) for track in tracks}
@@ -255,23 +226,25 @@ def _choices(
         if stem is None and len(called) == 1:
             stem = next(iter(called & {*STEMS}), None)
         if stem is None:
-            raise UsageError("--codec knows no stem: say what the inputs are with --stem")
+            raise UsageError("a codec has no stem: say which stem the inputs are with --stem")
         return [_Choice(codec, stem, tracks)]
     if stem is not None and stem not in names:
         raise UsageError(
-            f"no encoder ships for the stem {stem}, only for {', '.join(names)}: give one of yours "
-            "with --encoder"
+            f"there is no built-in encoder for the stem {stem}, only for {', '.join(names)}: give "
+            "your own with --encoder"
         )
     if stem is not None:
         return [_Choice(names[stem], stem, tracks)]
     if not called & names.keys():
-        raise UsageError("say what the inputs are with --stem, or which --encoder they shall have")
-    # Folders that could not be read fail in the turn of the first stem.
+        raise UsageError("say which stem the inputs are with --stem, or choose an --encoder")
+    # Folders that could not be read fail with the first stem.
     folders = [track for track in tracks if track.is_folder]
     if left_out := sorted(called - names.keys() - {_called(track) for track in folders}):
         n_left_out = sum(_called(track) in left_out for track in tracks)
         shown = [*left_out[:_MAX_NAMES], *(["..."] if len(left_out) > _MAX_NAMES else [])]
-        message = f"{n_left_out} of {len(tracks)} inputs are left out, as no encoder ships for them"
+        message = (
+            f"{n_left_out} of {len(tracks)} inputs are left out, as no encoder is built in for them"
+        )
         hook(Warned("", f"{message}: {', '.join(shown)}"))
     chosen = [name for name in names if name in called]
     of_stem = {name: [track for track in tracks if _called(track) == name] for name in chosen}
@@ -280,16 +253,18 @@ def _choices(
 
 
 def _called(track: "Track") -> str:
-    """The name of its file."""
+    """The name of its file, in lower case without the extension."""
     return PurePath(track.name).name.lower()
 
 
 def _of_stem(tracks: list["Track"], stem: str, named: list[str]) -> list["Track"]:
-    """What was named outright, and of folders what is not called by the name of another stem."""
+    """Inputs given by name, and those found in folders unless named after another stem."""
     from mssgen.checkpoints.registry import STEMS
 
     others = {*STEMS, "mixture", "residual"} - {stem}
     kept = [track for track in tracks if track.path in named or _called(track) not in others]
     if not kept:
-        raise UsageError(f"no input is a {stem}: name a file, or a folder that holds {stem} files")
+        raise UsageError(
+            f"no input is a {stem} stem: name a file, or a folder that holds {stem} files"
+        )
     return kept

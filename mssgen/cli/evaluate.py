@@ -1,8 +1,7 @@
-"""`mssgen evaluate`: numbers for separated and enhanced stems, and what may be said of them."""
+"""`mssgen evaluate`: scores of separated and enhanced stems, and statistics over them."""
 
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -17,16 +16,21 @@ def evaluate(
     estimates: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[A [B ...]]", help="Folders of estimates, one a system; or one file each."
+            metavar="A",
+            help="Folders of estimates, one per system; or a single file per system.",
         ),
     ] = None,
     references: Annotated[
         str | None,
-        typer.Option("--references", "-r", help="Folder of references, or a file.", metavar="DIR"),
+        typer.Option(
+            "--references", "-r", help="Folder of reference stems, or a single file.", metavar="DIR"
+        ),
     ] = None,
     mixture: Annotated[
         str | None,
-        typer.Option(help="Mixtures.  [default: those beside the references]", metavar="DIR"),
+        typer.Option(
+            help="Folder of mixtures.", metavar="DIR", show_default="those beside the references"
+        ),
     ] = None,
     output: Annotated[
         str, typer.Option("--output", "-o", help="Folder to write to.", metavar="DIR")
@@ -35,25 +39,32 @@ def evaluate(
         list[str] | None,
         typer.Option(
             "--metrics",
-            help="fast, all, groups or names; repeatable, or divided by commas.  [default: fast]",
+            help="fast, all, or names of groups and metrics; repeatable, or separated by commas.",
             metavar="NAMES",
+            show_default="fast",
         ),
     ] = None,
     jobs: Annotated[
         int | None,
-        typer.Option("--jobs", "-j", help="Processes.  [default: one a core, 8 at most]"),
+        typer.Option(
+            "--jobs",
+            "-j",
+            help="Number of processes.",
+            metavar="N",
+            show_default="one per core, at most 8",
+        ),
     ] = None,
     name: Annotated[
         list[str] | None,
         typer.Option(
-            help="What to call a system, instead of its folder's name; repeatable.",
+            help="Name of a system, instead of its folder's name; repeatable.",
             metavar="A=LABEL",
         ),
     ] = None,
     checkpoint: Annotated[
         list[str] | None,
         typer.Option(
-            help="The model that made a system's estimates, to note its hash; repeatable.",
+            help="Model that made a system's estimates, to record its hash; repeatable.",
             metavar="A=MODEL",
         ),
     ] = None,
@@ -62,59 +73,59 @@ def evaluate(
         typer.Option(
             "--codec",
             "-c",
-            help="Add what this codec alone does to the references and to each system; a name "
-            "from `mssgen models list`, or a path.",
+            help="Also score the references and each system after a round trip through this "
+            "codec: a name from `mssgen models list`, or a path.",
+            metavar="CODEC",
         ),
     ] = None,
     table: Annotated[
-        str | None,
-        typer.Option(
-            help="Also write a table in the form of the thesis: thesis-1, thesis-3 or thesis-4 "
-            "(with --codec)."
-        ),
+        Literal["thesis-1", "thesis-3", "thesis-4"] | None,
+        typer.Option(help="Also write a table in the form of the thesis; thesis-4 needs --codec."),
     ] = None,
     ratings: Annotated[
         list[str] | None,
         typer.Option(
-            help="Instead: read the ratings of a listening test, screen listeners, and average.",
+            help="Instead of scoring: read the ratings of a listening test, screen the listeners "
+            "and average the ratings.",
             metavar="FILE ...",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the bootstrap.", min=0)] = 0,
+    seed: Annotated[
+        int,
+        typer.Option(help="Random seed for the confidence intervals.", metavar="N", min=0),
+    ] = 0,
     overwrite: Annotated[
         bool,
-        typer.Option(
-            "--overwrite/--resume", help="Measure anew what is known already, or keep it."
-        ),
+        typer.Option("--overwrite/--resume", help="Recompute existing scores, or keep them."),
     ] = False,
     offline: given.Offline = False,
     device: Annotated[
-        str, typer.Option(help="Of the codec: auto, cpu, cuda, cuda:N, mps.")
+        str,
+        typer.Option(
+            help="Device for the codec: auto, cpu, cuda, cuda:N or mps.", metavar="DEVICE"
+        ),
     ] = "auto",
-    quiet: given.Quiet = False,
-    verbose: given.Verbose = False,
-    as_json: given.AsJson = False,
+    messages: given.Messages = given.Messages(),
 ) -> int:
-    """Compare stems with their references, and systems with each other.
+    """Score stems against their references, and compare systems with each other.
 
     Writes evaluation/summary.md, summary.csv, comparisons.csv, scores.jsonl and evaluation.json;
-    run again, it goes on where it stopped. Exit codes: 0 done, 1 a track failed, 2 wrong call, 130
-    interrupted.
+    run it again to resume. Exit codes: 0 done, 1 a track failed, 2 wrong usage, 130 interrupted.
     """
-    with given.session(as_json=as_json, quiet=quiet, verbose=verbose) as hook:
+    with messages.session() as hook:
         if ratings:
             if references is not None:
-                raise UsageError("--ratings goes without --references; call mssgen twice")
-            # `--ratings *.json` gives the files after the first one as arguments.
+                raise UsageError("--ratings does not go with --references; run mssgen twice")
+            # With `--ratings *.json`, all files but the first arrive as arguments.
             text = _rated([*ratings, *(estimates or ())], output, seed, hook)
-            if not quiet and not as_json:
+            if not messages.quiet and not messages.as_json:
                 typer.echo(text)
             return 0
 
         from mssgen.evaluation.run import EvaluationOptions, evaluate_systems
 
         if references is None:
-            raise UsageError("--references is missing: name the folder of the true stems")
+            raise UsageError("--references is missing: name the folder of the reference stems")
         done, text = evaluate_systems(
             EvaluationOptions(
                 estimates=tuple(estimates or ()),
@@ -132,16 +143,16 @@ def evaluate(
                 device=device,
                 offline=offline,
             ),
-            progress=not quiet and sys.stderr.isatty(),
+            progress=messages.has_progress,
             hook=hook,
         )
-    if not quiet and not as_json:
+    if not messages.quiet and not messages.as_json:
         typer.echo(text)
     return 1 if done.n_failed else 0
 
 
 def _rated(files: list[str], output: str, seed: int, hook: "Hook") -> str:
-    """Write what listeners said, and return the table."""
+    """Write the ratings of all listeners, and return the table."""
     from mssgen.evaluation.listening.ratings import (
         read_ratings,
         screen_listeners,
@@ -159,11 +170,11 @@ def _rated(files: list[str], output: str, seed: int, hook: "Hook") -> str:
 
 
 def _pairs(option: str, words: list[str] | None) -> dict[str, str]:
-    """A=B as {A: B}; the last "=" divides, since folders may hold one."""
+    """A=B as {A: B}, divided at the last "=", as names of folders may contain one."""
     found = {}
     for word in words or ():
         left, divider, right = word.rpartition("=")
         if not (left and divider and right):
-            raise UsageError(f"{option} {word} has another form than A={option[2:].upper()}")
+            raise UsageError(f"{option} {word} does not have the form A={option[2:].upper()}")
         found[left] = right
     return found

@@ -1,4 +1,4 @@
-"""`mssgen info`: what sound files and .codes files are."""
+"""`mssgen info`: facts about audio files and .codes files."""
 
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -15,16 +15,15 @@ if TYPE_CHECKING:
 def info(
     inputs: given.Inputs = None,
     list_file: given.ListFile = None,
-    quiet: given.Quiet = False,
-    verbose: given.Verbose = False,
-    as_json: given.AsJson = False,
+    messages: given.Messages = given.Messages(),
 ) -> int:
-    """Describe sound files: format, levels, loudness, and where their energy ends.
+    """Describe audio files: format, levels, loudness and bandwidth.
 
-    Knows .codes files too. Exit codes: 0 done, 1 a file failed, 2 wrong call, 130 interrupted.
+    Also describes .codes files. Exit codes: 0 done, 1 a file failed, 2 wrong usage, 130
+    interrupted.
     """
     n_failed = 0
-    with given.session(as_json=as_json, quiet=quiet, verbose=verbose) as hook:
+    with messages.session() as hook:
         from mssgen.inputs.tracks import EXTENSIONS, find_tracks
         from mssgen.inspection.file_info import CODES_SUFFIX, CodesInfo, describe
 
@@ -37,22 +36,22 @@ def info(
             try:
                 found = describe(track.path)
             except MssgenError as error:
-                if error.exit_code != 1:  # no other file would do better
+                if error.exit_code != 1:  # other files would fail in the same way
                     raise
                 n_failed += 1
                 hook(Failed(track.label, str(error)))
                 continue
-            if as_json:
+            if messages.as_json:
                 kind = "codes" if isinstance(found, CodesInfo) else "sound"
                 print_json({"event": kind, **_rounded(asdict(found))})
-            elif not quiet:
+            elif not messages.quiet:
                 rows = _codes_rows(found) if isinstance(found, CodesInfo) else _sound_rows(found)
                 print_table((), [*([("", "")] if index else []), *rows])
     return 1 if n_failed else 0
 
 
 def db(value: float | None, unit: str = "dB", digits: int = 1) -> str:
-    """A level for people; "silence" of none."""
+    """A level with its unit; "silence" for None."""
     return "silence" if value is None else f"{value:.{digits}f} {unit}"
 
 
@@ -63,9 +62,9 @@ def duration(seconds: float) -> str:
 
 
 def _sound_rows(found: "SoundInfo") -> list[tuple[str, str]]:
-    bits = f"{found.bit_depth} bit" if found.bit_depth else "lossy or not known"
+    bits = f"{found.bit_depth} bit" if found.bit_depth else "n/a (lossy)"
     if found.bit_depth and found.used_bits is not None and found.used_bits < found.bit_depth:
-        bits += f", of which {found.used_bits} are used"
+        bits += f", {found.used_bits} of them used"
     rows = [
         ("file", found.path),
         ("format", f"{found.container} {found.codec}".strip()),
@@ -83,20 +82,18 @@ def _sound_rows(found: "SoundInfo") -> list[tuple[str, str]]:
         ("bandwidth", _bandwidth(found)),
     ]
     if found.correlation is not None:
-        width = "" if found.width_db is None else f", side {found.width_db:+.1f} dB of the middle"
+        width = "" if found.width_db is None else f", side {found.width_db:+.1f} dB relative to mid"
         rows.append(("stereo", f"correlation {found.correlation:+.3f}{width}"))
     return rows
 
 
 def _stereo(found: "SoundInfo") -> str:
-    return {None: "", True: " (mono: left and right are the same)", False: " (stereo)"}[
-        found.is_mono
-    ]
+    return {None: "", True: " (both identical)", False: " (stereo)"}[found.is_mono]
 
 
 def _loudness(found: "SoundInfo") -> str:
     if found.loudness_lufs is None:
-        return "silence, or shorter than 0.4 s"
+        return "n/a (silence, or shorter than 0.4 s)"
     spread = "" if found.loudness_range_lu is None else f", range {found.loudness_range_lu:.1f} LU"
     return f"{found.loudness_lufs:.1f} LUFS{spread}"
 
@@ -105,15 +102,15 @@ def _bandwidth(found: "SoundInfo") -> str:
     ends = found.bandwidth
     if ends is None:
         return "silence"
-    text = f"energy ends at {ends.ends_hz / 1000:.1f} kHz (below {ends.floor_db:.0f} dB in 100 Hz)"
+    text = f"{ends.ends_hz / 1000:.1f} kHz (less than {ends.floor_db:.0f} dB per 100 Hz above it)"
     if ends.is_abrupt:
-        text += f", and drops by {ends.drop_db:.0f} dB: lossy once, or resampled"
+        text += f"; steep cut-off by {ends.drop_db:.0f} dB: was lossy or resampled"
     return text
 
 
 def _codes_rows(found: "CodesInfo") -> list[tuple[str, str]]:
     size = "" if found.codebook_size is None else f" of {found.codebook_size} codes"
-    rate = "not known" if found.bit_rate_kbps is None else f"{found.bit_rate_kbps:.2f} kbit/s"
+    rate = "unknown" if found.bit_rate_kbps is None else f"{found.bit_rate_kbps:.2f} kbit/s"
     silent = f", {found.n_silent_items} of them silent" if found.n_silent_items else ""
     file_rate = 8 * found.size_bytes / found.duration_s / 1000
     return [
@@ -123,15 +120,15 @@ def _codes_rows(found: "CodesInfo") -> list[tuple[str, str]]:
         ("codec id", found.codec_id),
         ("codebooks", f"{found.n_codebooks}{size}"),
         ("frames", f"{found.n_frames}, {found.n_items} items{silent}"),
-        ("bit rate", f"{rate} of codes, {file_rate:.1f} kbit/s of the file"),
+        ("bit rate", f"codes {rate}, file {file_rate:.1f} kbit/s"),
         ("size", f"{found.size_bytes / 1e6:.3f} MB"),
-        ("sound", f"{found.sample_rate} Hz, {found.n_channels} channels"),
+        ("audio", f"{found.sample_rate} Hz, {found.n_channels} channels"),
         ("duration", duration(found.duration_s)),
     ]
 
 
 def _rounded(value: Any) -> Any:
-    """Floats to nine digits after the point, which is finer than any of them is."""
+    """Floats rounded to nine decimals, finer than any of them is precise."""
     if isinstance(value, dict):
         return {key: _rounded(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

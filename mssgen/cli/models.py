@@ -1,5 +1,8 @@
-"""`mssgen models`: what there is, where it is, whether it is whole; nothing here imports torch
-except `quantize`, and only `pull` goes to the network. `export` and `push` are in `publish`."""
+"""`mssgen models`: which models exist, where they are, and whether their files are intact.
+
+Only `quantize` imports torch, and only `pull` uses the network. `export` and `push` are in
+`publish`.
+"""
 
 import statistics
 import sys
@@ -9,13 +12,12 @@ from typing import Annotated, Any
 import typer
 
 from mssgen.checkpoints.registry import REGISTRY, Bundle, lookup
+from mssgen.cli.groups import App
 from mssgen.cli.publish import export, push
 from mssgen.cli.tables import print_json, print_table
 from mssgen.errors import CheckpointError, MssgenError, UsageError
 
-app = typer.Typer(
-    help="List, inspect, download, check, convert and publish models.", no_args_is_help=True
-)
+app = App(help="List, inspect, download, verify, convert and publish models.")
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A name from `mssgen models list`.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
@@ -23,7 +25,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a tabl
 
 @app.command("list")
 def list_models(as_json: Json = False) -> None:
-    """List models: stage, stems, size, licence, place."""
+    """List models: stage, stems, size, location and licence."""
     rows: list[dict[str, Any]] = [
         {
             "name": bundle.name,
@@ -56,9 +58,9 @@ def list_models(as_json: Json = False) -> None:
 
 @app.command()
 def info(name: Name, as_json: Json = False) -> None:
-    """Show one model: files, hashes, licence.
+    """Show a model's files, hashes and licence.
 
-    Prints every statement about the licence that is known, also where they contradict.
+    Prints every known statement about the licence, even where they contradict each other.
     """
     bundle = lookup(name)
     facts: dict[str, Any] = {
@@ -91,7 +93,7 @@ def info(name: Name, as_json: Json = False) -> None:
     for key, value in facts.items():
         if key == "files":
             for file in value:
-                digest = file["sha256"] or "not known: downloads are not checked (unverified)"
+                digest = file["sha256"] or "unknown: downloads cannot be verified"
                 size = _megabytes(file["size_bytes"])
                 about = "; ".join([size, *([" ".join(file["stems"])] if file["stems"] else [])])
                 lines.append(("file", f"{file['name']} ({about}), sha256 {digest}"))
@@ -110,19 +112,21 @@ def info(name: Name, as_json: Json = False) -> None:
 def pull(
     names: Annotated[
         list[str],
-        typer.Argument(metavar="NAME...", help="Names, or hf://OWNER/NAME, to download."),
+        typer.Argument(metavar="NAME", help="Names from `mssgen models list`, or hf://OWNER/NAME."),
     ],
     original: Annotated[
         bool,
-        typer.Option("--original", help="Also the published file of a model that ships here."),
+        typer.Option(
+            "--original", help="Also download the published files of models that come with mssgen."
+        ),
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Download models, so that they work offline."""
+    """Download models for offline use."""
     from mssgen.checkpoints.resolving import SCHEME, embedded_checkpoint, parse_address, resolve
 
     bundles: dict[str, Bundle | None] = {}
-    for name in names:  # all of them before any download
+    for name in names:  # check all of them before any download
         is_address = name.startswith(SCHEME)
         bundles[name] = None if is_address else lookup(name)
         if is_address:
@@ -138,7 +142,7 @@ def pull(
         results.append(result)
         folder = embedded_checkpoint(name) if bundle else None
         if folder is not None and not (original and bundle and bundle.repo):
-            result |= {"status": "ships with mssgen", "paths": [str(folder)]}
+            result |= {"status": "comes with mssgen", "paths": [str(folder)]}
             continue
         try:
             if bundle is None:
@@ -169,13 +173,13 @@ def pull(
 def verify(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[NAME]...", help="Names to check; all that are here by default."),
+        typer.Argument(metavar="NAME", help="Names of models.", show_default="all on this machine"),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Check the hashes of local files.
+    """Verify the hashes of local files.
 
-    Looks at embedded and cached files only and never touches the network.
+    Looks at embedded and cached files only, and never uses the network.
     """
     bundles = [lookup(name) for name in names] if names else list(REGISTRY.values())
     results = [result for bundle in bundles for result in _verify(bundle, bool(names))]
@@ -192,16 +196,16 @@ def verify(
             "cached": f"run `mssgen models pull {bad[0]['name']}`",
         }
         raise CheckpointError(
-            f"{len(bad)} of {len(results)} files are not whole, first {bad[0]['name']}/"
+            f"{len(bad)} of {len(results)} files are not intact, first {bad[0]['name']}/"
             f"{bad[0]['file']} ({bad[0]['status']}): {cures[bad[0]['where']]}"
         )
 
 
 @app.command()
 def path(name: Name, as_json: Json = False) -> None:
-    """Print the paths of a model's files.
+    """Print the paths of a model's files, one per line.
 
-    One a line; fails if the model is not on this machine.
+    Fails if the model is not on this machine.
     """
     from mssgen.checkpoints.resolving import resolve
 
@@ -215,23 +219,29 @@ def path(name: Name, as_json: Json = False) -> None:
 
 @app.command()
 def quantize(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A checkpoint's path or name.")],
-    target: Annotated[Path, typer.Argument(metavar="TARGET", help="The folder to write.")],
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="Name or path of a checkpoint.")],
+    target: Annotated[Path, typer.Argument(metavar="TARGET", help="Folder to write to.")],
     model: Annotated[
         str | None,
-        typer.Option("--model", metavar="NAME", help="Whose licence and signature to record."),
+        typer.Option(
+            "--model", metavar="NAME", help="Model whose licence and signature to record."
+        ),
     ] = None,
     config: Annotated[
         Path | None,
-        typer.Option("--config", help="A config.json for a source that has no options itself."),
+        typer.Option(
+            "--config",
+            help="A config.json, for a source that comes without one.",
+            metavar="FILE",
+        ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace TARGET.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Halve a checkpoint's size (int8 weights).
+    """Convert a checkpoint's weights to int8.
 
     Writes a folder with config.json and model.safetensors: int8 weights with one fp16 scale per
-    output channel. The same source gives the same bytes.
+    output channel. The same source always gives the same bytes.
     """
     from mssgen.checkpoints.resolving import resolve
     from mssgen.checkpoints.shrinking import quantize_checkpoint
@@ -240,8 +250,8 @@ def quantize(
     resolved = resolve(source, stage="separate")
     if resolved.where == "embedded":
         raise UsageError(
-            f"{source} ships as int8 already: `mssgen models pull --original {source}` gets the "
-            "published file, whose path can be given here"
+            f"{source} already comes as int8: download the published file with `mssgen models pull "
+            f"--original {source}`, and give its path here"
         )
     if len(resolved.paths) != 1:
         raise UsageError(f"{source} has {len(resolved.paths)} files: give the path of one of them")
@@ -267,7 +277,7 @@ def quantize(
 
 
 def _pull_address(address: str, *, progress: bool) -> list[str]:
-    """The folder in the hub's cache, and the files of the codec that a stem encoder names."""
+    """Paths of the folder in the hub's cache, and of the files of a stem encoder's codec."""
     from mssgen.checkpoints.formats import CONFIG, read_json
     from mssgen.checkpoints.resolving import resolve
 
@@ -282,7 +292,7 @@ app.command()(push)
 
 
 def _where(bundle: Bundle) -> str:
-    """embedded, cached, cached (2 of 4) or on the hub."""
+    """Location: "embedded", "cached", "cached (2 of 4)", "on the hub" or "missing"."""
     from mssgen.checkpoints import hub
     from mssgen.checkpoints.resolving import embedded_checkpoint
 
@@ -297,7 +307,7 @@ def _where(bundle: Bundle) -> str:
 
 
 def _embedded_facts(bundle: Bundle) -> dict[str, str] | None:
-    """Path and recorded sha256 of the copy that ships, if there is one."""
+    """Path and recorded SHA-256 of the embedded copy, if there is one."""
     from mssgen.checkpoints.formats import CONFIG, read_config
     from mssgen.checkpoints.resolving import embedded_checkpoint
 
@@ -309,7 +319,7 @@ def _embedded_facts(bundle: Bundle) -> dict[str, str] | None:
 
 
 def _size_bytes(bundle: Bundle) -> int | None:
-    """Bytes of what is used: the embedded copy, or the published files."""
+    """Size of the embedded copy, else of the published files."""
     from mssgen.checkpoints.resolving import embedded_checkpoint
 
     folder = embedded_checkpoint(bundle.name)
@@ -319,7 +329,7 @@ def _size_bytes(bundle: Bundle) -> int | None:
 
 
 def _verify(bundle: Bundle, is_asked: bool) -> list[dict[str, Any]]:
-    """One row for each local file; missing ones count if the user asked for this model."""
+    """One row per local file; missing files count if the user asked for this model."""
     from mssgen.checkpoints import hub
     from mssgen.checkpoints.formats import WEIGHTS
     from mssgen.files import sha256_of
@@ -347,7 +357,7 @@ def _verify(bundle: Bundle, is_asked: bool) -> list[dict[str, Any]]:
     if embedded:
         add(WEIGHTS, "embedded", Path(embedded["path"]) / WEIGHTS, embedded["sha256"])
     cached = [hub.cached(bundle, file) for file in bundle.files]
-    # A model that ships needs no cached files; another one needs all of them.
+    # An embedded model needs no cached files; any other model needs all of them.
     needs_cache = is_asked and not embedded
     for file, path in zip(bundle.files, cached, strict=True):
         if path is not None or needs_cache:
@@ -356,4 +366,4 @@ def _verify(bundle: Bundle, is_asked: bool) -> list[dict[str, Any]]:
 
 
 def _megabytes(n_bytes: int | None) -> str:
-    return "not known" if n_bytes is None else f"{n_bytes / 1e6:.0f} MB"
+    return "unknown" if n_bytes is None else f"{n_bytes / 1e6:.0f} MB"

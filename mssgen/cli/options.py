@@ -1,11 +1,14 @@
-"""Options that several commands share: their words, their help, and what they mean for files."""
+"""Options that several commands share: their words, their help, and what they mean for files.
+
+The lists of choices are the library's; tests/cli/test_help.py compares them.
+"""
 
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import typer
 
@@ -15,6 +18,7 @@ from mssgen.errors import MssgenError, UsageError
 from mssgen.events import Failed, Written
 
 if TYPE_CHECKING:
+    from mssgen.cli.reporters import AnyHook
     from mssgen.enhancers.blend import Blend
     from mssgen.enhancers.loading import Refining
     from mssgen.events import Event, Hook
@@ -22,217 +26,286 @@ if TYPE_CHECKING:
     from mssgen.jobs.batch import Group, WriteOptions
     from mssgen.outputs import OutputPlan
 
-_MAX_THREADS = 1024
+FormatName = Literal["wav", "flac", "ogg", "opus", "mp3", "aiff", "caf", "w64", "raw"]
+BitDepthName = Literal["16", "24", "32f"]
+ClipMode = Literal["rescale", "clamp", "none"]
+BlendMode = Literal["auto", "fill", "full"]
+RefineMode = Literal["c2f", "coarse+c2f"]
+PrecisionName = Literal["auto", "fp32", "bf16", "fp16"]
+
+_INPUT = "Input files"
+_MODEL_HELP = "a name from `mssgen models list`, a path, or hf://OWNER/NAME"
 
 Inputs = Annotated[
     list[str] | None,
-    typer.Argument(help="Sound files, folders (searched recursively), or - for standard input."),
+    typer.Argument(
+        metavar="INPUT",
+        help="Audio files, folders (searched recursively), or - for standard input.",
+    ),
 ]
 ListFile = Annotated[
     str | None,
     typer.Option(
         "--list",
-        help="Read more inputs from FILE (- for standard input): a path per line, a playlist, or "
-        "what find -print0 writes.",
+        help="Read more inputs from FILE (- for standard input): one path per line, a playlist, "
+        "or the output of find -print0.",
         metavar="FILE",
+        rich_help_panel=_INPUT,
     ),
 ]
-Output = Annotated[
-    str, typer.Option("--output", "-o", help="Folder to write to, or - for standard output.")
-]
-Template = Annotated[
-    str,
-    typer.Option(
-        help="Path below the folder; knows {track} {stem} {ext} {trackext}, {parent} (the name of "
-        "the input's folder) and {path} ({parent}/{track} where {track} has no folder)."
-    ),
-]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs.")]
 SkipExisting = Annotated[
     bool,
     typer.Option(
         "--skip-existing",
-        help="Keep outputs that exist, whatever made them, and write the missing ones.  [default "
-        "for several inputs: skip what was made from the same input in the same way]",
+        help="Keep existing outputs, however they were made, and write only the missing ones.",
+        show_default="several inputs: skip those already done from the same input with the same "
+        "options",
     ),
-]
-Format = Annotated[
-    str | None,
-    typer.Option(
-        "--format",
-        "-f",
-        help="wav, flac, ogg, opus, mp3, aiff, caf, w64 or raw.  [default: wav]",
-    ),
-]
-Raw = Annotated[
-    bool, typer.Option("--raw", help="Headerless little-endian samples (--format raw).")
 ]
 BitDepth = Annotated[
-    str | None, typer.Option(help="16, 24 or 32f.  [default: the input's, at least 16]")
+    BitDepthName | None,
+    typer.Option(help="Bits per sample.", show_default="the input's, at least 16"),
 ]
-SampleRate = Annotated[int | None, typer.Option(help="Hz.  [default: the input's]", metavar="HZ")]
-Clip = Annotated[
-    str,
+SampleRate = Annotated[
+    int | None,
     typer.Option(
-        help="Peaks over full scale: rescale (all stems of the song alike), clamp or none."
+        help="Sample rate of the outputs.",
+        metavar="HZ",
+        min=8_000,
+        max=192_000,
+        show_default="the input's",
     ),
 ]
-Downmix = Annotated[
-    bool,
+Clip = Annotated[
+    ClipMode,
     typer.Option(
-        "--downmix", help="Mix more than two channels to stereo; otherwise each pair is separated."
+        help="What to do about peaks above full scale: rescale (turn all stems of the song down "
+        "by the same amount), clamp, or none."
     ),
 ]
 Strict = Annotated[
     bool,
     typer.Option(
-        "--strict", help="Refuse damaged and incomplete files instead of warning about them."
+        "--strict",
+        help="Refuse damaged and incomplete files instead of warning about them.",
+        rich_help_panel=_INPUT,
     ),
 ]
-BlendMode = Annotated[
+Model = Annotated[
     str | None,
     typer.Option(
-        "--blend",
-        help="full: what the codec made of the stem; fill: the stem without what leaked in, its "
-        "holes filled up by the codec; auto: fill, as far as it is safe.  [default: auto]",
+        "--model",
+        "-m",
+        help=f"The separation model: {_MODEL_HELP}.",
+        metavar="MODEL",
+        show_default="htdemucs",
+        rich_help_panel="Model",
     ),
 ]
-Mix = Annotated[
-    float | None, typer.Option(help="0 (the stem) to 1 (the blend).  [default: 1]", metavar="SHARE")
+Codec = Annotated[
+    str, typer.Option("--codec", "-c", help=f"The codec: {_MODEL_HELP}.", metavar="CODEC")
 ]
-Refine = Annotated[
-    str | None,
-    typer.Option(
-        help="Make the encoder's codes anew: c2f all but the first few levels, coarse+c2f all but "
-        "the very first.",
-        metavar="c2f|coarse+c2f",
-    ),
-]
-Refiner = Annotated[
-    str | None,
-    typer.Option(
-        help="The c2f network: a name, a path (VampNet's c2f.pth, too), or hf://OWNER/NAME.  "
-        "[default: what ships for the stem]",
-        metavar="CHECKPOINT",
-    ),
-]
-CoarseRefiner = Annotated[
-    str | None, typer.Option(help="The coarse network, named likewise.", metavar="CHECKPOINT")
-]
-Steps = Annotated[
+Offline = Annotated[bool, typer.Option("--offline", help="Never download anything.")]
+Jobs = Annotated[
     int | None,
-    typer.Option(help="Rounds of each refiner.  [default: 2 of c2f, 12 of coarse]", metavar="N"),
-]
-Temperature = Annotated[
-    float | None,
-    typer.Option(help="How boldly refiners draw; 0: the likeliest code.  [default: 1]"),
-]
-RefineSeed = Annotated[
-    int | None, typer.Option("--seed", help="Of what refiners draw.  [default: 0]", metavar="N")
-]
-KeepCodebooks = Annotated[
-    int | None,
-    typer.Option(help="Levels that --refine leaves alone.  [default: the fewest]", metavar="N"),
-]
-Strength = Annotated[
-    float | None,
     typer.Option(
-        help="How far refiners may go from what the encoder heard: nearly 0, not at all; 1, "
-        "anywhere.  [default: 1]",
-        metavar="SHARE",
+        "--jobs", "-j", help="Number of processes.", metavar="N", show_default="one per core"
     ),
 ]
-Offline = Annotated[bool, typer.Option("--offline", help="Never ask the hub for a model.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
-Precision = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")]
-Threads = Annotated[
-    int | None, typer.Option(help="CPU threads.  [default: one a core]", metavar="N")
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print JSON, one object per line, for programs.")
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Debug messages and tracebacks.")]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line, for programs.")]
 
 
-@contextmanager
-def session(
-    *, as_json: bool, quiet: bool, verbose: bool, to_stdout: bool = False
-) -> Iterator["Hook"]:
-    """The hook of one command; failures before the first song reach programs through it too.
+@dataclass(frozen=True)
+class Messages:
+    """How much a command says, and in which form."""
 
-    Where standard output carries the sound, JSON goes to standard error.
-    """
-    stream = sys.stderr if to_stdout else sys.stdout
-    with reporter(as_json=as_json, quiet=quiet, verbose=verbose, json_stream=stream) as hook:
-        try:
-            yield hook
-        except MssgenError as error:
-            if as_json:
-                hook(Failed("", str(error)))
-            raise
+    PANEL: ClassVar = "Messages"
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Print debug messages and tracebacks.")
+    ] = False
+    as_json: AsJson = False
+
+    @property
+    def has_progress(self) -> bool:
+        """Whether a bar of a download has a place."""
+        return not self.quiet and sys.stderr.isatty()
+
+    @contextmanager
+    def session(self, *, to_stdout: bool = False, is_quiet: bool = False) -> Iterator["AnyHook"]:
+        """The hook of one command; failures before the first track reach programs through it too.
+
+        Where standard output carries audio, JSON goes to standard error.
+        """
+        stream = sys.stderr if to_stdout else sys.stdout
+        quiet = self.quiet or is_quiet
+        with reporter(
+            as_json=self.as_json, quiet=quiet, verbose=self.verbose, json_stream=stream
+        ) as hook:
+            try:
+                yield hook
+            except MssgenError as error:
+                if self.as_json:
+                    hook(Failed("", str(error)))
+                raise
 
 
-def use_threads(threads: int | None) -> None:
-    """Set the number of CPU threads; UsageError where it makes no sense."""
-    if threads is None:
-        return
-    if not 1 <= threads <= _MAX_THREADS:
-        raise UsageError(f"--threads {threads} is out of range; use 1 to {_MAX_THREADS}")
-    import torch
+@dataclass(frozen=True)
+class Machine:
+    """Where the networks run."""
 
-    torch.set_num_threads(threads)
+    PANEL: ClassVar = "Speed"
+    device: Annotated[
+        str,
+        typer.Option(
+            help="Device to compute on: auto, cpu, cuda, cuda:N or mps.", metavar="DEVICE"
+        ),
+    ] = "auto"
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            help="Number of CPU threads.",
+            metavar="N",
+            min=1,
+            max=1024,
+            show_default="one per core",
+        ),
+    ] = None
+
+    def use_threads(self) -> None:
+        """Set the number of CPU threads."""
+        if self.threads is not None:
+            import torch
+
+            torch.set_num_threads(self.threads)
 
 
-def blend_of(mode: str | None, mix: float | None) -> "Blend":
-    """What --blend and --mix say; UsageError where they make no sense."""
-    from mssgen.enhancers.blend import Blend
+@dataclass(frozen=True)
+class SeparatorMachine(Machine):
+    """Where a separator runs, and in which precision."""
 
-    return Blend(mode or "auto", 1.0 if mix is None else mix)
+    precision: Annotated[PrecisionName, typer.Option(help="Number format of the computation.")] = (
+        "auto"
+    )
 
 
-def refining_of(
-    mode: str | None,
-    c2f: str | None,
-    coarse: str | None,
-    *,
-    steps: int | None,
-    temperature: float | None,
-    seed: int | None,
-    keep_codebooks: int | None,
-    strength: float | None,
-) -> "Refining | None":
-    """What --refine and the options about it say; UsageError where they make no sense."""
-    if mode is None:
-        said = {
-            "--refiner": c2f,
-            "--coarse-refiner": coarse,
-            "--steps": steps,
-            "--temperature": temperature,
-            "--seed": seed,
-            "--keep-codebooks": keep_codebooks,
-            "--strength": strength,
+@dataclass(frozen=True)
+class Blending:
+    """How much of an enhanced stem is heard; see `mssgen.enhancers.blend.Blend`."""
+
+    PANEL: ClassVar = "Enhancement"
+    blend: Annotated[
+        BlendMode | None,
+        typer.Option(
+            "--blend",
+            help="fill: remove bleed from the stem and fill its gaps from the codec; full: use the "
+            "codec's output alone; auto: fill, only where it is safe.",
+            show_default="auto",
+        ),
+    ] = None
+    mix: Annotated[
+        float | None,
+        typer.Option(
+            help="Dry/wet: 0 is the unprocessed stem, 1 the fully enhanced one.",
+            metavar="SHARE",
+            min=0,
+            max=1,
+            show_default="1",
+        ),
+    ] = None
+
+    def chosen(self) -> "Blend":
+        """The blend of these options."""
+        from mssgen.enhancers.blend import Blend
+
+        return Blend(self.blend or "auto", 1.0 if self.mix is None else self.mix)
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """Which networks rewrite codes, and how; see `mssgen.refiners.refine.Refinement`."""
+
+    PANEL: ClassVar = "Refinement (experts)"
+    refine: Annotated[
+        RefineMode | None,
+        typer.Option(
+            help="Regenerate the encoder's codes: c2f keeps the first few codebooks, coarse+c2f "
+            "only the very first.",
+        ),
+    ] = None
+    refiner: Annotated[
+        str | None,
+        typer.Option(
+            help="The c2f network: a name, a path (also VampNet's c2f.pth), or hf://OWNER/NAME.",
+            metavar="CHECKPOINT",
+            show_default="the built-in one for the stem",
+        ),
+    ] = None
+    coarse_refiner: Annotated[
+        str | None,
+        typer.Option(help="The coarse network, given the same way.", metavar="CHECKPOINT"),
+    ] = None
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            help="Sampling steps per network.", metavar="N", show_default="c2f: 2; coarse: 12"
+        ),
+    ] = None
+    temperature: Annotated[
+        float | None,
+        typer.Option(
+            help="Randomness of the sampling; 0 always takes the most likely code.",
+            metavar="T",
+            show_default="1",
+        ),
+    ] = None
+    keep_codebooks: Annotated[
+        int | None,
+        typer.Option(
+            help="Number of codebooks to leave unchanged, counted from the first.",
+            metavar="N",
+            show_default="as few as the networks allow",
+        ),
+    ] = None
+    strength: Annotated[
+        float | None,
+        typer.Option(
+            help="How far the refined codes may move from the encoder's: near 0, hardly at all; "
+            "1, without limit.",
+            metavar="SHARE",
+            show_default="1",
+        ),
+    ] = None
+
+    def chosen(self, seed: int | None) -> "Refining | None":
+        """The refinement of these options and a random seed; UsageError where they contradict."""
+        options: dict[str, Any] = {
+            "temperature": self.temperature,
+            "seed": seed,
+            "keep_codebooks": self.keep_codebooks,
+            "strength": self.strength,
         }
-        for option, value in said.items():
-            if value is not None:
-                raise UsageError(f"{option} needs --refine: add --refine c2f, or coarse+c2f")
-        return None
-    from mssgen.enhancers.loading import Refining
-    from mssgen.refiners.refine import Refinement
+        if self.refine is None:
+            networks = {"refiner": self.refiner, "coarse_refiner": self.coarse_refiner}
+            for name, value in {**networks, "steps": self.steps, **options}.items():
+                if value is not None:
+                    raise UsageError(f"`{name}` needs `refine`: add --refine c2f, or coarse+c2f")
+            return None
+        from mssgen.enhancers.loading import Refining
+        from mssgen.refiners.refine import Refinement
 
-    options: dict[str, Any] = {
-        "n_steps": steps,
-        "temperature": temperature,
-        "seed": seed,
-        "keep_codebooks": keep_codebooks,
-        "strength": strength,
-    }
-    stated = {key: value for key, value in options.items() if value is not None}
-    return Refining(Refinement(**{"mode": mode, **stated}), c2f, coarse)
+        options |= {"mode": self.refine, "n_steps": self.steps}
+        stated = {key: value for key, value in options.items() if value is not None}
+        return Refining(Refinement(**stated), self.refiner, self.coarse_refiner)
 
 
 def existing(
     inputs: list[str] | None, tracks: list["Track"], overwrite: bool, skip_existing: bool
 ) -> str:
-    """What to do with outputs that exist: several songs skip what is complete, one refuses."""
+    """What to do with existing outputs: a single track refuses, several skip complete ones."""
     if overwrite and skip_existing:
         raise UsageError("--overwrite and --skip-existing contradict each other; use one")
     is_single = [track.path for track in tracks] == (inputs or [])
@@ -241,43 +314,78 @@ def existing(
     return "refuse" if is_single and len(tracks) == 1 else "resume"
 
 
+def new_folder(output: str) -> Path:
+    """The folder of a command that writes nothing else; UsageError for no name, or -."""
+    if output in ("", "-"):
+        raise UsageError("--output takes a folder here; name one")
+    return Path(output)
+
+
 def check_folder(output: str) -> None:
-    """Raise UsageError where the folder to write to is called like a sound file."""
+    """Raise UsageError where the folder to write to has the name of an audio file."""
     from mssgen.inputs.tracks import EXTENSIONS
 
     suffix = Path(output).suffix.lower()
     if suffix in (*EXTENSIONS, ".raw") and not output.endswith("/") and not Path(output).is_dir():
         raise UsageError(
-            f"--output {output} is called like a sound file, and a folder is written: name one, "
-            f"such as --output {Path(output).with_suffix('')}"
+            f"--output {output} is named like an audio file, but must be a folder: use a folder's "
+            f"name, such as --output {Path(output).with_suffix('')}"
         )
 
 
 @dataclass(frozen=True)
 class Files:
-    """What a command line says about inputs and outputs; see the options of the same names."""
+    """Inputs and outputs of `separate` and `enhance`."""
 
-    inputs: list[str] | None
-    list_file: str | None
-    output: str
-    template: str
-    overwrite: bool
-    skip_existing: bool
-    container: str | None
-    raw: bool
-    bit_depth: str | None
-    sample_rate: int | None
-    clip: str
-    downmix: bool
+    PANEL: ClassVar = "Output files"
+    inputs: Inputs = None
+    list_file: ListFile = None
+    strict: Strict = False
+    downmix: Annotated[
+        bool,
+        typer.Option(
+            "--downmix",
+            help="Mix more than two channels down to stereo, instead of processing them pair by "
+            "pair.",
+            rich_help_panel=_INPUT,
+        ),
+    ] = False
+    output: Annotated[
+        str,
+        typer.Option(
+            "--output", "-o", help="Folder to write to, or - for standard output.", metavar="DIR"
+        ),
+    ] = "separated"
+    template: Annotated[
+        str,
+        typer.Option(
+            help="Path of each output below the folder, made of {track}, {stem}, {ext}, "
+            "{trackext} (the input's extension), {parent} (the name of the input's folder) and "
+            "{path} ({parent}/{track} where {track} has no folder).",
+            metavar="PATH",
+        ),
+    ] = "{track}/{stem}.{ext}"
+    overwrite: Overwrite = False
+    skip_existing: SkipExisting = False
+    container: Annotated[
+        FormatName | None, typer.Option("--format", "-f", help="File format.", show_default="wav")
+    ] = None
+    raw: Annotated[
+        bool,
+        typer.Option("--raw", help="Write headerless little-endian samples; same as --format raw."),
+    ] = False
+    bit_depth: BitDepth = None
+    sample_rate: SampleRate = None
+    clip: Clip = "rescale"
 
     @property
     def to_stdout(self) -> bool:
         return self.output == "-"
 
     def tracks(self, *, skip_outputs: bool = True) -> list["Track"]:
-        """The songs; UsageError or AudioError where there are none or the options contradict.
+        """The inputs; UsageError or AudioError where there are none or the options contradict.
 
-        `skip_outputs` leaves out earlier outputs of mssgen in the folders that are named.
+        `skip_outputs` leaves out earlier outputs of mssgen in the given folders.
         """
         from mssgen.inputs.tracks import find_tracks
 
@@ -291,7 +399,7 @@ class Files:
         if self.raw and self.container not in (None, "raw"):
             raise UsageError(f"--raw and --format {self.container} contradict each other; use one")
         if not self.output:
-            raise UsageError("--output is an empty word; name a folder, or - for standard output")
+            raise UsageError("--output is empty; name a folder, or - for standard output")
         check_folder(self.output)
         return tracks
 
@@ -316,31 +424,31 @@ class Files:
         if len(tracks) != 1 or len(plan.outputs) != 1:
             raise UsageError(
                 f"-o - takes one input and one output, not {len(tracks)} and {len(plan.outputs)} "
-                f"({', '.join(plan.names)}); name one --stem, or a folder"
+                f"({', '.join(plan.names)}); choose one --stem, or name a folder"
             )
         if not is_stdout_open():
             raise UsageError("-o - writes to standard output, which is closed; name a folder")
         if sys.stdout.isatty():
-            raise UsageError("-o - would fill the terminal with samples; pipe it, or name a folder")
+            raise UsageError(
+                "-o - would fill the terminal with binary data; pipe it, or name a folder"
+            )
 
     def run(
         self,
         groups: Sequence["Group"],
         write: "WriteOptions",
         hook: "Hook",
-        *,
-        strict: bool = False,
     ) -> int:
-        """Separate all tracks and return the exit code; `strict` refuses damaged files."""
+        """Process all tracks and return the exit code."""
         from mssgen.jobs.batch import separate_groups
 
         if not self.to_stdout:
             done = separate_groups(
-                groups, output_dir=self.output, options=write, strict=strict, hook=hook
+                groups, output_dir=self.output, options=write, strict=self.strict, hook=hook
             )
             return 1 if done.n_failed else 0
 
-        # A temporary file, because its header and gain come last.
+        # Through a temporary file, as the header and the gain are known only at the end.
         from mssgen.audio.writing import copy_to_stdout
         from mssgen.leftovers import scratch_folder
 
@@ -357,7 +465,7 @@ class Files:
                     hook(event)
 
             done = separate_groups(
-                groups, output_dir=folder, options=write, strict=strict, hook=note
+                groups, output_dir=folder, options=write, strict=self.strict, hook=note
             )
             for path in written:
                 copy_to_stdout(path, sys.stdout.buffer)

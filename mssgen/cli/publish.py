@@ -1,17 +1,17 @@
-"""`mssgen models export` and `push`: from a training run to a checkpoint, and from there to others.
+"""`mssgen models export` and `push`: from a training run to a checkpoint, to the hub.
 
-`push` goes to the network.
+Only `push` uses the network.
 """
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from mssgen.cli.console import warn
 from mssgen.cli.options import Offline
-from mssgen.errors import UsageError
+from mssgen.cli.words import as_options
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -19,30 +19,30 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The --output of `mssgen train`.")],
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="The folder to write.")
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Folder to write to.")
     ],
     checkpoint: Annotated[
-        str, typer.Option(metavar="WHICH", help="best (by validation), last, or step-N.")
+        str,
+        typer.Option(
+            metavar="WHICH", help="Which checkpoint: best (by validation), last or step-N."
+        ),
     ] = "best",
     storage: Annotated[
-        str,
-        typer.Option(metavar="TYPE", help="Of the weights: fp32, fp16 or int8 (a quarter)."),
+        Literal["fp32", "fp16", "int8"],
+        typer.Option(help="Number format of the weights; int8 takes a quarter of the space."),
     ] = "fp32",
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an older checkpoint in DIR.")
+        bool, typer.Option("--overwrite", help="Replace an existing checkpoint in DIR.")
     ] = False,
     offline: Offline = False,
     as_json: Json = False,
 ) -> None:
-    """Make a usable checkpoint of a training run.
+    """Turn a training run into a checkpoint.
 
-    Writes DIR/config.json and model.safetensors (and codec/ where the codec has no name), which
-    --encoder and --codec take, and DIR/training.json, which tells how they were made.
+    Writes DIR/config.json and model.safetensors (and codec/ where the codec has no name), for
+    --encoder, --codec or --refiner, and DIR/training.json, which records how they were made.
     """
     from mssgen.training.export import STORAGES, export_run
-
-    if storage not in STORAGES:
-        raise UsageError(f"--storage {storage} is unknown; use {', '.join(STORAGES)}")
 
     chosen = export_run(
         run,
@@ -60,35 +60,44 @@ def export(
 
 def push(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A checkpoint folder.")],
-    repo: Annotated[str, typer.Argument(metavar="REPO", help="OWNER/NAME on the hub.")],
+    repo: Annotated[
+        str, typer.Argument(metavar="REPO", help="OWNER/NAME on the Hugging Face Hub.")
+    ],
     licence: Annotated[
         str | None,
-        typer.Option(metavar="ID", help="Of the weights: mit, cc-by-nc-4.0, ... or other."),
+        typer.Option(metavar="ID", help="Licence of the weights: mit, cc-by-nc-4.0, ... or other."),
     ] = None,
     data_note: Annotated[
         str | None,
-        typer.Option(metavar="TEXT", help="The training data and their licences, for the card."),
+        typer.Option(
+            metavar="TEXT", help="The training data and their licences, for the model card."
+        ),
     ] = None,
-    private: Annotated[bool, typer.Option("--private", help="For your eyes only.")] = False,
+    private: Annotated[
+        bool, typer.Option("--private", help="Create a private repository.")
+    ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the card and the files; send nothing.")
+        bool,
+        typer.Option(
+            "--dry-run", help="Print the card and the names of the files, and send nothing."
+        ),
     ] = False,
     offline: Annotated[
-        bool, typer.Option("--offline", help="With --dry-run: never ask the hub.")
+        bool, typer.Option("--offline", help="With --dry-run: never download anything.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Send a checkpoint to the Hugging Face Hub, with a model card.
+    """Upload a checkpoint to the Hugging Face Hub, with a model card.
 
-    The card is DIR/README.md, or one that is written from what is known: data, licence, metrics,
-    codec. Others then use the printed address as --encoder, --codec or --model.
+    The card is DIR/README.md, or else is written from what is known: data, licence, metrics and
+    codec. The printed address can then be given as --encoder, --codec, --refiner or --model.
     """
     from mssgen.errors import UsageError
     from mssgen.publishing.release import prepare_release
     from mssgen.publishing.release import push as send
 
     if offline and not dry_run:
-        raise UsageError("--offline forbids a push; use it with --dry-run")
+        raise UsageError("--offline rules out an upload; use it with --dry-run")
     release = prepare_release(folder, repo, licence=licence, data_note=data_note, offline=offline)
     for warning in release.warnings:
         warn(warning)
@@ -99,7 +108,7 @@ def push(
             "commit": commit,
             "files": list(release.files),
             "card": release.card,
-            "warnings": release.warnings,
+            "warnings": [as_options(warning) for warning in release.warnings],
         }
         typer.echo(json.dumps(facts))
         return

@@ -1,4 +1,4 @@
-"""`mssgen data render` and `mssgen data check`: open training data, made and looked over."""
+"""`mssgen data render` and `mssgen data check`: make open training data, and check any."""
 
 import json
 import sys
@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 def render(
     recipe: Annotated[
         str,
-        typer.Option(help="A TOML file, or the name of one that ships: base, full, recorded, ..."),
+        typer.Option(
+            help="A TOML file, or the name of a built-in recipe: base, full, recorded, ...",
+            metavar="RECIPE",
+        ),
     ],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder to write to.", metavar="DIR")
@@ -24,31 +27,30 @@ def render(
     packages: Annotated[
         Path | None,
         typer.Option(
-            help="Where packages are kept and looked for.  [default: the user's cache]",
-            metavar="DIR",
+            help="Folder of downloaded packages.", metavar="DIR", show_default="the user's cache"
         ),
     ] = None,
     instruments: Annotated[
         Path | None,
         typer.Option(
-            help="The recipe's recorded instruments (SFZ).  [default: recorded.folder]",
+            help="Folder of the recipe's recorded instruments (SFZ).",
             metavar="DIR",
+            show_default="the recipe's recorded.folder",
         ),
     ] = None,
-    jobs: Annotated[int, typer.Option("--jobs", "-j", help="Processes.", metavar="N")] = 1,
-    quiet: given.Quiet = False,
-    verbose: given.Verbose = False,
-    as_json: given.AsJson = False,
+    jobs: Annotated[
+        int, typer.Option("--jobs", "-j", help="Number of processes.", metavar="N")
+    ] = 1,
+    messages: given.Messages = given.Messages(),
 ) -> int:
     """Render tracks with exact stems from free packages and recorded instruments.
 
     Needs apt-get and dpkg-deb, libopenmpt for tracker modules, fluidsynth for MIDI and pysinsy for
-    singing; what is fetched is unpacked, not installed. Writes DIR/SPLIT/TRACK/STEM.flac,
-    DIR/manifest.json with source and licence of every track, and DIR/licences; run again, it goes
-    on where it stopped. Exit codes: 0 done, 1 a track or package failed, 2 wrong call, 130
-    interrupted.
+    singing; packages are unpacked, not installed. Writes DIR/SPLIT/TRACK/STEM.flac,
+    DIR/manifest.json with source and licence of every track, and DIR/licences; run it again to
+    resume. Exit codes: 0 done, 1 a track or package failed, 2 wrong usage, 130 interrupted.
     """
-    with given.session(as_json=as_json, quiet=quiet, verbose=verbose) as hook:
+    with messages.session() as hook:
         from mssgen.extras import missing
 
         try:
@@ -70,19 +72,26 @@ def render(
 
 def check(
     library: Annotated[
-        Path, typer.Argument(metavar="DIR", help="The tracks, in any layout that trains.")
+        Path,
+        typer.Argument(
+            metavar="DIR", help="Folder of tracks, in any layout that can be trained on."
+        ),
     ],
     max_sum_error_db: Annotated[
         float,
-        typer.Option(help="Stems may miss a mixture file by this much (dB of the mixture)."),
+        typer.Option(
+            help="Largest allowed difference between the sum of the stems and the mixture file, "
+            "in dB relative to the mixture.",
+            metavar="DB",
+        ),
     ] = -30.0,
     as_json: given.AsJson = False,
 ) -> int:
-    """Look over a folder of tracks: hours of sound per stem and split, and what is wrong.
+    """Check a folder of tracks: hours of audio per stem and split, and problems.
 
-    Wrong is: damaged files, lacking or all silent stems, clipping, lengths that differ, stems that
-    do not sum to the mixture file, a mixture under another name. Exit codes: 0 all well, 1
-    something is wrong, 2 wrong call.
+    Problems are damaged files, missing or silent stems, clipping, differing lengths, stems that do
+    not sum to the mixture file, and mixtures under another name. Exit codes: 0 no problems, 1
+    problems, 2 wrong usage.
     """
     from mssgen.library.check import check_library
     from mssgen.library.stems import open_library
@@ -101,7 +110,7 @@ def _show(report: "Report") -> None:
 
     for split, hours in report.hours.items():
         heard = ", ".join(f"{stem} {hours[stem]:.2f}" for stem in hours if stem != "mixture")
-        typer.echo(f"{split or 'all'}: {hours['mixture']:.2f} h; heard: {heard}")
+        typer.echo(f"{split or 'all'}: {hours['mixture']:.2f} h; sounding: {heard}")
         more = {stem: n for stem, n in report.n_with[split].items() if stem not in STEMS}
         if more:
             tracks = ", ".join(f"{stem} in {n}" for stem, n in more.items())
@@ -109,8 +118,8 @@ def _show(report: "Report") -> None:
         silent = {stem: n for stem, n in report.n_silent[split].items() if n}
         if silent:
             tracks = ", ".join(f"{stem} in {n}" for stem, n in silent.items())
-            typer.echo(f"{split or 'all'}: never heard: {tracks} tracks")
+            typer.echo(f"{split or 'all'}: silent: {tracks} track(s)")
     for finding in report.findings:
         typer.echo(printable(f"{finding.track}: {finding.message}"))
     wrong = len({finding.track for finding in report.findings})
-    typer.echo(f"{report.n_tracks} tracks, {wrong} with something wrong")
+    typer.echo(f"{report.n_tracks} tracks, {wrong} with problems")

@@ -1,8 +1,8 @@
-"""`mssgen report`: an evaluation as a page to listen, look and compare."""
+"""`mssgen report`: an evaluation as a web page for listening, looking and comparing."""
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -16,67 +16,68 @@ if TYPE_CHECKING:
 def report(
     folder: Annotated[
         str,
-        typer.Argument(help="What `mssgen evaluate --output` wrote.", metavar="DIR"),
+        typer.Argument(help="The --output of `mssgen evaluate`.", metavar="DIR"),
     ],
-    output: Annotated[str, typer.Option("--output", "-o", help="Folder to write to.")] = "report",
+    output: Annotated[
+        str, typer.Option("--output", "-o", help="Folder to write to.", metavar="DIR")
+    ] = "report",
     max_tracks: Annotated[
         int | None,
         typer.Option(
-            help="Sounds and pictures for the first N tracks only.  [default: all]", metavar="N"
+            help="Audio and pictures for the first N tracks only.",
+            metavar="N",
+            show_default="all tracks",
         ),
     ] = None,
     container: Annotated[
-        str,
+        Literal["ogg", "mp3", "flac", "wav", "opus"],
         typer.Option(
             "--format",
             "-f",
-            help="ogg, mp3, flac, wav or opus; mp3 also plays in Safari before 18.4.",
+            help="Audio format of the page; mp3 also plays in Safari before 18.4.",
         ),
     ] = "ogg",
     seconds: Annotated[
         float | None,
         typer.Option(
-            help="Hear the N seconds in which the reference is loudest; 0: whole songs.  "
-            "[default: 30; 10 in a test]",
-            metavar="N",
+            help="Length of the excerpts, taken where the reference is loudest; 0: whole songs.",
+            metavar="SECONDS",
+            show_default="30; 10 in a listening test",
         ),
     ] = None,
     listening_test: Annotated[
-        str | None,
+        Literal["mushra", "ab"] | None,
         typer.Option(
-            help="Instead: a listening test, for webMUSHRA and as a page of its own.",
-            metavar="mushra|ab",
+            help="Write a listening test instead, for webMUSHRA and as a stand-alone page."
         ),
     ] = None,
     trials: Annotated[
         int | None,
-        typer.Option(help="Pages of the listening test.  [default: 12]", metavar="N"),
+        typer.Option(help="Pages of the listening test.", metavar="N", show_default="12"),
     ] = None,
     jobs: Annotated[
         int | None,
-        typer.Option(help="Tracks at a time.  [default: one a core, at most 4]", metavar="N"),
+        typer.Option(
+            help="Tracks processed at a time.", metavar="N", show_default="one per core, at most 4"
+        ),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a report that is there.")
+        bool, typer.Option("--overwrite", help="Replace an existing report.")
     ] = False,
-    quiet: given.Quiet = False,
-    verbose: given.Verbose = False,
-    as_json: given.AsJson = False,
+    messages: given.Messages = given.Messages(),
 ) -> int:
-    """Make a page of an evaluation: players that switch in place, pictures and numbers.
+    """Make a web page of an evaluation: synchronized players, pictures and numbers.
 
     Open report/index.html in a browser; it needs no server and no network. Exit codes: 0 done,
-    1 a track failed, 2 wrong call, 130 interrupted.
+    1 a track failed, 2 wrong usage, 130 interrupted.
     """
-    with given.session(as_json=as_json, quiet=quiet, verbose=verbose) as hook:
-        if output in ("", "-"):
-            raise UsageError("--output takes a folder here; name one")
-
+    with messages.session() as hook:
+        to = given.new_folder(output)
         if listening_test is not None:
-            _export_test(listening_test, folder, output, seconds, trials, overwrite, hook)
+            _export_test(listening_test, Path(folder), to, seconds, trials, overwrite, hook)
             return 0
         if trials is not None:
-            raise UsageError("--trials goes with --listening-test; add it, or use --max-tracks")
+            raise UsageError("--trials needs --listening-test; add it, or use --max-tracks")
 
         from mssgen.evaluation.report.page import ReportOptions, write_report
         from mssgen.evaluation.report.results import read_results
@@ -85,14 +86,14 @@ def report(
         length_s = 30.0 if seconds is None else seconds
         options = ReportOptions(container, length_s, max_tracks, n_workers)
         results = read_results(Path(folder))
-        done = write_report(results, Path(output), options, overwrite=overwrite, hook=hook)
+        done = write_report(results, to, options, overwrite=overwrite, hook=hook)
     return 1 if done.n_failed else 0
 
 
 def _export_test(
     kind: str,
-    folder: str,
-    output: str,
+    folder: Path,
+    output: Path,
     seconds: float | None,
     trials: int | None,
     overwrite: bool,
@@ -101,12 +102,10 @@ def _export_test(
     from mssgen.evaluation.listening.export import export_ab, export_mushra
     from mssgen.evaluation.listening.trials import ListeningOptions
 
-    exports = {"mushra": export_mushra, "ab": export_ab}
-    if kind not in exports:
-        raise UsageError(f"--listening-test {kind} is unknown; use one of {', '.join(exports)}")
     default = ListeningOptions()
     options = ListeningOptions(
         seconds=default.seconds if seconds is None else seconds,
         n_trials=default.n_trials if trials is None else trials,
     )
-    exports[kind](Path(folder), Path(output), options, overwrite=overwrite, hook=hook)
+    export = export_mushra if kind == "mushra" else export_ab
+    export(folder, output, options, overwrite=overwrite, hook=hook)

@@ -1,7 +1,7 @@
-"""Ctrl-C, `kill` and a closed terminal: the program leaves by way of an exception, and cleans up.
+"""Ctrl-C, `kill` and a closed terminal: an exception ends the program, so that it cleans up.
 
-An exception that a signal raises can get lost: libraries in C swallow it, or turn it into an error
-of theirs. The signal is noted too, so that whoever comes by later can ask.
+Such an exception can get lost: libraries in C swallow it, or turn it into an error of their own.
+Therefore the signal is also recorded, and `check` raises the exception again.
 """
 
 import signal
@@ -24,7 +24,7 @@ _received = _Received()
 
 
 def install() -> None:
-    """Handle the signals that end a program, but for those that its starter ignores (`nohup`)."""
+    """Handle the signals that end a program, except those that are ignored already (`nohup`)."""
     _received.number = None
     for number in _NUMBERS:
         if signal.getsignal(number) is not signal.SIG_IGN:
@@ -32,12 +32,12 @@ def install() -> None:
 
 
 def exit_code() -> int | None:
-    """What a process ends with that got a signal; None where there was none."""
+    """Exit code after a signal, 128 plus its number; None if there was none."""
     return None if _received.number is None else 128 + _received.number
 
 
 def check() -> None:
-    """Raise what the signal's handler raised, if there was a signal and somebody swallowed it."""
+    """Raise the exception of a received signal again, in case a library swallowed it."""
     if _received.number is not None:
         _raise(_received.number)
 
@@ -45,7 +45,7 @@ def check() -> None:
 def _handle(number: int, frame: FrameType | None) -> None:
     is_first = _received.number is None
     _received.number = _received.number or number
-    # An exception in the middle of `import torch` aborts the process; a second signal is meant so.
+    # An exception during `import torch` aborts the process; a second signal does not wait.
     if is_first and hasattr(signal, "setitimer") and _is_importing(frame):
         signal.signal(signal.SIGALRM, _retry)
         signal.setitimer(signal.ITIMER_REAL, _RETRY_S)

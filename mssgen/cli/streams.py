@@ -1,10 +1,10 @@
-"""The standard streams as the program needs them, whatever its surroundings made of them.
+"""The standard streams, made safe against closed files, encodings and chatty libraries.
 
-* A stream that is closed does not turn up as somebody's file: its number is taken.
-* Names that the terminal cannot show are escaped instead of ending the run.
-* Standard output that cannot be written to is one sentence; standard error that cannot, is nothing.
-* What C libraries write to standard error (libmpg123 on every odd MP3) is kept back, and shown only
-  where the process ends without a word of ours: killed, crashed, or ended by a library.
+* The descriptor of a closed stream is occupied, so that no other file gets its number.
+* Characters that the terminal cannot show are escaped instead of ending the run.
+* A failed write to standard output gives one sentence; one to standard error is ignored.
+* Output of C libraries on standard error (libmpg123 on many MP3s) is held back, and shown only if
+  the process ends without a message of ours: killed, crashed, or ended by a library.
 """
 
 import contextlib
@@ -19,15 +19,15 @@ from typing import Any
 from mssgen.errors import MssgenError
 
 _MAX_KEPT_BYTES = 2**13
-_ENDED = b"mssgen: ended before its time: killed, out of memory, or by a fault in a library\n"
+_ENDED = b"mssgen: ended unexpectedly: killed, out of memory, or by a fault in a library\n"
 
 
 class OutputError(MssgenError):
-    """Standard output that cannot be written."""
+    """Standard output cannot be written to."""
 
 
 class _Output(io.FileIO):
-    """Standard output; raises OutputError, but BrokenPipeError where the reader went away."""
+    """Standard output; raises OutputError, or BrokenPipeError if the reader has gone."""
 
     def write(self, data: Any) -> int:
         try:
@@ -37,13 +37,13 @@ class _Output(io.FileIO):
         except OSError as error:
             why = "it is closed" if error.errno == errno.EBADF else error.strerror or error
             raise OutputError(
-                f"standard output cannot be written ({why}); send it to a file or program that "
-                "takes it"
+                f"standard output cannot be written ({why}); redirect it to a file or program that "
+                "can take it"
             ) from error
 
 
 class _Errors(io.FileIO):
-    """Standard error; what cannot be written there is dropped, as nobody could be told."""
+    """Standard error; text that cannot be written is dropped."""
 
     def write(self, data: Any) -> int:
         try:
@@ -66,22 +66,22 @@ def prepare(*, hush_libraries: bool) -> None:
 
 
 def end() -> None:
-    """Tell that the process ends in order: nothing that was kept back is shown."""
+    """Announce a regular end of the process: held-back output is not shown."""
     with contextlib.suppress(OSError):
         if _control is not None:
             os.write(_control, b".")
 
 
 def drop_output() -> None:
-    """Let nothing more reach standard output, whose reader went away."""
+    """Discard all further standard output, as its reader has gone."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def is_stdout_open() -> bool:
-    """Whether standard output takes anything at all."""
+    """Whether standard output can be written to."""
     try:
         os.write(sys.stdout.fileno(), b"")
-    except io.UnsupportedOperation:  # no file: a program took its place
+    except io.UnsupportedOperation:  # replaced by an object that is not a file
         return True
     except OSError:
         return False
@@ -114,9 +114,9 @@ _control: int | None = None
 
 
 def _keep_back(shown: int) -> None:
-    """Send what is written to number 2 to a process of its own, which outlives a crash.
+    """Redirect descriptor 2 to a separate process, which outlives a crash of this one.
 
-    It writes to `shown` when this process ends without having called `end`.
+    That process writes to descriptor `shown` if this one ends without calling `end`.
     """
     global _control
     if not hasattr(os, "fork"):
@@ -126,7 +126,7 @@ def _keep_back(shown: int) -> None:
     control, control_in = os.pipe()
     try:
         child = os.fork()
-    except OSError:  # no more processes: libraries may talk
+    except OSError:  # no more processes: library output is shown
         for number in (noise, noise_in, control, control_in):
             os.close(number)
         return

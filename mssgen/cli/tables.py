@@ -1,4 +1,4 @@
-"""How commands print what they found: a table for people, JSON for programs."""
+"""How commands print results: as a table for people, as JSON for programs."""
 
 import json
 from collections.abc import Sequence
@@ -8,15 +8,17 @@ import typer
 
 
 def print_json(value: Any) -> None:
-    """One object on one line of standard output, in ASCII; raises ValueError for NaN."""
+    """Print a value on one line of standard output, in ASCII; ValueError for NaN."""
     typer.echo(json.dumps(value, allow_nan=False))
 
 
 def print_table(
     header: Sequence[str], rows: Sequence[Sequence[str]], *, is_numeric: bool = False
 ) -> None:
-    """A borderless table on standard output; `header` may be empty. Numbers stand to the right of
-    a first column of words."""
+    """Print a borderless table on standard output; `header` may be empty.
+
+    `is_numeric` aligns all columns but the first to the right.
+    """
     from rich.console import Console
     from rich.table import Table
 

@@ -1,12 +1,12 @@
-"""From the library's words to those of the command line.
+"""Messages of the library in the terms of the command line.
 
-A message of the library names a parameter in backticks, with a value where it matters:
-`` `existing="overwrite"` ``. Python users know it by that name; here it becomes the option.
+The library names a parameter in backticks, with a value where it matters:
+`` `existing="overwrite"` ``. Python users know that name; here it becomes the option.
 """
 
 import re
 
-# Parameters whose option has another name; all others swap underscores for dashes.
+# Parameters whose option has another name; all others just replace underscores with dashes.
 _RENAMED = {
     "audio": "the input",
     "bandwidth_kbps": "--bandwidth",
@@ -50,8 +50,8 @@ _PARAMETER = re.compile(r"`(\w+)(?:=(\"[^\"`]*\"|'[^'`]*'|[^`\s]*))?`")
 def as_options(message: str) -> str:
     """The message with every parameter in backticks written as the option of the command line.
 
-    `` `clip="clamp"` `` becomes ``--clip clamp``, `` `downmix=True` `` becomes ``--downmix``; what
-    is no option stays as it is.
+    `` `clip="clamp"` `` becomes ``--clip clamp``, `` `downmix=True` `` becomes ``--downmix``; other
+    words stay as they are.
     """
     return _PARAMETER.sub(_option, message)
 

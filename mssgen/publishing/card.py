@@ -1,4 +1,4 @@
-"""The model card of a checkpoint: what a stranger on the hub wants to know, and nothing made up."""
+"""The model card of a checkpoint: purpose, usage, origin, metrics and licence, as far as known."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,26 +25,26 @@ _TAGS = {
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What is known of a checkpoint."""
+    """Facts about a checkpoint."""
 
     repo: str
     """OWNER/NAME."""
     stage: str
     """A key of `registry.STAGES`."""
     config: Mapping[str, Any]
-    """Its config.json."""
+    """Content of config.json."""
     training: Mapping[str, Any]
-    """Its training.json; empty where there is none."""
+    """Content of training.json; empty where there is none."""
     codec: Bundle | None
-    """The registry's codec that the weights were made from."""
+    """The codec of the registry that the weights were made from."""
     data_note: str | None
     """The training data and their licences, in the user's words."""
 
 
 def model_card(facts: CardFacts, licence: str) -> str:
-    """Markdown with YAML in front: what it is, how to use it, of what it was made, how good it is.
+    """Markdown with YAML front matter: purpose, usage, training data, metrics and licence.
 
-    `licence` is the hub's word for that of the weights.
+    `licence` is the hub's identifier for the licence of the weights.
     """
     config, training = facts.config, facts.training
     what, usage = _what_and_usage(facts)
@@ -78,20 +78,20 @@ def model_card(facts: CardFacts, licence: str) -> str:
 
 
 def _what_and_usage(facts: CardFacts) -> tuple[str, list[str]]:
-    """A sentence, and the exact commands."""
+    """One sentence about the checkpoint, and commands that use it."""
     address, stem = f"{SCHEME}{facts.repo}", facts.config.get("stem")
     name = STAGES[facts.stage][0]
     kind = f"{name[0].upper()}{name[1:]} of mssgen {__version__}"
     install = "pip install '.[codecs]'  # in a checkout of mssgen"
     if facts.stage == "codec":
-        return f"{kind}: sound to tokens and back.", [
+        return f"{kind}: it encodes audio into tokens and decodes them.", [
             install,
             f"mssgen codec encode song.wav --codec {address} -o song.codes",
             f"mssgen codec decode song.codes --codec {address} -o song.wav",
         ]
     if facts.stage == "separate":
         stems = ", ".join(str(each) for each in facts.config["options"].get("sources", []))
-        return f"{kind}: a song to {stems}.", [
+        return f"{kind}: it separates a song into {stems}.", [
             "pip install .  # in a checkout of mssgen",
             f"mssgen separate song.wav --model {address}",
         ]
@@ -100,14 +100,14 @@ def _what_and_usage(facts: CardFacts) -> tuple[str, list[str]]:
         is_coarse = not options.get("n_conditioning")
         mode, option = ("coarse+c2f", "coarse-refiner") if is_coarse else ("c2f", "refiner")
         stem = facts.training.get("stem") or "STEM"
-        return f"{kind}: it rewrites codes of a stem, to those of a clean one.", [
+        return f"{kind}: it rewrites the codes of a stem into those of a clean stem.", [
             install,
             f"mssgen enhance stem.wav --stem {stem} --refine {mode} --{option} {address}",
         ]
     heard = _HEARD.get(str(facts.config.get("input")), "sound")
     sentence = (
-        f"{kind}: it hears {heard} and gives the {stem} as the "
-        "codes of a neural codec, whose decoder makes it sound."
+        f"{kind}: its input is {heard}, its output the {stem} stem as codes of a neural codec, "
+        "whose decoder turns them into audio."
     )
     if facts.config.get("input") == "mixture":
         return sentence, [
@@ -122,7 +122,7 @@ def _what_and_usage(facts: CardFacts) -> tuple[str, list[str]]:
 
 
 def _rows(facts: CardFacts) -> list[tuple[str, str]]:
-    """What config.json and training.json know, in words."""
+    """Names and values from config.json and training.json."""
     config, training = facts.config, facts.training
     codec = config.get("codec")
     if codec == EMBEDDED_CODEC:
@@ -168,7 +168,7 @@ def _data_text(facts: CardFacts) -> str:
 def _metrics_text(training: Mapping[str, Any]) -> str:
     metrics = training.get("metrics")
     if not isinstance(metrics, dict) or not metrics:
-        return "None were taken of these weights."
+        return "None were measured for these weights."
     rows = [(key, f"{value:.6g}") for key, value in metrics.items() if isinstance(value, float)]
     title = f"Means over the validation tracks after {training.get('step')} steps."
     return f"{title}\n\n{_table(('metric', 'value'), rows)}"
@@ -177,7 +177,7 @@ def _metrics_text(training: Mapping[str, Any]) -> str:
 def _licence_text(facts: CardFacts, licence: str) -> str:
     stated = f"The weights: {licence}."
     if licence == "other":
-        stated = "None is stated for the weights as a whole; those of codec and data apply."
+        stated = "No licence is stated for the weights as a whole; those of codec and data apply."
     lines = [f"- {stated}"]
     if facts.codec is not None:
         lines.append(f"- The codec {facts.codec.name}: {facts.codec.licence}.")
@@ -189,11 +189,11 @@ def _licence_text(facts: CardFacts, licence: str) -> str:
 
 
 def _table(header: tuple[str, str], rows: list[tuple[str, str]]) -> str:
-    """Of two columns, in Markdown."""
+    """A Markdown table of two columns."""
     lines = [header, ("---", "---"), *rows]
     return "\n".join(f"| {_plain(left)} | {_plain(right)} |" for left, right in lines)
 
 
 def _plain(text: str) -> str:
-    """On one line, with nothing that ends a table's cell or begins HTML."""
+    """The text on one line, with nothing that ends a table cell or begins HTML."""
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")

@@ -1,7 +1,7 @@
-"""Checkpoints for others: whether one is whole, the licence that it states, and what is sent.
+"""Checkpoints to publish: completeness, licence, model card and the files to upload.
 
-Nothing is said that is not known: a licence that cannot be told from the codec's and the data's
-must be given, and where the codec's own is contested the card says so.
+Only known facts are stated: a licence that does not follow from those of the codec and the data
+must be given, and the card says where the codec's own licence is contested.
 """
 
 import re
@@ -17,28 +17,28 @@ from mssgen.checkpoints.resolving import SCHEME, ResolvedModel, parse_address
 from mssgen.errors import CheckpointError, UsageError
 from mssgen.publishing.card import CardFacts, model_card
 
-# Licences of the registry by the hub's words. One that is passed on with the work decides for it;
-# one that only asks to be named says nothing about the rest.
+# Licences of the registry by their identifiers on the hub. A share-alike licence decides for the
+# whole; a permissive one says nothing about the rest.
 _SHARE_ALIKE = {"CC BY-NC-SA 4.0": "cc-by-nc-sa-4.0"}
 _PERMISSIVE = {"MIT"}
 
 
 @dataclass(frozen=True)
 class Release:
-    """A checkpoint that is ready to be sent."""
+    """A checkpoint that is ready to be uploaded."""
 
     repo: str
     """OWNER/NAME."""
     files: Mapping[str, Path | bytes]
-    """By their names there: a file here, or the content."""
+    """By name on the hub: a local file, or the content."""
     card: str
-    """Markdown with YAML in front; it is among the files."""
+    """Markdown with YAML front matter; also among the files."""
     warnings: tuple[str, ...]
-    """What the sender should know."""
+    """Sentences for the publisher."""
 
     @property
     def address(self) -> str:
-        """What to give to --encoder, --codec or --model."""
+        """Its hf:// address, which is accepted wherever a checkpoint is."""
         return f"{SCHEME}{self.repo}"
 
 
@@ -50,30 +50,30 @@ def prepare_release(
     data_note: str | None = None,
     offline: bool = False,
 ) -> Release:
-    """Check that `folder` is a whole checkpoint that loads, and write its card; sends nothing.
+    """Check that `folder` is a complete checkpoint that loads, and write its card; no upload.
 
     Args:
-        folder: config.json, model.safetensors and perhaps codec/, training.json, README.md. A
-            README.md of its own is the card.
+        folder: config.json and model.safetensors, optionally codec/, training.json and
+            README.md, which is then the card.
         repo: OWNER/NAME on the hub, with or without hf://.
-        licence: of the weights, by the hub's word for it: mit, cc-by-nc-sa-4.0, other.
+        licence: the hub's identifier for the licence of the weights: mit, cc-by-nc-sa-4.0, other.
         data_note: the training data and their licences, in a sentence.
-        offline: never ask the hub for the codec of a stem encoder.
+        offline: never download the codec of a stem encoder.
 
     Raises:
-        UsageError: a malformed name, or a licence that is not known and not given.
-        CheckpointError: the checkpoint is not whole.
+        UsageError: a malformed name, or a licence that is neither known nor given.
+        CheckpointError: the checkpoint is incomplete or damaged.
     """
     repo, revision = parse_address(f"{SCHEME}{repo.removeprefix(SCHEME)}")
     if revision is not None:
         raise UsageError(
-            f"{repo}@{revision} names a revision: a push makes a new one; leave it out"
+            f"{repo}@{revision} names a revision: leave it out, as an upload makes a new one"
         )
     if licence is not None and not re.fullmatch(
         r"[a-z0-9][a-z0-9.-]{1,60}", licence := licence.lower()
     ):
         raise UsageError(
-            f"--licence {licence:.80} is no licence's name on the hub: use one such as mit, "
+            f"`licence` {licence:.80} is not an identifier of the hub: use one such as mit, "
             "apache-2.0, cc-by-4.0, cc-by-nc-sa-4.0 or other"
         )
     stage, config = _load(folder, offline=offline)
@@ -84,31 +84,33 @@ def prepare_release(
     warnings = []
     if nonfree := _noncommercial(folder, facts):
         warnings.append(
-            f"the weights of {nonfree.name} are {nonfree.licence}, and so is what is made from "
+            f"the weights of {nonfree.name} are {nonfree.licence}, and so are weights made from "
             "them: not for commercial use"
         )
     files: dict[str, Path | bytes] = {name: folder / name for name in checkpoint_files(folder)}
     if CARD in files:
         card = _own_card(folder / CARD, licence)
         if data_note:
-            warnings.append(f"{folder / CARD} is the card as it stands: --data-note is not in it")
+            warnings.append(f"{folder / CARD} is used as the card: `data_note` is not in it")
     else:
         card = model_card(facts, licence or _derived_licence(facts))
         files[CARD] = card.encode()
     if left_out := other_files(folder):
-        warnings.append(f"{folder} holds more than a checkpoint; not sent: {', '.join(left_out)}")
+        warnings.append(
+            f"{folder} holds more than a checkpoint; not uploaded: {', '.join(left_out)}"
+        )
     return Release(repo, files, card, tuple(warnings))
 
 
 def push(release: Release, *, private: bool = False) -> str:
-    """Send a release to the hub as one commit; return the commit. Raises CheckpointError."""
+    """Upload a release as one commit, and return its id. Raises CheckpointError."""
     from mssgen.checkpoints import pushing
 
     return pushing.push_files(release.files, release.repo, private=private)
 
 
 def _load(folder: Path, *, offline: bool) -> tuple[str, dict[str, Any]]:
-    """(stage, config.json) of a checkpoint, once it has been loaded as its users will."""
+    """(stage, config.json) of a checkpoint, after loading it as its users will."""
     if not (folder / CONFIG).is_file():
         raise CheckpointError(f"{folder} has no {CONFIG}: give a folder of `mssgen models export`")
     stage = STAGE_OF.get(str(read_json(folder / CONFIG).get("architecture")), "separate")
@@ -139,14 +141,14 @@ def _load(folder: Path, *, offline: bool) -> tuple[str, dict[str, Any]]:
 
 
 def _codec_name(config: Mapping[str, Any], training: Mapping[str, Any]) -> str:
-    """The codec of a stem encoder; what a codec's training went on from."""
+    """Name of a stem encoder's codec, or of the codec that a codec's training started from."""
     section = training.get("model")
     started_from = section.get("codec") if isinstance(section, dict) else None
     return str(config.get("codec") or started_from)
 
 
 def _noncommercial(folder: Path, facts: CardFacts) -> Bundle | None:
-    """The registry's codec that forbids commercial use, also where only its name is left of it."""
+    """The registry's codec behind the weights, if it forbids commercial use."""
     config = folder / EMBEDDED_CODEC / CONFIG
     options = read_json(config).get("options") if config.is_file() else facts.config["options"]
     name = str(options.get("name")) if isinstance(options, dict) else ""
@@ -157,11 +159,11 @@ def _noncommercial(folder: Path, facts: CardFacts) -> Bundle | None:
 
 
 def _derived_licence(facts: CardFacts) -> str:
-    """What the card may state unasked; raises UsageError where that is nothing."""
-    cure = "find out which applies and state it as --licence ID, such as mit or cc-by-nc-4.0"
+    """The licence that follows from codec and data; raises UsageError where none does."""
+    cure = 'find out which applies and state it, for example as `licence="cc-by-nc-4.0"`'
     if facts.codec is None:
         stated = facts.config.get("licence")
-        what = f"{stated}" if stated else "not known"
+        what = str(stated or "not known")
         raise UsageError(f"the licence of these weights is {what}: {cure}")
     if facts.codec.licence not in _PERMISSIVE | _SHARE_ALIKE.keys():
         raise UsageError(
@@ -169,14 +171,14 @@ def _derived_licence(facts: CardFacts) -> str:
         )
     if facts.data_note is None:
         raise UsageError(
-            "the licence of the training data is not known: say what they are and theirs with "
-            f"--data-note TEXT, or {cure}"
+            "the licence of the training data is not known: name the data and their licences with "
+            f"`data_note`, or {cure}"
         )
     return _SHARE_ALIKE.get(facts.codec.licence, "other")
 
 
 def _own_card(path: Path, licence: str | None) -> str:
-    """The text of a README.md that is there already; it must state a licence, and the same one."""
+    """The text of an existing README.md; it must state a licence, and no other than `licence`."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -291,8 +291,8 @@ def test_all_stems_of_a_song_hear_it(mssgen: Program, here: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("enhance", "song.wav"), "say what the inputs are with --stem"),
-        (("enhance", "song.wav", "--stem", "piano"), "no encoder ships for the stem piano"),
+        (("enhance", "song.wav"), "say which stem the inputs are with --stem"),
+        (("enhance", "song.wav", "--stem", "piano"), "no built-in encoder for the stem piano"),
         (("enhance", "song.wav", "--encoder", "E/bass-mixture"), "was trained on mixtures"),
         (("enhance", "song.wav", "--encoder", "E/bass-separated", "-s", "drums"), "stem bass"),
         (("separate", "song.wav", "--encoder", "E/bass-separated"), "mssgen enhance --encoder"),
@@ -300,7 +300,7 @@ def test_all_stems_of_a_song_hear_it(mssgen: Program, here: Path) -> None:
         (("separate", "song.wav", "--encoder", "E/bass-mixture", "-m", "htdemucs"), "use one"),
         (
             ("separate", "song.wav", "-m", "htdemucs_6s", "--enhance", "--stem", "guitar"),
-            "encoders ship for the stems",
+            "built-in encoders exist for the stems",
         ),
         (
             ("separate", "song.wav", "-m", "M", "-s", "bass", *DRUMS),

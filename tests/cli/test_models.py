@@ -159,7 +159,7 @@ def test_verify_finds_a_flipped_bit(
 def test_pull_of_what_ships_downloads_nothing(models: Callable[..., Result]) -> None:
     code, out, _ = models("pull", "htdemucs")
     assert code == 0
-    assert "ships with mssgen" in out
+    assert "comes with mssgen" in out
 
 
 def test_pull_then_everything_works_offline(tmp_path: Path) -> None:

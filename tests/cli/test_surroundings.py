@@ -127,7 +127,7 @@ def test_a_deleted_working_folder(here: Path) -> None:
         [sys.executable, "-c", code], capture_output=True, check=False, cwd=here / "gone"
     )
     assert result.returncode == 2
-    sentence(result.stderr, "the current folder does not exist any more")
+    sentence(result.stderr, "the current folder no longer exists")
 
 
 DYING = """
@@ -156,7 +156,7 @@ def test_the_last_words_of_a_dying_library_are_shown(end: str, is_told: bool) ->
     )
     text = result.stderr.decode()
     assert ("LIBRARY: last words" in text) == is_told
-    assert ("mssgen: ended before its time" in text) == is_told
+    assert ("mssgen: ended unexpectedly" in text) == is_told
     assert bool(result.returncode) == is_told
 
 

@@ -180,7 +180,7 @@ class TestSeparate:
     def test_an_output_folder_called_like_a_sound_file(self, separate: Any, name: str) -> None:
         result = separate("a1/01.wav", "-o", name)
         assert result.code == 2
-        assert f"--output {name} is called like a sound file" in result.err
+        assert f"--output {name} is named like an audio file" in result.err
         assert not Path(name).exists()
         Path(name).mkdir(parents=True)
         assert separate("a1/01.wav", "-s", "bass", "-o", name).code == 0

@@ -159,7 +159,7 @@ def test_the_command_fits_what_the_encoder_hears(tmp_path: Path) -> None:
 def test_the_card_of_a_separator(tiny_model: Path, tmp_path: Path) -> None:
     card = prepare_release(tiny_model, "me/s", licence="mit").card
     assert "mssgen separate song.wav --model hf://me/s\n" in card
-    with pytest.raises(UsageError, match=r"licence of these weights is not known.*--licence ID"):
+    with pytest.raises(UsageError, match=r"licence of these weights is not known.*`licence="):
         prepare_release(tiny_model, "me/s")
 
 
@@ -168,9 +168,9 @@ def test_the_card_of_a_separator(tiny_model: Path, tmp_path: Path) -> None:
     [
         ("dac_44khz", "CC0 songs", "other"),
         ("vampnet_codec", "CC0 songs", "cc-by-nc-sa-4.0"),
-        ("dac_44khz", None, "training data is not known.*--data-note"),
-        ("encodec_24khz", "CC0 songs", "codec encodec_24khz is contested.*--licence ID"),
-        ("my_codec", "CC0 songs", "these weights is not known.*--licence ID"),
+        ("dac_44khz", None, "training data is not known.*`data_note`"),
+        ("encodec_24khz", "CC0 songs", "codec encodec_24khz is contested.*`licence="),
+        ("my_codec", "CC0 songs", "these weights is not known.*`licence="),
     ],
 )
 def test_no_licence_is_made_up(
@@ -179,7 +179,7 @@ def test_no_licence_is_made_up(
     """Of a codec that was trained on from one of the registry."""
     save_codec(tiny_codec(), tmp_path / "codec")
     (tmp_path / "codec" / "training.json").write_text(json.dumps({"model": {"codec": codec}}))
-    if "--" in licence:
+    if "`" in licence:
         with pytest.raises(UsageError, match=licence):
             prepare_release(tmp_path / "codec", "me/c", data_note=data_note)
         return
@@ -196,7 +196,7 @@ def test_noncommercial_weights_are_warned_of_by_their_name(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("licence", ["my own", "MIT licence!", "", "-"])
 def test_a_licence_is_one_word_of_the_hubs(checkpoint: Path, licence: str) -> None:
-    with pytest.raises(UsageError, match="--licence"):
+    with pytest.raises(UsageError, match="`licence`"):
         prepare_release(checkpoint, "me/bass", licence=licence)
 
 
@@ -205,7 +205,7 @@ def test_a_card_that_is_there_is_the_card(checkpoint: Path) -> None:
     (checkpoint / "README.md").write_text(text)
     assert prepare_release(checkpoint, "me/bass").card == text
     release = prepare_release(checkpoint, "hf://me/bass", licence="cc0-1.0", data_note="songs")
-    assert "--data-note is not in it" in release.warnings[0]
+    assert "`data_note` is not in it" in release.warnings[0]
     with pytest.raises(UsageError, match=r"states the licence cc0-1.0, not mit"):
         prepare_release(checkpoint, "me/bass", licence="mit")
     (checkpoint / "README.md").write_text("# Mine\nlicense: mit\n")
@@ -217,7 +217,7 @@ def test_other_files_stay_here(checkpoint: Path, server: HubServer) -> None:
     (checkpoint / "secrets.txt").write_text("mine")
     (checkpoint / "codec" / "notes.md").write_text("mine")
     release = prepare_release(checkpoint, "me/bass", licence="mit")
-    assert "not sent: codec/notes.md, secrets.txt" in release.warnings[0]
+    assert "not uploaded: codec/notes.md, secrets.txt" in release.warnings[0]
     commit = push(release)
     assert sorted(server.repos["me/bass"].commits[commit]) == sorted([*PARTS, "README.md"])
 
@@ -422,7 +422,7 @@ def test_the_commands_refuse_in_one_sentence(
 ) -> None:
     for words, expected in (
         (("export", checkpoint, "-o", tmp_path / "x"), "no run of mssgen"),
-        (("push", checkpoint, "me/bass"), "--licence ID"),
+        (("push", checkpoint, "me/bass"), "--licence cc-by-nc-4.0"),
         (("push", checkpoint, "me/bass", "--licence", "mit", "--offline"), "--dry-run"),
         (("pull", "hf://bass"), "no address"),
     ):
