@@ -190,7 +190,7 @@ def test_codes_of_an_exotic_type(tmp_path: Path, dtype: object) -> None:
     path = tmp_path / "song.codes"
     entry = {"dtype": dtype, "shape": [1, 1, 1], "data_offsets": [0, 1]}
     write_header(path, {"codes": entry}, 1)
-    with pytest.raises(AudioError, match=r"song\.codes is no \.codes file"):
+    with pytest.raises(AudioError, match=r"song\.codes is not a \.codes file"):
         read_codes(path)
 
 

@@ -155,7 +155,7 @@ def test_pipes(codec: Path, here: Path) -> None:
         (("encode", "song.wav", "-c", "encodec_24khz", "--offline"), 1, "models pull encodec_24k"),
         (("encode", "song.wav", "song.wav", "x.wav", "-c", "CODEC", "-o", "-"), 2, "one input"),
         (("encode", "song.wav", "-c", "CODEC", "-o", "song.wav/x.codes"), 1, "cannot be written"),
-        (("decode", "song.wav", "-c", "CODEC"), 1, "no .codes file"),
+        (("decode", "song.wav", "-c", "CODEC"), 1, "not a .codes file"),
         (("decode", "x.codes", "-c", "CODEC", "-f", "doc"), 2, "--format doc is unknown"),
         (("decode", "ok.codes"), 1, "give its path as --codec"),
         (("decode", "ok.codes", "-c", "OTHER"), 1, "made by the codec seanet-8000"),
