@@ -295,7 +295,7 @@ def test_all_stems_of_a_song_hear_it(mssgen: Program, here: Path) -> None:
         (("enhance", "song.wav", "--stem", "piano"), "no built-in encoder for the stem piano"),
         (("enhance", "song.wav", "--encoder", "E/bass-mixture"), "was trained on mixtures"),
         (("enhance", "song.wav", "--encoder", "E/bass-separated", "-s", "drums"), "stem bass"),
-        (("separate", "song.wav", "--encoder", "E/bass-separated"), "mssgen enhance --encoder"),
+        (("separate", "song.wav", "--encoder", "E/bass-separated"), "--encoder of `mssgen"),
         (("separate", "song.wav", "--encoder", "E/bass-mixture", "-s", "drums"), "drums"),
         (("separate", "song.wav", "--encoder", "E/bass-mixture", "-m", "htdemucs"), "use one"),
         (

@@ -153,7 +153,7 @@ def test_the_decoder_gets_the_levels_that_the_refiner_gives() -> None:
     network = tiny_refiner(codec, n_codebooks=3)
     refiner = Refiner(codec, network)
     enhancer = CodecEnhancer(encoder, name="tiny", refiner=refiner, has_own_noise=True)
-    audio = 0.3 * torch.randn(1, 2, 1000, generator=torch.Generator().manual_seed(0))
+    audio = 0.1 * torch.randn(1, 2, 1000, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         codes = codec.encode(audio, n_codebooks=2)
         refined = refiner(codes)
@@ -177,7 +177,7 @@ def test_vampnets_own_files(tmp_path: Path, caplog: pytest.LogCaptureFixture) ->
     assert caplog.text.count("CC BY-NC-SA 4.0") == 1
     encoder = StemEncoder(codec, StemEncoderOptions()).eval()
     enhancer = CodecEnhancer(encoder, name="LAC", refiner=refiner)
-    audio = 0.3 * torch.randn(1, 1, 1500, generator=torch.Generator().manual_seed(0))
+    audio = 0.1 * torch.randn(1, 1, 1500, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         codes = codec.encode(audio)
         refined = refiner(codes)
