@@ -311,7 +311,7 @@ def test_what_cannot_be_exported(run: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not a run of mssgen"):
         export_run(tmp_path, tmp_path / "out")
     save_codec(tiny_codec(seed=7), tmp_path / "mine" / "tiny")
-    with pytest.raises(CheckpointError, match="its recipe now finds"):
+    with pytest.raises(CheckpointError, match="its recipe now loads"):
         export_run(run, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     record = json.loads((run / "run.json").read_text())
