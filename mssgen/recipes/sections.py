@@ -35,9 +35,9 @@ def from_section(cls: type[T], section: Mapping[str, Any], name: str) -> T:
     for key, field in known.items():
         if key not in values and field.default is MISSING and field.default_factory is MISSING:
             raise UsageError(f"recipe section [{name}] lacks '{key}', which has no default; add it")
-    made = cls(**values)
-    _check_ranges(cls, values, name)
-    return made
+    _check_values(cls, values, name)
+    _check_patterns(cls, values, name)
+    return cls(**values)
 
 
 def check_fields(options: Any, section: str) -> None:
@@ -50,8 +50,13 @@ def check_fields(options: Any, section: str) -> None:
         options: the dataclass.
         section: the section of the recipe, for messages: "train".
     """
-    for name, hint in get_type_hints(type(options), include_extras=True).items():
-        value = getattr(options, name)
+    _check_values(type(options), vars(options), section)
+
+
+def _check_values(cls: type[Any], values: Mapping[str, Any], section: str) -> None:
+    hints = get_type_hints(cls, include_extras=True)
+    for name, value in values.items():
+        hint = hints[name]
         if get_origin(hint) is Literal and value not in get_args(hint):
             choices = ", ".join(map(str, get_args(hint)))
             raise UsageError(f"{section}.{name} = {shown(value)} is unknown; use one of {choices}")
@@ -85,8 +90,8 @@ def _range(bounds: Mapping[str, float]) -> str:
     return ", ".join(words[sign].format(bound) for sign, bound in bounds.items())
 
 
-def _check_ranges(cls: type[Any], values: Mapping[str, Any], name: str) -> None:
-    """Raise UsageError for a value that the pydantic annotation of its field does not allow."""
+def _check_patterns(cls: type[Any], values: Mapping[str, Any], name: str) -> None:
+    """Raise UsageError for a value that does not fit its field's annotation in another way."""
     hints = get_type_hints(cls, include_extras=True).values()
     if any(get_origin(hint) is Annotated for hint in hints):
         try:

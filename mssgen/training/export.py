@@ -61,7 +61,7 @@ def export_run(
     try:
         recipe = Recipe.from_dict(record["recipe"])
         about = _about(run, chosen, record, recipe)
-    except (LookupError, TypeError, AttributeError):
+    except (UsageError, LookupError, TypeError, AttributeError):
         raise CheckpointError(
             f"{run / RUN} is damaged or of another version of mssgen: use the version that wrote it"
         ) from None

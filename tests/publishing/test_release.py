@@ -308,10 +308,10 @@ def test_a_checkpoint_of_choice(run: Path, tmp_path: Path, which: str, step: int
 def test_what_cannot_be_exported(run: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="use one of best, last, step-100, step-200, step-300"):
         export_run(run, tmp_path / "out", checkpoint="step-150")
-    with pytest.raises(UsageError, match="no run of mssgen"):
+    with pytest.raises(UsageError, match="not a run of mssgen"):
         export_run(tmp_path, tmp_path / "out")
     save_codec(tiny_codec(seed=7), tmp_path / "mine" / "tiny")
-    with pytest.raises(CheckpointError, match="its recipe now finds"):
+    with pytest.raises(CheckpointError, match="its recipe now loads"):
         export_run(run, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     record = json.loads((run / "run.json").read_text())
@@ -421,7 +421,7 @@ def test_the_commands_refuse_in_one_sentence(
     checkpoint: Path, mssgen: Program, tmp_path: Path
 ) -> None:
     for words, expected in (
-        (("export", checkpoint, "-o", tmp_path / "x"), "no run of mssgen"),
+        (("export", checkpoint, "-o", tmp_path / "x"), "not a run of mssgen"),
         (("push", checkpoint, "me/bass"), "--licence cc-by-nc-4.0"),
         (("push", checkpoint, "me/bass", "--licence", "mit", "--offline"), "--dry-run"),
         (("pull", "hf://bass"), "no address"),
