@@ -239,7 +239,8 @@ def reported(target: Path | str, kind: type[MssgenError] = MssgenError) -> Itera
 _REASONS = {
     errno.ENOSPC: "the disk is full; free some space, or choose another `output_dir`",
     errno.EDQUOT: "your disk quota is used up; free some space, or choose another `output_dir`",
-    errno.EFBIG: "the file is too large here; choose another `output_dir` or `container='flac'`",
+    errno.EFBIG: "the file would be too large here; choose another `output_dir` or "
+    "`container='flac'`",
     errno.EACCES: "there is no permission to write there; choose another `output_dir`",
     errno.EPERM: "there is no permission to write there; choose another `output_dir`",
     errno.EROFS: "the disk is read-only; choose another `output_dir`",

@@ -344,7 +344,8 @@ KILLED = """
 import sys
 import numpy as np
 from pathlib import Path
-from mssgen.audio import Encoding, StemWriter
+from mssgen.audio.encodings import Encoding
+from mssgen.audio.writing import StemWriter
 
 writer = StemWriter(
     Path(sys.argv[1]), sample_rate=44100, n_channels=2, n_samples=10**9,
@@ -415,7 +416,8 @@ LIMITED = """
 import resource, sys
 import numpy as np
 from pathlib import Path
-from mssgen.audio import Encoding, StemWriter
+from mssgen.audio.encodings import Encoding
+from mssgen.audio.writing import StemWriter
 from mssgen.errors import AudioError
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))

@@ -177,7 +177,7 @@ def test_names_that_are_not_text(tmp_path: Path, song: Path) -> None:
 def test_processes_that_append_at_once_tear_no_line(tmp_path: Path) -> None:
     program = """
 import sys
-from mssgen.manifest import Entry, Manifest
+from mssgen.jobs.manifest import Entry, Manifest
 manifest = Manifest(sys.argv[1])
 for number in range(40):
     manifest.append(Entry("failed", None, {"who": sys.argv[2], "n": number}, error="x" * 5000))

@@ -352,11 +352,11 @@ class TestGain:
 
 RUN = """
 import os, random, signal, sys, threading, time
-import mssgen.manifest as manifest
+import mssgen.jobs.manifest as manifest
 from support.toys import SOURCES, toy_separator
-from mssgen.batch import WriteOptions, separate_files
+from mssgen.jobs.batch import WriteOptions, separate_files
 from mssgen.outputs import plan_outputs
-from mssgen.tracks import find_tracks
+from mssgen.inputs.tracks import find_tracks
 
 where, number = sys.argv[1], int(sys.argv[2])
 append, n_lines = manifest._append, 0
