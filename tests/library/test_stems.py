@@ -250,7 +250,7 @@ def test_a_damaged_stem_mp4(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "split", "message"),
     [
-        ([], None, "holds no tracks: a folder for each song with its stems"),
+        ([], None, "holds no tracks: a folder per song with its stems"),
         (["A/song.wav"], None, "holds no tracks"),
         (["A/bass.wav", "A/bass.flac"], None, "holds bass twice"),
         (["A/bass.wav"], "train", "no tracks below a folder train"),

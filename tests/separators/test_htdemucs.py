@@ -2,6 +2,7 @@
 
 import copy
 import json
+import sys
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -192,6 +193,12 @@ class TestCheckpointsThatDoNotFit:
         checkpoint = checkpoint_of(HDemucs(**HDEMUCS_OPTIONS), HDEMUCS_OPTIONS, "hdemucs")
         checkpoint.state.pop("encoder.0.conv.weight")
         with pytest.raises(CheckpointError, match="does not fit hdemucs"):
+            build_network(checkpoint)
+
+    def test_the_original_needs_its_package(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        checkpoint = checkpoint_of(HDemucs(**HDEMUCS_OPTIONS), HDEMUCS_OPTIONS, "hdemucs")
+        monkeypatch.setitem(sys.modules, "demucs.hdemucs", None)
+        with pytest.raises(UsageError, match="package demucs is not installed, and this model"):
             build_network(checkpoint)
 
     def test_members_of_a_bag_agree(self) -> None:
