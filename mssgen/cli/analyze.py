@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 import typer
 
 from mssgen.cli import options as given
+from mssgen.cli.files import new_folder
 from mssgen.errors import MssgenError
 from mssgen.events import Written
 
@@ -56,7 +57,7 @@ def analyze(
     with messages.session() as hook:
         from mssgen.inputs.tracks import find_tracks
 
-        folder = given.new_folder(output)
+        folder = new_folder(output)
         tracks = find_tracks(
             inputs or [], list_file=list_file, output_dir=folder, skip_outputs=False
         )

@@ -7,6 +7,7 @@ import typer
 
 from mssgen.cli import options as given
 from mssgen.cli.analyze import analyze
+from mssgen.cli.files import existing
 from mssgen.cli.groups import App
 from mssgen.errors import UsageError
 
@@ -69,8 +70,8 @@ def encode(
         from mssgen.codecs.container import SUFFIX
         from mssgen.jobs.codec_files import CodecOutput, encode_files
 
-        existing = given.existing(inputs, tracks, overwrite, skip_existing)
-        to = CodecOutput(output, existing)
+        mode = existing(inputs, tracks, overwrite, skip_existing)
+        to = CodecOutput(output, mode)
         to.check(tracks, SUFFIX)  # a wrong name is found before a download
         loaded = _load(codec, machine=machine, offline=offline, messages=messages)
         if bandwidth is not None:
@@ -155,11 +156,11 @@ def decode(
 
         machine.use_threads()
         tracks = find_tracks(inputs or [], list_file=list_file, extensions=(SUFFIX,))
-        existing = given.existing(inputs, tracks, overwrite, skip_existing)
+        mode = existing(inputs, tracks, overwrite, skip_existing)
         done = decode_files(
             tracks,
             partial(_load, machine=machine, offline=offline, messages=messages),
-            CodecOutput(output, existing),
+            CodecOutput(output, mode),
             codec=codec,
             n_codebooks=n_codebooks,
             container=container_of(output, container),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mssgen.cli import options as given
+from mssgen.cli.files import Files
 from mssgen.errors import UsageError
 from mssgen.events import Warned
 
@@ -25,7 +26,7 @@ _MAX_NAMES = 8
 
 
 def enhance(
-    files: given.Files = given.Files(output="enhanced", template="{path}.{ext}"),
+    files: Files = Files(output="enhanced", template="{path}.{ext}"),
     stem: Annotated[
         str | None,
         typer.Option(

@@ -93,7 +93,7 @@ def info(name: Name, as_json: Json = False) -> None:
     for key, value in facts.items():
         if key == "files":
             for file in value:
-                digest = file["sha256"] or "unknown: downloads cannot be verified"
+                digest = file["sha256"] or "unknown: downloads are not checked (unverified)"
                 size = _megabytes(file["size_bytes"])
                 about = "; ".join([size, *([" ".join(file["stems"])] if file["stems"] else [])])
                 lines.append(("file", f"{file['name']} ({about}), sha256 {digest}"))

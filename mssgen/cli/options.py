@@ -1,30 +1,24 @@
-"""Options that several commands share: their words, their help, and what they mean for files.
+"""Options that several commands share, singly and in groups; those about files are in `files`.
 
 The lists of choices are the library's; tests/cli/test_help.py compares them.
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import typer
 
 from mssgen.cli.reporters import reporter
-from mssgen.cli.streams import is_stdout_open
 from mssgen.errors import MssgenError, UsageError
-from mssgen.events import Failed, Written
+from mssgen.events import Failed
 
 if TYPE_CHECKING:
     from mssgen.cli.reporters import AnyHook
     from mssgen.enhancers.blend import Blend
     from mssgen.enhancers.loading import Refining
-    from mssgen.events import Event, Hook
-    from mssgen.inputs.tracks import Track
-    from mssgen.jobs.batch import Group, WriteOptions
-    from mssgen.outputs import OutputPlan
 
 FormatName = Literal["wav", "flac", "ogg", "opus", "mp3", "aiff", "caf", "w64", "raw"]
 BitDepthName = Literal["16", "24", "32f"]
@@ -33,7 +27,7 @@ BlendMode = Literal["auto", "fill", "full"]
 RefineMode = Literal["c2f", "coarse+c2f"]
 PrecisionName = Literal["auto", "fp32", "bf16", "fp16"]
 
-_INPUT = "Input files"
+INPUT_PANEL = "Input files"
 _MODEL_HELP = "a name from `mssgen models list`, a path, or hf://OWNER/NAME"
 
 Inputs = Annotated[
@@ -50,7 +44,7 @@ ListFile = Annotated[
         help="Read more inputs from FILE (- for standard input): one path per line, a playlist, "
         "or the output of find -print0.",
         metavar="FILE",
-        rich_help_panel=_INPUT,
+        rich_help_panel=INPUT_PANEL,
     ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs.")]
@@ -89,7 +83,7 @@ Strict = Annotated[
     typer.Option(
         "--strict",
         help="Refuse damaged and incomplete files instead of warning about them.",
-        rich_help_panel=_INPUT,
+        rich_help_panel=INPUT_PANEL,
     ),
 ]
 Model = Annotated[
@@ -300,173 +294,3 @@ class Refinement:
         options |= {"mode": self.refine, "n_steps": self.steps}
         stated = {key: value for key, value in options.items() if value is not None}
         return Refining(Refinement(**stated), self.refiner, self.coarse_refiner)
-
-
-def existing(
-    inputs: list[str] | None, tracks: list["Track"], overwrite: bool, skip_existing: bool
-) -> str:
-    """What to do with existing outputs: a single track refuses, several skip complete ones."""
-    if overwrite and skip_existing:
-        raise UsageError("--overwrite and --skip-existing contradict each other; use one")
-    is_single = [track.path for track in tracks] == (inputs or [])
-    if overwrite or skip_existing:
-        return "overwrite" if overwrite else "skip"
-    return "refuse" if is_single and len(tracks) == 1 else "resume"
-
-
-def new_folder(output: str) -> Path:
-    """The folder of a command that writes nothing else; UsageError for no name, or -."""
-    if output in ("", "-"):
-        raise UsageError("--output takes a folder here; name one")
-    return Path(output)
-
-
-def check_folder(output: str) -> None:
-    """Raise UsageError where the folder to write to has the name of an audio file."""
-    from mssgen.inputs.tracks import EXTENSIONS
-
-    suffix = Path(output).suffix.lower()
-    if suffix in (*EXTENSIONS, ".raw") and not output.endswith("/") and not Path(output).is_dir():
-        raise UsageError(
-            f"--output {output} is named like an audio file, but must be a folder: use a folder's "
-            f"name, such as --output {Path(output).with_suffix('')}"
-        )
-
-
-@dataclass(frozen=True)
-class Files:
-    """Inputs and outputs of `separate` and `enhance`."""
-
-    PANEL: ClassVar = "Output files"
-    inputs: Inputs = None
-    list_file: ListFile = None
-    strict: Strict = False
-    downmix: Annotated[
-        bool,
-        typer.Option(
-            "--downmix",
-            help="Mix more than two channels down to stereo, instead of processing them pair by "
-            "pair.",
-            rich_help_panel=_INPUT,
-        ),
-    ] = False
-    output: Annotated[
-        str,
-        typer.Option(
-            "--output", "-o", help="Folder to write to, or - for standard output.", metavar="DIR"
-        ),
-    ] = "separated"
-    template: Annotated[
-        str,
-        typer.Option(
-            help="Path of each output below the folder, made of {track}, {stem}, {ext}, "
-            "{trackext} (the input's extension), {parent} (the name of the input's folder) and "
-            "{path} ({parent}/{track} where {track} has no folder).",
-            metavar="PATH",
-        ),
-    ] = "{track}/{stem}.{ext}"
-    overwrite: Overwrite = False
-    skip_existing: SkipExisting = False
-    container: Annotated[
-        FormatName | None, typer.Option("--format", "-f", help="File format.", show_default="wav")
-    ] = None
-    raw: Annotated[
-        bool,
-        typer.Option("--raw", help="Write headerless little-endian samples; same as --format raw."),
-    ] = False
-    bit_depth: BitDepth = None
-    sample_rate: SampleRate = None
-    clip: Clip = "rescale"
-
-    @property
-    def to_stdout(self) -> bool:
-        return self.output == "-"
-
-    def tracks(self, *, skip_outputs: bool = True) -> list["Track"]:
-        """The inputs; UsageError or AudioError where there are none or the options contradict.
-
-        `skip_outputs` leaves out earlier outputs of mssgen in the given folders.
-        """
-        from mssgen.inputs.tracks import find_tracks
-
-        folder = None if self.to_stdout else Path(self.output)
-        tracks = find_tracks(
-            self.inputs or [],
-            list_file=self.list_file,
-            output_dir=folder,
-            skip_outputs=skip_outputs,
-        )
-        if self.raw and self.container not in (None, "raw"):
-            raise UsageError(f"--raw and --format {self.container} contradict each other; use one")
-        if not self.output:
-            raise UsageError("--output is empty; name a folder, or - for standard output")
-        check_folder(self.output)
-        return tracks
-
-    def write_options(self, tracks: list["Track"]) -> "WriteOptions":
-        """How to write; UsageError where options contradict each other."""
-        from mssgen.jobs.batch import WriteOptions
-
-        return WriteOptions(
-            template=self.template,
-            container="raw" if self.raw else self.container,
-            bit_depth=self.bit_depth,
-            sample_rate=self.sample_rate,
-            clip=self.clip,
-            downmix=self.downmix,
-            existing=existing(self.inputs, tracks, self.overwrite, self.skip_existing),
-        )
-
-    def check_stdout(self, tracks: list["Track"], plan: "OutputPlan") -> None:
-        """Raise UsageError for what standard output cannot take."""
-        if not self.to_stdout:
-            return
-        if len(tracks) != 1 or len(plan.outputs) != 1:
-            raise UsageError(
-                f"-o - takes one input and one output, not {len(tracks)} and {len(plan.outputs)} "
-                f"({', '.join(plan.names)}); choose one --stem, or name a folder"
-            )
-        if not is_stdout_open():
-            raise UsageError("-o - writes to standard output, which is closed; name a folder")
-        if sys.stdout.isatty():
-            raise UsageError(
-                "-o - would fill the terminal with binary data; pipe it, or name a folder"
-            )
-
-    def run(
-        self,
-        groups: Sequence["Group"],
-        write: "WriteOptions",
-        hook: "Hook",
-    ) -> int:
-        """Process all tracks and return the exit code."""
-        from mssgen.jobs.batch import separate_groups
-
-        if not self.to_stdout:
-            done = separate_groups(
-                groups, output_dir=self.output, options=write, strict=self.strict, hook=hook
-            )
-            return 1 if done.n_failed else 0
-
-        # Through a temporary file, as the header and the gain are known only at the end.
-        from mssgen.audio.writing import copy_to_stdout
-        from mssgen.leftovers import scratch_folder
-
-        with scratch_folder() as folder:
-            write = replace(
-                write, template="{stem}.{ext}", existing="overwrite", has_manifest=False
-            )
-            written: list[Path] = []
-
-            def note(event: "Event") -> None:
-                if isinstance(event, Written):
-                    written.append(event.path)
-                else:
-                    hook(event)
-
-            done = separate_groups(
-                groups, output_dir=folder, options=write, strict=self.strict, hook=note
-            )
-            for path in written:
-                copy_to_stdout(path, sys.stdout.buffer)
-        return 1 if done.n_failed else 0

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from mssgen.cli import options as given
+from mssgen.cli.files import new_folder
 from mssgen.errors import UsageError
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def report(
     1 a track failed, 2 wrong usage, 130 interrupted.
     """
     with messages.session() as hook:
-        to = given.new_folder(output)
+        to = new_folder(output)
         if listening_test is not None:
             _export_test(listening_test, Path(folder), to, seconds, trials, overwrite, hook)
             return 0

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import typer
 
 from mssgen.cli import options as given
+from mssgen.cli.files import Files
 from mssgen.errors import UsageError
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ class Speed(given.SeparatorMachine):
 
 
 def separate(
-    files: given.Files = given.Files(output="separated"),
+    files: Files = Files(output="separated"),
     stems: Stems = Stems(),
     model: given.Model = None,
     enhance: Annotated[
@@ -195,8 +196,8 @@ def separate(
         else:
             # Of a bag of models only those are loaded that the stems need.
             plan = stems.plan(lookup(name, "separate").stems) if name in REGISTRY else None
-            if plan and enhance and not encoder:
-                encoder = _shipped(plan.stems)  # a stem without an encoder costs no download
+            if enhance and not encoder and plan is not None:  # refused before a download
+                encoder = _shipped(plan.stems)
             found = resolve(
                 name, wanted_stems=plan.stems if plan else None, stage="separate", **hub
             )

@@ -63,7 +63,7 @@ def test_list_shows_where_every_model_is(models: Callable[..., Result]) -> None:
     assert "on the hub" in rows["htdemucs_ft"]
     assert "336 MB" in rows["htdemucs_ft"]
     assert "guitar piano" in rows["htdemucs_6s"]
-    assert "not known" in rows["hdemucs_mmi"]
+    assert "unknown" in rows["hdemucs_mmi"]
 
 
 def test_list_as_json_says_the_same(models: Callable[..., Result]) -> None:
@@ -101,7 +101,7 @@ def test_info_of_a_codec_has_no_stems(models: Callable[..., Result]) -> None:
     assert "48000 Hz" in text
     assert "CC BY-NC 4.0" in text
     assert "stems" not in text
-    assert "model.safetensors (not known), sha256" in text
+    assert "model.safetensors (unknown), sha256" in text
 
 
 def test_quantize_takes_separators_only(models: Callable[..., Result], tmp_path: Path) -> None:

@@ -407,9 +407,8 @@ def test_trained_exported_pushed_pulled_and_used(
     assert pulled.code == 0
     assert pulled.out.startswith(f"{ADDRESS}: ready: ")
     for place, encoder in (("here", str(local)), ("there", ADDRESS)):
-        done = mssgen(
-            "enhance", sound, "--stem", "bass", "--encoder", encoder, "-o", tmp_path / place, "-q"
-        )
+        where = ("-o", tmp_path / place, "--template", "{track}.{ext}")
+        done = mssgen("enhance", sound, "--stem", "bass", "--encoder", encoder, *where, "-q")
         assert (done.code, done.err) == (0, "")
     here, there = (sf.read(tmp_path / place / "bass.wav")[0] for place in ("here", "there"))
     assert here.shape == (8000, 2)
