@@ -8,7 +8,7 @@ They are those of codecs and vocoders at a fraction of the width. Both channels 
 that a stereo image that does not hang together is noticed. Sound from a codec with many codes
 differs where it is soft, 40 dB below what is loud: that is why magnitudes are logarithms here, and
 why treble is raised. On complex spectra to the power 0.5, and on plain waveforms, the same networks
-were at chance after 500 steps; on logarithms they told 9 of 10 pairs after 80.
+were at chance after 400 steps; on logarithms they told 9 of 10 pairs after 80.
 """
 
 from collections.abc import Sequence
