@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mssgen.codecs.base import full_precision
-from mssgen.codecs.networks.stem_spectrum import Spectrum
 
 _SOFTEST = 1e-3  # RMS: what is softer stays soft, since silence must not be blown up
 _FLOOR = 1e-4  # of magnitudes, 80 dB below a sine of unit amplitude
