@@ -307,12 +307,7 @@ def _open(job: _Job, options: WriteOptions, reading: _Reading) -> _Opened:
         )
 
 
-def _separate_job(
-    job: _Job,
-    opened: _Opened,
-    options: WriteOptions,
-    hook: Hook,
-) -> None:
+def _separate_job(job: _Job, opened: _Opened, options: WriteOptions, hook: Hook) -> None:
     separator, plan = job.separator, job.group.plan
     info, measured, encoding = opened.source.info, opened.measured, opened.encoding
     label = job.track.label
