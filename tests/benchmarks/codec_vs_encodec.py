@@ -28,7 +28,7 @@ PEER = """
 import sys, warnings
 warnings.simplefilter("ignore")
 import soundfile as sf, torch
-from mssgen.codecs.compat import import_codec_package
+from mssgen.codecs.networks.compat import import_codec_package
 compress = import_codec_package("encodec.compress")
 EncodecModel = import_codec_package("encodec.model").EncodecModel
 verb, kind, weights, source, target = sys.argv[1:]
