@@ -300,7 +300,7 @@ SMALL_MEMORY = """
 import resource, sys
 import torch
 from demucs import htdemucs
-from mssgen import batch
+from mssgen.jobs import batch
 from mssgen.cli import main
 
 torch.set_num_threads(1)
