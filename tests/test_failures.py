@@ -283,7 +283,7 @@ def test_the_shortest_songs(cli: Program, song: Path, rate: int, n_samples: int)
 
 def test_a_model_that_is_not_here_while_offline(cli: Program, song: Path) -> None:
     cli(str(song), "--model", "htdemucs_ft", "--offline").check_failure(
-        "htdemucs_ft is not on this machine", "--offline", "mssgen models pull htdemucs_ft"
+        "htdemucs_ft is not on this machine", "offline", "mssgen models pull htdemucs_ft"
     )
     assert not files()
 
@@ -306,7 +306,7 @@ from mssgen.cli import main
 torch.set_num_threads(1)
 torch.nn.functional.conv1d(torch.zeros(1, 1, 64), torch.zeros(1, 1, 8))
 pages = int(open("/proc/self/statm").read().split()[0])
-limit = pages * resource.getpagesize() + 400 * 2**20
+limit = pages * resource.getpagesize() + 200 * 2**20
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 main()
 """
@@ -314,7 +314,7 @@ main()
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="memory in use is not known")
 def test_not_even_one_segment_fits(tmp_path: Path, here: Path, song: Path) -> None:
-    model = write_tiny_model(tmp_path / "long", segment=Fraction(100))
+    model = write_tiny_model(tmp_path / "long", segment=Fraction(47))
     words = ["separate", str(song), "--model", str(model), "--precision", "fp32", "--quiet"]
     result = subprocess.run(
         [sys.executable, "-c", SMALL_MEMORY, *words, "--batch-size", "1"],
@@ -384,7 +384,7 @@ def test_a_full_temporary_folder(
 def test_a_full_standard_output(here: Path, model: Path, song: Path) -> None:
     with open("/dev/full", "wb") as full:
         process = start(model, str(song), "-o", "-", "--quiet", stdout=full)
-    finish(process).check_failure("standard output cannot be written: the disk is full")
+    finish(process).check_failure("standard output cannot be written")
 
 
 @pytest.fixture

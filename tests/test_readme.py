@@ -157,7 +157,9 @@ def test_the_examples_work_one_after_the_other(
         code = run(lambda words=words: app(words, standalone_mode=False), verbose=False)
         assert code == 0, (command, capsys.readouterr().err)
     assert Path("enhanced/stem.wav").is_file()
-    assert {path.name for path in Path("enhanced/song").iterdir()} == {"bass.wav", "vocals.wav"}
+    assert {path.name for path in Path("enhanced/song").iterdir()} == {
+        f"{stem}.wav" for stem in ("bass", "drums", "other", "vocals")
+    }
 
 
 def prepared(words: list[str], model: Path) -> list[str]:

@@ -233,11 +233,11 @@ def _identify(
     return replace(source, info=info, _decoded_from=file)
 
 
-def _probe(file: Path, said: _Warnings) -> AudioSource | None:
+def _probe(file: Path, said: _Warnings, *, is_mp3: bool = False) -> AudioSource | None:
     """Open a file with libsndfile; None if libsndfile cannot open it."""
     name = said.name
     with reading(name):
-        found = find_layout(file)
+        found = find_layout(file, is_mp3=is_mp3)
     reader = PartReader(name, file, found.parts if found is not None else (None,), said.loss)
     try:
         with reader.open_first() as opened:
@@ -249,6 +249,9 @@ def _probe(file: Path, said: _Warnings) -> AudioSource | None:
         if is_known and shutil.which("ffmpeg") is None:
             raise AudioError(f"{name} is damaged or cut short; get a new copy of it") from error
         return None
+    if container == "mp3" and found is None and not is_mp3:
+        # Odd bytes before the first frame hide what the file is, and lose frames in libmpg123.
+        return _probe(file, said, is_mp3=True)
     formats = reader.formats()
     rate, n_channels = (max(values) for values in zip(*formats, strict=True))
     if n_samples == 0 and len(formats) == 1:

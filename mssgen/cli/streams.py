@@ -83,8 +83,8 @@ def is_stdout_open() -> bool:
         os.write(sys.stdout.fileno(), b"")
     except io.UnsupportedOperation:  # replaced by an object that is not a file
         return True
-    except OSError:
-        return False
+    except OSError as error:
+        return error.errno == errno.ENOSPC  # a full device is open; writing to it says why it fails
     return True
 
 

@@ -16,7 +16,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from mssgen.audio import reading
 from mssgen.audio.reading import check_finite, open_source
 from mssgen.audio.resampling import fit_length, resample
 from mssgen.errors import AudioError, UsageError
@@ -473,8 +472,3 @@ def test_fit_length_cuts_or_pads_the_end(lengths: list[int], n_samples: int) -> 
     n_kept = min(n_samples, whole.shape[1])
     assert np.array_equal(found[:, :n_kept], whole[:, :n_kept])
     assert not found[:, n_kept:].any()
-
-
-def test_one_door() -> None:
-    for name in ("StemWriter", "choose_encoding", "safe_target", "copy_to_stdout", "CONTAINERS"):
-        assert hasattr(reading, name)

@@ -383,7 +383,10 @@ KEY = "encoder.model.0.conv.conv.bias"
         (_state(lambda state: state.pop(KEY)), f"'{KEY}' is missing"),
         (_state(lambda state: state.update(extra=torch.zeros(2))), "'extra' belongs to no layer"),
         (_state(lambda state: state.update({KEY: torch.zeros(5)})), r"shape \[5\], not \[4\]"),
-        (_state(lambda state: state.update({KEY: torch.zeros(4).long()})), "something else than"),
+        (
+            _state(lambda state: state.update({KEY: torch.zeros(4).long()})),
+            "not a tensor of weights",
+        ),
         (_state(lambda state: state.clear()), "holds no tensors"),
     ],
 )

@@ -236,7 +236,7 @@ def test_the_command_line(
     for words, says in (
         ((*base, "--blend", "half"), "auto, fill, full"),
         ((*base, "--mixture", "short.wav"), "0.125 s and bass.wav 1.000 s"),
-        (("enhance", "song.wav", *base[1:], "--mixture", "song.wav"), "2 inputs are its bass"),
+        (("enhance", "song.wav", *base[1:], "--mixture", "song.wav"), "2 inputs are bass stems"),
         ((*base, "--mixture", "-"), "--mixture needs files"),
         (("separate", "song.wav", "--mix", "0.5"), "need --enhance"),
     ):

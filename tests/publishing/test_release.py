@@ -59,7 +59,7 @@ def send(folder: Path, repo: str = "me/bass", **options: Any) -> str:
     [
         (Fault(401), r"does not accept the token \(401\): run `hf auth login`"),
         (Fault(403), r"may not write there \(403\).* write access to me"),
-        (Fault(429), "busy for now"),
+        (Fault(429), "temporarily unavailable"),
         (Fault(418), "answered 418"),
     ],
 )
@@ -423,7 +423,7 @@ def test_the_commands_refuse_in_one_sentence(
         (("export", checkpoint, "-o", tmp_path / "x"), "not a run of mssgen"),
         (("push", checkpoint, "me/bass"), "--licence cc-by-nc-4.0"),
         (("push", checkpoint, "me/bass", "--licence", "mit", "--offline"), "--dry-run"),
-        (("pull", "hf://bass"), "no address"),
+        (("pull", "hf://bass"), "not the address"),
     ):
         done = mssgen("models", *words)
         assert (done.code, done.out) == (2, "")

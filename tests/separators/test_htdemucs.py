@@ -22,7 +22,7 @@ from mssgen.checkpoints.formats import Checkpoint
 from mssgen.checkpoints.resolving import resolve
 from mssgen.devices import choose_device, choose_precision
 from mssgen.errors import CheckpointError, OutOfMemoryError, UsageError
-from mssgen.pipeline import load_separator
+from mssgen.pipeline import load_separator, separate
 from mssgen.separators.base import measure_level
 from mssgen.separators.demucs import (
     DemucsSeparator,
@@ -575,3 +575,18 @@ class TestLoading:
         one, two = (separator(mixture) for separator in alone)
         torch.testing.assert_close(result[:, :2], one[:, :2])
         torch.testing.assert_close(result[:, 2:], two[:, 2:])
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_segment_of_digital_silence_gives_digital_silence(
+    tiny_model: Path, music: NDArray[np.float32], precision: str
+) -> None:
+    """Its spectrogram has no deviation to divide by."""
+    separator = load_separator(str(tiny_model), device="cpu", precision=precision)
+    quiet = np.zeros((2, 3 * 44_100), np.float32)
+    mixture = np.concatenate([quiet, music, quiet], axis=1)
+    for stem in separate(mixture, 44_100, separator=separator).values():
+        assert np.isfinite(stem).all()
+        assert not stem[:, :44_100].any()
+        assert not stem[:, -44_100:].any()
+        assert stem[:, 3 * 44_100 : -3 * 44_100].any()

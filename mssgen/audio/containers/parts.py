@@ -60,17 +60,20 @@ def mapped(path: Path) -> "mmap.mmap | bytes":
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
-def find_layout(path: Path, *, is_thorough: bool = False) -> FileLayout | None:
+def find_layout(
+    path: Path, *, is_thorough: bool = False, is_mp3: bool = False
+) -> FileLayout | None:
     """Layout of a file that is damaged, joined or has a wrong header; None to read it as it is.
 
-    `is_thorough` also finds joined FLAC files, which takes a search of the whole file.
+    `is_thorough` also finds joined FLAC files, which takes a search of the whole file. `is_mp3`
+    looks for MPEG frames whatever the first bytes are.
     """
     data = mapped(path)
     for start, scan in _SCANS:
         if data[:4] == start:
             found = flac_frames.layout if is_thorough and start == b"fLaC" else scan
             return found(data)
-    if data[:8].startswith(_MPEG_STARTS) or mp3_frames.parse_header(data[:4]) is not None:
+    if is_mp3 or data[:8].startswith(_MPEG_STARTS) or mp3_frames.parse_header(data[:4]) is not None:
         return mp3_frames.scan(data)
     return None
 

@@ -40,6 +40,7 @@ from mssgen.separators.htdemucs.layers import (
 from mssgen.separators.htdemucs.spectrogram import to_spectrogram, to_waveform
 from mssgen.separators.htdemucs.state import HTDemucsConfig, check_state
 
+_MIN_STD = 1e-20
 _BLOCK_BYTES = 2**19  # activations of one block of rows
 
 
@@ -160,7 +161,7 @@ class HTDemucs:
             xt = decode_t.waveform(xt, skips_t.pop(), lengths.pop())
 
         # The transform is linear, so `std` scales the samples, which are far fewer than bins.
-        offset = mean / std
+        offset = mean / std.clamp_min(_MIN_STD)  # a silent segment has none, and stays silent
         bins[..., :-1] += torch.complex(offset, offset)
         waves = to_waveform(bins, self.window, n_samples) * std[..., 0]  # [B, S*C, T]
         waves += xt.mT * std_t + mean_t

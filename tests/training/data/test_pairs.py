@@ -318,7 +318,7 @@ def test_exit_codes_of_the_command(
     output = ("--output", tmp_path / "pairs", "--model", model, "--stem", "bass")
     result = call(capsys, "pairs", tmp_path / "nothing", *output)
     assert (result.code, result.err.count("\n")) == (2, 1)
-    assert "is no folder" in result.err
+    assert "is not a folder" in result.err
     result = call(capsys, "pairs", folder, *output, "--split", "training", "--json")
     assert result.code == 2
     assert json.loads(result.out)["event"] == "error"
