@@ -36,7 +36,8 @@ from mssgen.codecs.streaming import decode_stream, encode_stream
 from mssgen.errors import AudioError, MssgenError, UsageError
 from mssgen.events import Done, Failed, Hook, Progress, Start, Warned, ignore
 from mssgen.extras import missing
-from mssgen.inputs.tracks import STDIN, Track
+from mssgen.inputs.lists import STDIN
+from mssgen.inputs.tracks import Track
 from mssgen.inspection.decibels import power_db, ratio_db
 from mssgen.streams import align
 

@@ -8,11 +8,10 @@ from pathlib import Path
 
 from mssgen.errors import AudioError, UsageError
 from mssgen.inputs.folder_scan import SOUND_EXTENSIONS, VIDEO_EXTENSIONS, FolderScan, LeftOut
-from mssgen.inputs.lists import read_list
+from mssgen.inputs.lists import STDIN, read_list
 
 # Suffixes of files taken from folders; a file that is named itself may have any suffix.
 EXTENSIONS = (*SOUND_EXTENSIONS, *VIDEO_EXTENSIONS)
-STDIN = "-"
 _log = logging.getLogger(__name__)
 
 

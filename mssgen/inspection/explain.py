@@ -10,7 +10,8 @@ from mssgen.audio.reading import AudioSource, open_source
 from mssgen.audio.resampling import fit_length, resample
 from mssgen.errors import UsageError
 from mssgen.events import Event, Hook, Written
-from mssgen.inputs.tracks import STDIN, Track
+from mssgen.inputs.lists import STDIN
+from mssgen.inputs.tracks import Track
 from mssgen.inspection.pictures import Panels, check_packages, new_picture, shown_levels
 from mssgen.inspection.spectrograms import SpectrogramPair
 from mssgen.streams import align

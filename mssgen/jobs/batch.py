@@ -34,7 +34,9 @@ from mssgen.audio.tags import Tags, read_tags
 from mssgen.audio.writing import StemWriter, check_clip, over_full_scale
 from mssgen.errors import AudioError, UsageError
 from mssgen.events import Done, Hook, Start, Warned, Written, ignore
-from mssgen.inputs.tracks import STDIN, Track
+from mssgen.files import sha256_of
+from mssgen.inputs.lists import STDIN
+from mssgen.inputs.tracks import Track
 from mssgen.jobs.decisions import EXISTING, Decision, Places, decide
 from mssgen.jobs.manifest import Entry, Manifest
 from mssgen.jobs.provenance import made_by
@@ -274,10 +276,8 @@ def _open(job: _Job, cancel: threading.Event, options: WriteOptions, *, strict: 
         n_channels = n_mixed(info.n_channels, downmix=options.downmix)
         sample_rate = options.sample_rate or info.sample_rate
         encoding.check(sample_rate, n_channels)
-        job.record.opened()
+        song_sha256 = job.record.opened() or sha256_of(source.original)  # pipes are spooled
         measured = measure(source, job.separator, downmix=options.downmix)
-        song = Path(job.track.path)
-        song = song if song.is_file() else source.path  # piped input is spooled
         tags = Tags() if job.track.path == STDIN else read_tags(source.original)
         return _Opened(
             source=source,
@@ -286,7 +286,7 @@ def _open(job: _Job, cancel: threading.Event, options: WriteOptions, *, strict: 
             sample_rate=sample_rate,
             n_channels=n_channels,
             layout=mixed_layout(info, downmix=options.downmix),
-            tags=replace(tags, made_by=made_by(job.separator, song)),
+            tags=replace(tags, made_by=made_by(job.separator, song_sha256)),
             studio=read_studio_chunks(source.path, info.sample_rate).at(sample_rate),
             close=stack.pop_all().close,
         )

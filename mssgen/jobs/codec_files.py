@@ -20,7 +20,8 @@ from mssgen.codecs.container import SUFFIX, CodedAudio, pack, read_codes, write_
 from mssgen.errors import UsageError
 from mssgen.events import Done, Hook, Progress, Start, Warned, Written, ignore
 from mssgen.files import is_there
-from mssgen.inputs.tracks import EXTENSIONS, STDIN, Track
+from mssgen.inputs.lists import STDIN
+from mssgen.inputs.tracks import EXTENSIONS, Track
 from mssgen.jobs.decisions import Decision, Places, decide
 from mssgen.jobs.manifest import Manifest
 from mssgen.jobs.song_record import SongRecord

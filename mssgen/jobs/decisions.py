@@ -14,7 +14,8 @@ from typing import Any
 
 from mssgen.errors import MssgenError, UsageError
 from mssgen.files import is_there, safe_target
-from mssgen.inputs.tracks import STDIN, Track
+from mssgen.inputs.lists import STDIN
+from mssgen.inputs.tracks import Track
 from mssgen.jobs.manifest import Entry, InputFile, Manifest
 
 EXISTING = ("refuse", "resume", "skip", "overwrite")

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from mssgen.errors import AudioError, MssgenError
-from mssgen.inputs.tracks import STDIN, Track
+from mssgen.inputs.lists import STDIN
+from mssgen.inputs.tracks import Track
 from mssgen.jobs.manifest import Entry, InputFile, Manifest, State
 
 
@@ -29,10 +30,14 @@ class SongRecord:
         if self._file is not None:
             _ = self._file.stamp  # before the file is read
 
-    def opened(self) -> None:
-        """Hash the input; call once it is known to be readable. Raises AudioError."""
-        if self._file is not None:
-            self._entry = replace(self._entry, source=self._file.record())
+    def opened(self) -> str | None:
+        """Hash the input; call once it is known to be readable. Raises AudioError.
+
+        Returns the SHA-256; None without a manifest, and for what cannot be read twice.
+        """
+        source = None if self._file is None else self._file.record()
+        self._entry = replace(self._entry, source=source)
+        return None if source is None else source.sha256
 
     def check_input(self) -> None:
         """Raise AudioError if the input has changed since it was hashed."""
