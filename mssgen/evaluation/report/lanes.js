@@ -77,11 +77,16 @@ function drawLanes(stem, view, describe, { choose: pick, seek }) {
 }
 
 function drawAxis(stem) {
+  const most = window.innerWidth < 600 ? 4 : 6;
+  const step = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600].find((s) => stem.seconds <= s * most) ?? 3600;
+  const first = Math.ceil(stem.start / step) * step;
+  const count = Math.floor((stem.start + stem.seconds - first) / step + 1e-6) + 1;
   const axis = document.getElementById("axis");
-  const count = window.innerWidth < 600 ? 4 : 6;
-  axis.replaceChildren(...Array.from({ length: count + 1 }, (_, index) => make("span", {
-    style: `left: ${(100 * index) / count}%`,
-  }, clock(stem.start + (stem.seconds * index) / count))));
+  axis.replaceChildren(...Array.from({ length: Math.max(0, count) }, (_, index) => {
+    const time = first + index * step;
+    const place = `${(100 * (time - stem.start)) / stem.seconds}%`;
+    return make("span", { style: `left: ${place}; transform: translateX(-${place})` }, clock(time));
+  }));
 }
 
 function drawLegend(report, view) {

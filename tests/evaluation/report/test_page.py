@@ -594,6 +594,12 @@ def test_the_page_shows_names_as_text_and_loads_no_sound(page: Page) -> None:
 
 
 @needs_browser
+def test_the_time_axis_has_whole_seconds_once_each(page: Page) -> None:
+    marks = "[...document.querySelectorAll('#axis span')].map(m => [m.textContent, m.style.left])"
+    assert page.run(marks) == [["0:02", "0%"], ["0:03", "50%"], ["0:04", "100%"]]
+
+
+@needs_browser
 def test_it_plays_and_switches_in_place(page: Page) -> None:
     page.press(" ")
     page.wait("player.position > 0.4")
