@@ -16,7 +16,8 @@ from mssgen.events import Written
 if TYPE_CHECKING:
     from mssgen.events import Event, Hook
     from mssgen.inputs.tracks import Track
-    from mssgen.jobs.batch import Group, WriteOptions
+    from mssgen.jobs.batch import Group
+    from mssgen.jobs.options import WriteOptions
     from mssgen.outputs import OutputPlan
 
 
@@ -124,7 +125,7 @@ class Files:
 
     def write_options(self, tracks: list["Track"]) -> "WriteOptions":
         """How to write; UsageError where options contradict each other."""
-        from mssgen.jobs.batch import WriteOptions
+        from mssgen.jobs.options import WriteOptions
 
         return WriteOptions(
             template=self.template,

@@ -24,7 +24,7 @@ from mssgen.inputs.lists import STDIN
 from mssgen.inputs.tracks import EXTENSIONS, Track
 from mssgen.jobs.decisions import Decision, Places, decide
 from mssgen.jobs.manifest import Manifest
-from mssgen.jobs.song_record import SongRecord
+from mssgen.jobs.song_record import DECODE, ENCODE, SongRecord
 from mssgen.jobs.tally import Tally
 from mssgen.leftovers import scratch_folder
 
@@ -158,7 +158,7 @@ def encode_files(
             record.check_input()
             write_codes(target, coded, announce=record.announcing(target, made))
 
-    return _run("coding", tracks, output, SUFFIX, made, work, hook)
+    return _run(ENCODE, tracks, output, SUFFIX, made, work, hook)
 
 
 def decode_files(
@@ -183,7 +183,7 @@ def decode_files(
         output: destination of the sound files.
         codec: name or path; None uses the codec named in each file, if the registry has it.
         n_codebooks: number of codebooks to decode, the first ones; None decodes all.
-        container, bit_depth, sample_rate, clip: see `mssgen.jobs.batch.WriteOptions`.
+        container, bit_depth, sample_rate, clip: see `mssgen.jobs.options.WriteOptions`.
         files_of_codec: hashes of the files of `codec`, see `mssgen.jobs.made_by.hashes_of`; if
             `codec` is given without them, no existing output counts as complete.
         hook: called with events; failures of single files are reported here.
@@ -230,7 +230,7 @@ def decode_files(
             if target is None:
                 copy_to_stdout(path, sys.stdout.buffer)
 
-    return _run("decoding", tracks, output, f".{container}", made, work, hook)
+    return _run(DECODE, tracks, output, f".{container}", made, work, hook)
 
 
 def _truncated(coded: CodedAudio, codec: Codec, n_codebooks: int | None, label: str) -> CodedAudio:
@@ -280,7 +280,7 @@ def _write_sound(
 
 
 def _run(
-    doing: str,
+    job: str,
     tracks: Sequence[Track],
     output: CodecOutput,
     suffix: str,
@@ -293,14 +293,14 @@ def _run(
     `work` gets the target, None for standard output. `made` is all that determines the content of
     the outputs; None if unknown.
     """
-    tally = Tally(doing, hook)
+    tally = Tally(f"{job[:-1]}ing", hook)
     manifest = output.manifest(suffix)
     decisions = output.decisions(tracks, suffix, made, manifest)
     for track, decision in zip(tracks, decisions, strict=True):
         if tally.settled(track, decision):
             continue
         target = None if output.is_stdout else decision.targets[_OUTPUT]
-        record = SongRecord(manifest, track, {})
+        record = SongRecord(manifest, job, track, {})
         with tally.attempt(track, record):
             record.opened()
             work(track, target, record)

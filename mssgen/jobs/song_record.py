@@ -12,20 +12,33 @@ from mssgen.inputs.lists import STDIN
 from mssgen.inputs.tracks import Track
 from mssgen.jobs.manifest import Entry, InputFile, Manifest, State
 
+SEPARATE, ENHANCE, ENCODE, DECODE = "separate", "enhance", "encode", "decode"
+"""Names of jobs in the manifest (`Entry.about["job"]`)."""
+
 
 class SongRecord:
     """Writes the manifest entries of one song.
 
     Args:
         manifest: manifest of the output folder; None writes nothing.
+        job: the name of the job, such as `SEPARATE`.
         track: the song.
         options: values that determine the samples of all its outputs.
+        mixture: second input, of `ENHANCE`: what the track, a stem, was separated from.
     """
 
-    def __init__(self, manifest: Manifest | None, track: Track, options: Mapping[str, Any]) -> None:
-        self._manifest, self._track = manifest, track
+    def __init__(
+        self,
+        manifest: Manifest | None,
+        job: str,
+        track: Track,
+        options: Mapping[str, Any],
+        mixture: InputFile | None = None,
+    ) -> None:
+        self._manifest, self._track, self._mixture = manifest, track, mixture
         self._file = None if track.path == STDIN or manifest is None else InputFile(track.path)
-        self._entry = Entry("writing", None, dict(options), about={"input": track.label})
+        about = {"job": job, "input": track.label}
+        self._entry = Entry("writing", None, dict(options), about=about)
         self._started = time.monotonic()
         if self._file is not None:
             _ = self._file.stamp  # before the file is read
@@ -40,12 +53,13 @@ class SongRecord:
         return None if source is None else source.sha256
 
     def check_input(self) -> None:
-        """Raise AudioError if the input has changed since it was hashed."""
-        if self._file is not None and self._file.has_changed():
-            raise AudioError(
-                f"{self._track.label} was changed while it was read, and nothing was written; try "
-                "again"
-            )
+        """Raise AudioError if an input has changed, or is gone, since it was hashed."""
+        for name, file in ((self._track.label, self._file), ("the mixture", self._mixture)):
+            if file is not None and file.has_changed():
+                name = name if file is self._file else f"{name} {file.path}"
+                raise AudioError(
+                    f"{name} was changed while it was read, and nothing was written; try again"
+                )
 
     def finishing(self, gain: float, about: Mapping[str, Any]) -> None:
         """Note the gain of all outputs and values for `Entry.about`, before files are renamed."""

@@ -17,8 +17,9 @@ import mssgen
 from mssgen.errors import UsageError
 from mssgen.events import Done, Event, Failed, Progress, Skipped, Start, Warned, Written
 from mssgen.inputs.tracks import find_tracks
-from mssgen.jobs.batch import WriteOptions, separate_files
+from mssgen.jobs.batch import separate_files
 from mssgen.jobs.manifest import MANIFEST
+from mssgen.jobs.options import WriteOptions
 from mssgen.outputs import plan_outputs
 
 from support.models import EXCERPT

@@ -16,8 +16,9 @@ import soundfile as sf
 
 from mssgen.events import Done, Event, Failed
 from mssgen.inputs.tracks import find_tracks
-from mssgen.jobs.batch import WriteOptions, separate_files
+from mssgen.jobs.batch import separate_files
 from mssgen.jobs.manifest import MANIFEST, read_entries
+from mssgen.jobs.options import WriteOptions
 from mssgen.outputs import plan_outputs
 
 from support.models import EXCERPT, write_tiny_model
@@ -354,7 +355,8 @@ RUN = """
 import os, random, signal, sys, threading, time
 import mssgen.jobs.manifest as manifest
 from support.toys import SOURCES, toy_separator
-from mssgen.jobs.batch import WriteOptions, separate_files
+from mssgen.jobs.batch import separate_files
+from mssgen.jobs.options import WriteOptions
 from mssgen.outputs import plan_outputs
 from mssgen.inputs.tracks import find_tracks
 

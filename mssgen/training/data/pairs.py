@@ -26,7 +26,8 @@ from mssgen.events import Done, Event, Failed, Hook, ignore
 from mssgen.files import is_there, reported, safe_target, sha256_of, whole_file
 from mssgen.inputs.names import as_on_disk, composed
 from mssgen.inputs.tracks import Track
-from mssgen.jobs.batch import WriteOptions, separate_files
+from mssgen.jobs.batch import separate_files
+from mssgen.jobs.options import WriteOptions
 from mssgen.leftovers import holds_nothing, scratch_folder
 from mssgen.library.excerpts import Excerpt, excerpts
 from mssgen.library.stems import MIXTURE, PAIRS_MANIFEST, Library, SoundFile, StemFile, TrackStems
