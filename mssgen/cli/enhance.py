@@ -84,6 +84,7 @@ def enhance(
         ),
     ] = None,
     machine: given.Machine = given.Machine(),
+    running: given.Run = given.Run(),
     offline: given.Offline = False,
     messages: given.Messages = given.Messages(),
 ) -> int:
@@ -109,7 +110,7 @@ def enhance(
 
         share_heaps()
         machine.use_threads()
-        write = files.write_options(tracks)
+        write, run = files.write_options(tracks), running.chosen()
         blended = blending.chosen()
         refining = refinement.chosen(seed)
         choose_device(machine.device)  # a wrong name is found before a model is loaded
@@ -150,6 +151,7 @@ def enhance(
                     partial(_loaded, enhance_with, blended),
                     plan_outputs((of,)),
                     {of: made},
+                    choice.checkpoint,
                     {track: file for track, file in found.items() if file is not None},
                 )
             )
@@ -157,14 +159,14 @@ def enhance(
             hook(Warned("", problem))
         tracks = [track for group in groups for track in group.tracks]
         files.check_stdout(tracks, groups[0].plan)
-        told: Hook = hook
+        told = running.metered(hook)
         if explain:
             if files.to_stdout or write.container == "raw":
                 raise UsageError("--explain needs files to read: name a folder, without --raw")
             from mssgen.inspection.explain import explaining
 
-            told = explaining(hook, tracks)
-        return files.run(groups, write, told)
+            told = explaining(told, tracks)
+        return files.run(groups, write, run, told)
 
 
 def _check_single(tracks: list["Track"], stem: str) -> None:

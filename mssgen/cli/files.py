@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mssgen.events import Event, Hook
     from mssgen.inputs.tracks import Track
     from mssgen.jobs.batch import Group
-    from mssgen.jobs.options import WriteOptions
+    from mssgen.jobs.options import RunOptions, WriteOptions
     from mssgen.outputs import OutputPlan
 
 
@@ -157,6 +157,7 @@ class Files:
         self,
         groups: Sequence["Group"],
         write: "WriteOptions",
+        run: "RunOptions",
         hook: "Hook",
     ) -> int:
         """Process all tracks and return the exit code."""
@@ -164,7 +165,12 @@ class Files:
 
         if not self.to_stdout:
             done = separate_groups(
-                groups, output_dir=self.output, options=write, strict=self.strict, hook=hook
+                groups,
+                output_dir=self.output,
+                options=write,
+                strict=self.strict,
+                run=run,
+                hook=hook,
             )
             return 1 if done.n_failed else 0
 
@@ -185,7 +191,7 @@ class Files:
                     hook(event)
 
             done = separate_groups(
-                groups, output_dir=folder, options=write, strict=self.strict, hook=note
+                groups, output_dir=folder, options=write, strict=self.strict, run=run, hook=note
             )
             for path in written:
                 copy_to_stdout(path, sys.stdout.buffer)

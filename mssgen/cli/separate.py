@@ -139,6 +139,7 @@ def separate(
     blending: given.Blending = given.Blending(),
     refinement: given.Refinement = given.Refinement(),
     speed: Speed = Speed(),
+    running: given.Run = given.Run(),
     offline: given.Offline = False,
     messages: given.Messages = given.Messages(),
 ) -> int:
@@ -162,7 +163,7 @@ def separate(
         from mssgen.separators.demucs import SeparationOptions
 
         share_heaps()
-        write = files.write_options(tracks)
+        write, run = files.write_options(tracks), running.chosen()
         cut = SeparationOptions(speed.overlap, speed.shifts, speed.seed, n_segments)
         speed.use_threads()
 
@@ -241,7 +242,10 @@ def separate(
                 separator.check(plan.stems)
             return separator
 
-        return files.run([Group(tracks, checked, plan, made)], write, hook)
+        shown = name if enhance or not encoder else encoder[0]
+        return files.run(
+            [Group(tracks, checked, plan, made, shown)], write, run, running.metered(hook)
+        )
 
 
 def _same(separator: "Separator") -> "Separator":

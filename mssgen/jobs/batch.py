@@ -11,18 +11,18 @@ A song that fails is reported to the hook and does not stop the others.
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mssgen.enhancers.chain import StemEnhancer
-from mssgen.events import Done, Hook, ignore
+from mssgen.events import Done, Hook, Loading, ignore
 from mssgen.inputs.lists import STDIN
 from mssgen.inputs.tracks import Track
-from mssgen.jobs.decisions import Decision, Places, decide
+from mssgen.jobs.decisions import Decision, Places, Rule, decide
 from mssgen.jobs.manifest import InputFile, Manifest
-from mssgen.jobs.options import WriteOptions
+from mssgen.jobs.options import RunOptions, WriteOptions
 from mssgen.jobs.read_ahead import ReadAhead
 from mssgen.jobs.song import Job, open_song, separate_song
 from mssgen.jobs.song_record import ENHANCE, SEPARATE, SongRecord
@@ -41,6 +41,8 @@ class Group:
     plan: OutputPlan
     made_by: Mapping[str, Any] | None = None
     """Models and options behind each stem (see `mssgen.jobs.made_by`); None if unknown."""
+    model: str = ""
+    """Name of the model, reported when it is loaded; "" if `load` only hands it over."""
     mixtures: Mapping[Track, InputFile] = field(default_factory=dict)
     """For a `StemEnhancer`: the mixture that each track, a stem, was separated from, if known."""
 
@@ -69,6 +71,7 @@ def separate_files(
     options: WriteOptions | None = None,
     made_by: Mapping[str, Any] | None = None,
     strict: bool = False,
+    run: RunOptions | None = None,
     hook: Hook = ignore,
 ) -> Done:
     """Separate songs into files; a song that fails does not stop the others.
@@ -83,6 +86,7 @@ def separate_files(
             no existing output counts as complete.
         strict: refuse damaged songs; otherwise they are separated as far as they can be read, with
             a warning.
+        run: which part of the songs, and what follows a failure.
         hook: called with events; failures of single songs are reported here.
 
     Returns:
@@ -93,7 +97,7 @@ def separate_files(
     """
     group = Group(tracks, lambda: separator, plan, made_by)
     return separate_groups(
-        [group], output_dir=output_dir, options=options, strict=strict, hook=hook
+        [group], output_dir=output_dir, options=options, strict=strict, run=run, hook=hook
     )
 
 
@@ -103,59 +107,66 @@ def separate_groups(
     output_dir: Path | str = "separated",
     options: WriteOptions | None = None,
     strict: bool = False,
+    run: RunOptions | None = None,
     hook: Hook = ignore,
 ) -> Done:
     """As `separate_files`, with one separator per group; the counts cover all groups."""
-    options = options or WriteOptions()
+    options, run = options or WriteOptions(), run or RunOptions()
     manifest = Manifest(output_dir) if options.has_manifest else None
-    tally = Tally("separating", hook)
-    chosen = _chosen(groups, Path(output_dir), options, manifest)
-    todo = [each for each in chosen if not tally.settled(each[1], each[2])]
-    jobs = _jobs(todo, options, manifest)
+    songs = [(group, track) for group in groups for track in group.tracks]
+    mine = run.mine([track for _, track in songs], Path(output_dir))
+    decisions = decide(
+        [(track, group.made(track)) for group, track in songs],
+        Places(Path(output_dir), options.template, options.extension),
+        Rule(options.existing, options.of_sound, manifest),
+        mine=list(mine),
+    )
+    songs = [songs[index] for index in mine]
+    tally = Tally(
+        "separating", hook, dict(zip((t for _, t in songs), mine.values(), strict=True)), run
+    )
+    todo = [
+        (group, track, decision)
+        for (group, track), decision in zip(songs, decisions, strict=True)
+        if not tally.settled(track, decision)
+    ]
+    jobs = [] if tally.is_over else _jobs(todo, options, manifest, hook)
     opened_by = partial(open_song, options=options, strict=strict)
     # Not standard input: signals do not reach a thread that waits for it.
     with ReadAhead(jobs, opened_by, lambda job: job.track.path != STDIN) as ahead:
-        for index, job in enumerate(jobs):
-            with tally.attempt(job.track, job.record), closing(ahead.take(index)) as opened:
-                separate_song(job, opened, options, hook)
+        for index, job in enumerate(jobs):  # grows by the songs to try again
+            again = partial(_again, jobs, job)
+            with (
+                tally.attempt(job.track, job.record, again) as told,
+                closing(ahead.take(index)) as opened,
+            ):
+                separate_song(job, opened, options, told)
+            if tally.is_over:
+                break
     return tally.finish()
 
 
-_Choice = tuple[Group, Track, Decision]
+def _again(jobs: list[Job], job: Job, pause_s: float) -> None:
+    jobs.append(replace(job, record=job.record.renewed(), pause_s=pause_s))
 
 
-def _chosen(
-    groups: Sequence[Group], output_dir: Path, options: WriteOptions, manifest: Manifest | None
-) -> list[_Choice]:
-    """Decide for every song of every group."""
-    songs = [(group, track) for group in groups for track in group.tracks]
-    decisions = decide(
-        [(track, group.made(track)) for group, track in songs],
-        Places(output_dir, options.template, options.extension),
-        existing=options.existing,
-        options=options.of_sound,
-        manifest=manifest,
-    )
-    return [
-        (group, track, decision) for (group, track), decision in zip(songs, decisions, strict=True)
-    ]
-
-
-def _jobs(chosen: Sequence[_Choice], options: WriteOptions, manifest: Manifest | None) -> list[Job]:
+def _jobs(
+    chosen: Sequence[tuple[Group, Track, Decision]],
+    options: WriteOptions,
+    manifest: Manifest | None,
+    hook: Hook,
+) -> list[Job]:
     """Load the separators and make one job per song."""
     separators: dict[int, Separator] = {}
-    for group, _, _ in chosen:
-        if id(group) not in separators:
-            separators[id(group)] = group.load()
     jobs = []
     for group, track, decision in chosen:
+        if id(group) not in separators:
+            if group.model:
+                hook(Loading(group.model))
+            separators[id(group)] = group.load()
         separator, mixture = separators[id(group)], group.mixtures.get(track)
         name = ENHANCE if isinstance(separator, StemEnhancer) else SEPARATE
         record = SongRecord(manifest, name, track, options.of_sound, mixture)
         made = group.made(track)
-        jobs.append(
-            Job(
-                track, separator, group.plan, made, decision.targets, decision.kept, record, mixture
-            )
-        )
+        jobs.append(Job(track, separator, group.plan, made, decision, record, mixture))
     return jobs

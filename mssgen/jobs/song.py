@@ -33,7 +33,8 @@ from mssgen.events import Hook, Start, Warned, Written
 from mssgen.files import sha256_of
 from mssgen.inputs.lists import STDIN
 from mssgen.inputs.tracks import Track
-from mssgen.jobs.manifest import Entry, InputFile
+from mssgen.jobs.decisions import Decision
+from mssgen.jobs.manifest import InputFile
 from mssgen.jobs.options import WriteOptions
 from mssgen.jobs.provenance import made_by
 from mssgen.jobs.song_record import SongRecord
@@ -53,19 +54,21 @@ class Job:
     plan: OutputPlan
     made: Mapping[str, Mapping[str, Any] | None]
     """By output: all that determines its samples, see `manifest.Output.made`; None if unknown."""
-    targets: dict[str, Path]
-    """Files to write, by output."""
-    kept: tuple[Entry, ...]
-    """Manifest entries of its outputs that exist and are kept."""
+    decision: Decision
+    """Which outputs to write."""
     record: SongRecord
     mixture: InputFile | None = None
     """The mixture that the track, a stem, was separated from: for a `StemEnhancer`."""
+    pause_s: float = 0.0
+    """Seconds to wait before another attempt."""
 
 
 @dataclass(frozen=True)
 class Opened:
     """A song that is open and measured, and the format of its outputs."""
 
+    decision: Decision
+    """Which outputs to write, now that no other run writes them."""
     source: AudioSource
     mixture: AudioSource | None
     """See `Job.mixture`."""
@@ -78,11 +81,12 @@ class Opened:
     studio: StudioChunks
     """Converted to `sample_rate`."""
     close: Callable[[], None]
-    """Closes the source and the mixture."""
+    """Closes the source and the mixture, and ends the claim on the outputs."""
 
 
 def open_song(job: Job, cancel: threading.Event, options: WriteOptions, *, strict: bool) -> Opened:
-    """Open and measure a song; raises AudioError and UsageError."""
+    """Open and measure a song; raises AudioError, UsageError and Settled."""
+    cancel.wait(job.pause_s)
     with ExitStack() as stack:
         # Warnings are reported when the song starts.
         opened = partial(open_source, strict=strict, warn=_log.debug, cancel=cancel)
@@ -96,10 +100,12 @@ def open_song(job: Job, cancel: threading.Event, options: WriteOptions, *, stric
         n_channels = n_mixed(info.n_channels, downmix=options.downmix)
         sample_rate = options.sample_rate or info.sample_rate
         encoding.check(sample_rate, n_channels)
+        decision = stack.enter_context(job.record.claimed(job.decision))
         song_sha256 = job.record.opened() or sha256_of(source.original)  # pipes are spooled
         measured = measure(source, job.separator, downmix=options.downmix)
         tags = Tags() if job.track.path == STDIN else read_tags(source.original)
         return Opened(
+            decision=decision,
             source=source,
             mixture=mixture,
             measured=measured,
@@ -120,16 +126,16 @@ def separate_song(job: Job, opened: Opened, options: WriteOptions, hook: Hook) -
     with ExitStack() as stack:
         writers = {
             name: stack.enter_context(_writer(target, opened, options))
-            for name, target in job.targets.items()
+            for name, target in opened.decision.targets.items()
         }
         peak = _write_blocks(job, opened, writers, options, hook)
         job.record.check_input()
-        gain = _gain(job, peak, opened.encoding, options, hook)
+        gain = _gain(job, opened, peak, options, hook)
         about = {"model": separator.name, "template": options.template}
         about |= {"device": separator.device, "precision": separator.precision}
         job.record.finishing(gain, about)
         for name, writer in writers.items():
-            announce = job.record.announcing(job.targets[name], job.made[name])
+            announce = job.record.announcing(opened.decision.targets[name], job.made[name])
             path = writer.finish(
                 gain, tags=opened.tags, stem=name, studio=opened.studio, announce=announce
             )
@@ -202,17 +208,17 @@ def _write_blocks(
     return peak
 
 
-def _gain(job: Job, peak: float, encoding: Encoding, options: WriteOptions, hook: Hook) -> float:
+def _gain(job: Job, opened: Opened, peak: float, options: WriteOptions, hook: Hook) -> float:
     """Gain for all outputs, so that they still sum to the mixture.
 
     Raises AudioError if the outputs that are kept were written with another gain.
     """
-    gain = encoding.gain_for(peak)
+    gain = opened.encoding.gain_for(peak)
     if gain < 1:
         lowered = "all outputs of the song were lowered"
         hook(Warned(job.track.label, over_full_scale(gain, options.clip, lowered=lowered)))
     gain = gain if options.clip == "rescale" else 1.0
-    if not all(math.isclose(entry.gain, gain, rel_tol=1e-3) for entry in job.kept):
+    if not all(math.isclose(entry.gain, gain, rel_tol=1e-3) for entry in opened.decision.kept):
         raise AudioError(
             f"{job.track.label}: the existing outputs were lowered by another amount than these "
             "need; use `existing='overwrite'` to write all of them again"

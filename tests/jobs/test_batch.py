@@ -104,7 +104,7 @@ def test_events_come_in_order(tmp_path: Path) -> None:
         (event.track for event in events[:-1]), key=[str(one), str(two)].index
     )
     start = events[0]
-    assert start == Start(str(one), 1.0, RATE, 2, "cpu", "fp32")
+    assert start == Start(str(one), 1.0, RATE, 2, "cpu", "fp32", index=1, total=2)
     assert [event.stem for event in of_kind(events, Written)[:4]] == list(SOURCES)
     assert all(event.path.is_file() for event in of_kind(events, Written))
     progress = [event.done_s for event in of_kind(events, Progress) if event.track == str(one)]
