@@ -122,9 +122,8 @@ def separate_groups(
         mine=list(mine),
     )
     songs = [songs[index] for index in mine]
-    tally = Tally(
-        "separating", hook, dict(zip((t for _, t in songs), mine.values(), strict=True)), run
-    )
+    sizes = [(track, n_bytes) for (_, track), n_bytes in zip(songs, mine.values(), strict=True)]
+    tally = Tally("separating", hook, sizes, run)
     todo = [
         (group, track, decision)
         for (group, track), decision in zip(songs, decisions, strict=True)

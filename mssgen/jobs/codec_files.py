@@ -320,7 +320,9 @@ def _run(
         raise UsageError(f"`shard` needs a folder to write to, not {output.path}: name one")
     mine = run.mine(tracks, Path(output.path))
     decisions = output.decisions(tracks, suffix, made, manifest, list(mine))
-    tally = Tally(f"{job[:-1]}ing", hook, {tracks[i]: size for i, size in mine.items()}, run)
+    tally = Tally(
+        f"{job[:-1]}ing", hook, [(tracks[i], n_bytes) for i, n_bytes in mine.items()], run
+    )
     jobs = [
         (tracks[index], decision, SongRecord(manifest, job, tracks[index], {}), 0.0)
         for index, decision in zip(mine, decisions, strict=True)
@@ -335,6 +337,7 @@ def _run(
         again = partial(_again, jobs, track, decision, record)
         with tally.attempt(track, record, again) as told, record.claimed(decision) as claimed:
             target = None if output.is_stdout else claimed.targets[_OUTPUT]
+            record.begin()
             record.opened()
             work(track, target, record, told)
             if target is not None:

@@ -87,6 +87,7 @@ class Opened:
 def open_song(job: Job, cancel: threading.Event, options: WriteOptions, *, strict: bool) -> Opened:
     """Open and measure a song; raises AudioError, UsageError and Settled."""
     cancel.wait(job.pause_s)
+    job.record.begin()
     with ExitStack() as stack:
         # Warnings are reported when the song starts.
         opened = partial(open_source, strict=strict, warn=_log.debug, cancel=cancel)

@@ -47,8 +47,11 @@ class SongRecord:
         about = {"job": job, "input": track.label}
         self._entry = Entry("writing", None, dict(options), about=about)
         self._started = time.monotonic()
+
+    def begin(self) -> None:
+        """Note the state of the input; call it before the input is read."""
         if self._file is not None:
-            _ = self._file.stamp  # before the file is read
+            _ = self._file.stamp
 
     def opened(self) -> str | None:
         """Hash the input; call once it is known to be readable. Raises AudioError.
@@ -87,6 +90,7 @@ class SongRecord:
 
     def started(self, about: Mapping[str, Any]) -> None:
         """Record that the song starts, with values for `Entry.about`; raises AudioError."""
+        self._started = time.monotonic()
         about = {**self._entry.about, **about, "host": gethostname(), "started": time.time()}
         self._entry = replace(self._entry, about=about)
         if self._manifest is not None:

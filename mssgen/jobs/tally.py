@@ -3,7 +3,7 @@
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from secrets import token_hex
@@ -27,17 +27,21 @@ class Tally:
     Args:
         doing: the activity in out-of-memory messages: "separating", "coding", ...
         hook: called with Skipped, Failed and Done.
-        sizes: by song: its size in bytes, which stands for its length until it is opened.
+        songs: all songs with their sizes in bytes, which stand for their lengths.
         run: whether to stop at a failure, and how often to try again.
     """
 
     def __init__(
-        self, doing: str, hook: Hook, sizes: Mapping[Track, int], run: RunOptions = RunOptions()
+        self,
+        doing: str,
+        hook: Hook,
+        songs: Sequence[tuple[Track, int]],
+        run: RunOptions = RunOptions(),
     ) -> None:
         self._doing, self._hook, self._run = doing, hook, run
-        self._sizes = dict(sizes)  # of the songs that are neither skipped nor finished
-        self._left_bytes = sum(sizes.values())
-        self._n_songs, self._n_done, self._n_skipped, self._n_failed = len(sizes), 0, 0, 0
+        self._sizes = dict(songs)  # of the songs that are neither skipped nor finished
+        self._left_bytes = sum(self._sizes.values())
+        self._n_songs, self._n_done, self._n_skipped, self._n_failed = len(songs), 0, 0, 0
         self._n_bytes = self._audio_s = 0.0  # of what was worked on
         self._tries = Counter[Track]()
         self._devices: dict[str, None] = {}

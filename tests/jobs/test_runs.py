@@ -241,6 +241,14 @@ class TestFailures:
         assert "does not exist" in failed.message
         assert not Path("out/0/bass.wav").exists()
 
+    def test_an_input_that_is_copied_while_others_are_done_is_whole(self, music: Path) -> None:
+        def copy() -> None:
+            sf.write("music/5.wav", np.zeros((500, 2)), RATE)
+
+        done, _ = run(network=calling(copy))
+        assert counts(done) == (6, 0, 0, 0)
+        assert len(sf.read("out/5/bass.wav")[0]) == 500
+
     def test_causes(self) -> None:
         hidden = UsageError("it cannot be read")
         hidden.__context__ = OSError(errno.ESTALE, "stale")
