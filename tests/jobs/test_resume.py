@@ -134,6 +134,17 @@ class TestSeparate:
         assert counts(separate("a1", "-s", "bass")) == (0, 2, 0)
         assert counts(separate("a2", "-s", "bass")) == (0, 0, 2)
 
+    def test_a_list_in_parts_with_metrics(self, separate: Any) -> None:
+        Path("a1/03.wav").write_text("no sound")
+        words = ("a1", "-s", "bass", "--metrics", "run.prom")
+        parts = [separate(*words, "--shard", f"{index}/2") for index in (1, 2)]
+        assert sorted(counts(part) for part in parts) == [(1, 0, 0), (1, 0, 1)]
+        assert "mssgen_songs_done_total 1\n" in Path("run.prom").read_text()
+        assert counts(separate("a1", "-s", "bass", "--fail-fast", "--retries", "2")) == (0, 2, 1)
+        wrong = separate("a1", "--shard", "3/2")
+        assert (wrong.code, wrong.events[0]["event"]) == (2, "error")
+        assert "--shard 3/2 is not a part" in wrong.err
+
     def test_sources_that_were_touched_edited_and_moved(self, separate: Any) -> None:
         separate("a1", "-s", "bass")
         os.utime("a1/01.wav", (1, 1))
@@ -270,11 +281,20 @@ class TestEnhance:
         assert "bass.flac" in both.err
 
 
-def test_codes_of_a_second_album(mssgen: Program, here: Path) -> None:
+def test_codes_of_a_second_album(
+    mssgen: Program, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     words = ("codec", "encode", "--n-codebooks", "2", "--json")
-    assert counts(mssgen(*words, "a1")) == (2, 0, 0)
-    assert counts(mssgen(*words, "a1")) == (0, 2, 0)
-    assert counts(mssgen(*words, "a2")) == (0, 0, 2)
+    for index in (1, 2):
+        assert counts(mssgen(*words, "a1", "--shard", f"{index}/2")) == (1, 0, 0)
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("it was loaded")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("mssgen.codecs.loading.load_codec", refuse)
+        assert counts(mssgen(*words, "a1")) == (0, 2, 0)
+        assert counts(mssgen(*words, "a2")) == (0, 0, 2)
     more = mssgen("codec", "encode", "--n-codebooks", "3", "--json", "a1")
     assert "made with other options (n_codebooks)" in more.events[0]["message"]
     assert counts(mssgen("codec", "decode", "codes", "--json")) == (2, 0, 0)
