@@ -69,8 +69,9 @@ def encode(
         machine.use_threads()
         tracks = find_tracks(inputs or [], list_file=list_file, skip_outputs=False)
 
-        from mssgen.codecs.container import SUFFIX
-        from mssgen.jobs.codec_files import CodecOutput, encode_files
+        with messages.starting():
+            from mssgen.codecs.container import SUFFIX
+            from mssgen.jobs.codec_files import CodecOutput, encode_files
 
         mode, run = existing(inputs, tracks, overwrite, skip_existing), running.chosen()
         to = CodecOutput(output, mode)
@@ -160,9 +161,10 @@ def decode(
     Exit codes: 0 done, 1 a file failed, 2 wrong usage, 130 interrupted.
     """
     with messages.session(to_stdout=output == "-") as hook:
-        from mssgen.codecs.container import SUFFIX
-        from mssgen.inputs.tracks import find_tracks
-        from mssgen.jobs.codec_files import CodecOutput, container_of, decode_files
+        with messages.starting():
+            from mssgen.codecs.container import SUFFIX
+            from mssgen.inputs.tracks import find_tracks
+            from mssgen.jobs.codec_files import CodecOutput, container_of, decode_files
 
         machine.use_threads()
         # The outputs of `encode` are what is decoded.

@@ -101,12 +101,13 @@ def enhance(
         tracks = files.tracks(skip_outputs=False)  # what was separated is what is enhanced
         choices = _choices(tracks, stem, encoder, codec, hook)
 
-        from mssgen.devices import choose_device, share_heaps
-        from mssgen.enhancers.loading import load_codec_enhancer, load_enhancer
-        from mssgen.jobs import made_by
-        from mssgen.jobs.batch import Group
-        from mssgen.jobs.mixtures import MixtureFinder
-        from mssgen.outputs import plan_outputs
+        with messages.starting():
+            from mssgen.devices import choose_device, share_heaps
+            from mssgen.enhancers.loading import load_codec_enhancer, load_enhancer
+            from mssgen.jobs import made_by
+            from mssgen.jobs.batch import Group
+            from mssgen.jobs.mixtures import MixtureFinder
+            from mssgen.outputs import plan_outputs
 
         share_heaps()
         machine.use_threads()

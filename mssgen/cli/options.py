@@ -132,6 +132,17 @@ class Messages:
         return not self.quiet and sys.stderr.isatty()
 
     @contextmanager
+    def starting(self) -> Iterator[None]:
+        """A spinner on a terminal, while the block imports libraries, which takes seconds."""
+        if not self.has_progress or self.as_json:
+            yield
+            return
+        from rich.console import Console
+
+        with Console(stderr=True).status("starting"):
+            yield
+
+    @contextmanager
     def session(self, *, to_stdout: bool = False, is_quiet: bool = False) -> Iterator["AnyHook"]:
         """The hook of one command; failures before the first track reach programs through it too.
 

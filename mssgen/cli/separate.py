@@ -152,15 +152,16 @@ def separate(
         tracks = files.tracks()
         n_segments = speed.n_segments()
 
-        from mssgen.checkpoints.registry import REGISTRY, lookup
-        from mssgen.checkpoints.resolving import resolve
-        from mssgen.devices import choose_device, choose_precision, share_heaps
-        from mssgen.enhancers.chain import EnhancedSeparator
-        from mssgen.enhancers.loading import load_enhancer
-        from mssgen.jobs import made_by
-        from mssgen.jobs.batch import Group
-        from mssgen.pipeline import load_separator
-        from mssgen.separators.demucs import SeparationOptions
+        with messages.starting():
+            from mssgen.checkpoints.registry import REGISTRY, lookup
+            from mssgen.checkpoints.resolving import resolve
+            from mssgen.devices import choose_device, choose_precision, share_heaps
+            from mssgen.enhancers.chain import EnhancedSeparator
+            from mssgen.enhancers.loading import load_enhancer
+            from mssgen.jobs import made_by
+            from mssgen.jobs.batch import Group
+            from mssgen.pipeline import load_separator
+            from mssgen.separators.demucs import SeparationOptions
 
         share_heaps()
         write, run = files.write_options(tracks), running.chosen()

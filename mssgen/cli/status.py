@@ -48,5 +48,7 @@ def _lines(found: "Status", counts: Mapping["State", int]) -> list[str]:
             length = f"{song.duration_s:.1f} s of audio, for {clock(song.running_s)}"
             lines.append(f"running: {song.song} ({length}, on {song.host})")
         elif song.state != "done":
-            lines.append(f"{song.state}: {song.song}{f': {song.error}' if song.error else ''}")
+            is_named = song.song in song.error or not song.error
+            why = song.error if is_named else f"{song.song}: {song.error}"
+            lines.append(f"{song.state}: {why or song.song}")
     return [printable(line) for line in lines]
