@@ -6,6 +6,13 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
+class Loading:
+    """A model is being loaded."""
+
+    model: str
+
+
+@dataclass(frozen=True)
 class Start:
     """Processing of a song begins."""
 
@@ -16,6 +23,10 @@ class Start:
     n_channels: int
     device: str
     precision: str
+    index: int = 1
+    """Place of the song in the run, from 1."""
+    total: int = 1
+    """Number of songs in the run."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +36,10 @@ class Progress:
     track: str
     done_s: float
     duration_s: float
+    index: int = 1
+    total: int = 1
+    left_s: float | None = None
+    """Estimated seconds until all songs of the run are done; None if unknown."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +53,11 @@ class Written:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A song was skipped, because its outputs are complete."""
+    """A song was skipped."""
 
     track: str
+    reason: str = ""
+    """Why; "" if its outputs are complete."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +85,16 @@ class Done:
     n_skipped: int
     n_failed: int
     elapsed_s: float
+    n_left: int = 0
+    """Number of songs that were not tried, because the run stops at the first failure."""
+    audio_s: float = 0.0
+    """Seconds of audio in the songs that are done."""
+    device: str = ""
+    """Where they were computed; several are separated by commas."""
+    precision: str = ""
 
 
-Event = Start | Progress | Written | Skipped | Warned | Failed | Done
+Event = Loading | Start | Progress | Written | Skipped | Warned | Failed | Done
 Hook = Callable[[Event], None]
 
 

@@ -10,6 +10,7 @@ import re
 import secrets
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -24,6 +25,7 @@ except ImportError:  # Windows: nothing is locked there, and nothing is swept
 OLD = ".mssgen-old-"
 """Prefix of the name of a folder while it is replaced, see `files.recover`."""
 _LEFTOVER = re.compile(r"\.mssgen-[0-9a-f]{12}(\.part)?")
+_N_TRIES, _RETRY_S = 4, 0.01
 _SCRATCH = re.compile(r"mssgen-([0-9]{1,9})-.+")
 
 
@@ -47,6 +49,12 @@ class Lock:
         except OSError:
             return where_unknown
         return True
+
+    def is_at(self, path: Path) -> bool:
+        """Whether `path` is still the locked file; raises OSError."""
+        if self._descriptor is None:
+            return True
+        return os.path.samestat(os.fstat(self._descriptor), path.stat())
 
     def release(self) -> None:
         """Unlock; may be called again."""
@@ -83,6 +91,27 @@ def new_draft(folder: Path, create: Callable[[Path], object]) -> tuple[Path, Loc
             if lock.take(where_unknown=True) and path.exists():
                 return path, lock
             lock.release()
+
+
+def claim(path: Path) -> Lock | None:
+    """Create a file that is locked while it exists; None if another process has locked it.
+
+    The name must be one of a draft, so that a later run removes what a killed process leaves. On a
+    file system without locks everybody succeeds. Raises OSError.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+    for _ in range(_N_TRIES):
+        os.close(os.open(path, flags, 0o666))
+        with suppress(FileNotFoundError):  # its owner has just removed it
+            lock = Lock(path)
+            if not lock.take(where_unknown=True):
+                lock.release()
+                time.sleep(_RETRY_S)  # perhaps a sweep, which takes no longer
+            elif lock.is_at(path):
+                return lock
+            else:
+                lock.release()
+    return None
 
 
 def is_leftover(name: str) -> bool:

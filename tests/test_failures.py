@@ -368,6 +368,25 @@ def test_a_full_disk(cli: Program, song: Path, small_disk: Path, container: str)
     assert not files()
 
 
+def test_a_full_disk_costs_the_songs_that_do_not_fit(
+    cli: Program, song: Path, small_disk: Path
+) -> None:
+    samples, _ = sf.read(song, frames=2000)
+    for name in ("a", "c"):
+        sf.write(f"{name}.wav", samples, RATE)
+    shutil.copy(song, "b.wav")
+    words = ("a.wav", "b.wav", "c.wav", "-o", "disk")
+    full = cli(*words)
+    assert full.code == 1
+    assert "2 done, 0 skipped, 1 failed: b.wav" in full.err
+    assert "disk/b/bass.wav cannot be written: the disk is full" in full.err
+    subprocess.run(["mount", "-o", "remount,size=1m", str(small_disk)], check=True)
+    resumed = cli(*words)
+    assert resumed.code == 0
+    assert "1 done, 2 skipped, 0 failed" in resumed.err
+    assert files() - {"a.wav", "b.wav", "c.wav"} == {f"disk/{name}/bass.wav" for name in "abc"}
+
+
 def test_a_full_temporary_folder(
     cli: Program, song: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

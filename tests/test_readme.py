@@ -22,7 +22,9 @@ from support.toys import tiny_codec, write_tiny_encoder
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 # The front page first, then the page of each room whose commands a user types.
-ROOMS = [ROOT / "mssgen" / room / "README.md" for room in ("codecs", "training", "evaluation")]
+ROOMS = [
+    ROOT / "mssgen" / room / "README.md" for room in ("codecs", "training", "evaluation", "jobs")
+]
 PAGES = "\n".join([README, *(page.read_text(encoding="utf-8") for page in ROOMS)])
 # What a test cannot run: it needs the network, a GPU or minutes. It is parsed all the same.
 NOT_RUN = (

@@ -19,6 +19,7 @@ from mssgen.cli.info import info
 from mssgen.cli.models import app as models_app
 from mssgen.cli.report import report
 from mssgen.cli.separate import separate
+from mssgen.cli.status import status
 from mssgen.cli.train import app as train_app
 
 app = App(name="mssgen", help="Separate a song into stems, then make the stems sound better.")
@@ -28,6 +29,7 @@ app.command("evaluate")(evaluate)
 app.command("report")(report)
 app.command("compare")(compare)
 app.command("info")(info)
+app.command("status")(status)
 app.add_typer(codec_app, name="codec")
 app.add_typer(models_app, name="models")
 app.add_typer(data_app, name="data")

@@ -1,6 +1,6 @@
 """`mssgen codec`: audio to tokens and back."""
 
-from functools import partial
+from functools import cache
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,6 +10,7 @@ from mssgen.cli.analyze import analyze
 from mssgen.cli.files import existing
 from mssgen.cli.groups import App
 from mssgen.errors import UsageError
+from mssgen.events import Loading
 
 if TYPE_CHECKING:
     from mssgen.codecs.base import Codec
@@ -52,6 +53,7 @@ def encode(
     strict: given.Strict = False,
     offline: given.Offline = False,
     machine: given.Machine = given.Machine(),
+    running: given.Run = given.Run(),
     messages: given.Messages = given.Messages(),
 ) -> int:
     """Encode audio of any sample rate and channel count into the tokens of a neural codec.
@@ -67,23 +69,31 @@ def encode(
         machine.use_threads()
         tracks = find_tracks(inputs or [], list_file=list_file, skip_outputs=False)
 
-        from mssgen.codecs.container import SUFFIX
-        from mssgen.jobs.codec_files import CodecOutput, encode_files
+        with messages.starting():
+            from mssgen.codecs.container import SUFFIX
+            from mssgen.jobs.codec_files import CodecOutput, encode_files
 
-        mode = existing(inputs, tracks, overwrite, skip_existing)
+        mode, run = existing(inputs, tracks, overwrite, skip_existing), running.chosen()
         to = CodecOutput(output, mode)
         to.check(tracks, SUFFIX)  # a wrong name is found before a download
-        loaded = _load(codec, machine=machine, offline=offline, messages=messages)
+        files_of = _files_of(codec, offline=offline, messages=messages)
+
+        @cache
+        def load() -> "Codec":
+            hook(Loading(codec))
+            return _load(codec, machine=machine, offline=offline, messages=messages)
+
         if bandwidth is not None:
-            n_codebooks = loaded.n_codebooks_for(bandwidth)
+            n_codebooks = load().n_codebooks_for(bandwidth)
         done = encode_files(
             tracks,
-            loaded,
+            load,
             to,
             n_codebooks=n_codebooks,
-            files_of_codec=_files_of(codec, offline=offline),
+            files_of_codec=files_of,
             strict=strict,
-            hook=hook,
+            run=run,
+            hook=running.metered(hook),
         )
         return 1 if done.n_failed else 0
 
@@ -143,6 +153,7 @@ def decode(
     skip_existing: given.SkipExisting = False,
     offline: given.Offline = False,
     machine: given.Machine = given.Machine(),
+    running: given.Run = given.Run(),
     messages: given.Messages = given.Messages(),
 ) -> int:
     """Decode .codes files to audio with the sample rate, channels and length of the original.
@@ -150,16 +161,25 @@ def decode(
     Exit codes: 0 done, 1 a file failed, 2 wrong usage, 130 interrupted.
     """
     with messages.session(to_stdout=output == "-") as hook:
-        from mssgen.codecs.container import SUFFIX
-        from mssgen.inputs.tracks import find_tracks
-        from mssgen.jobs.codec_files import CodecOutput, container_of, decode_files
+        with messages.starting():
+            from mssgen.codecs.container import SUFFIX
+            from mssgen.inputs.tracks import find_tracks
+            from mssgen.jobs.codec_files import CodecOutput, container_of, decode_files
 
         machine.use_threads()
-        tracks = find_tracks(inputs or [], list_file=list_file, extensions=(SUFFIX,))
-        mode = existing(inputs, tracks, overwrite, skip_existing)
+        # The outputs of `encode` are what is decoded.
+        tracks = find_tracks(
+            inputs or [], list_file=list_file, extensions=(SUFFIX,), skip_outputs=False
+        )
+        mode, run = existing(inputs, tracks, overwrite, skip_existing), running.chosen()
+
+        def load(name: str) -> "Codec":
+            hook(Loading(name))
+            return _load(name, machine=machine, offline=offline, messages=messages)
+
         done = decode_files(
             tracks,
-            partial(_load, machine=machine, offline=offline, messages=messages),
+            load,
             CodecOutput(output, mode),
             codec=codec,
             n_codebooks=n_codebooks,
@@ -167,18 +187,20 @@ def decode(
             bit_depth=bit_depth,
             sample_rate=sample_rate,
             clip=clip,
-            files_of_codec=_files_of(codec, offline=offline) if codec else None,
-            hook=hook,
+            files_of_codec=_files_of(codec, offline=offline, messages=messages) if codec else None,
+            run=run,
+            hook=running.metered(hook),
         )
         return 1 if done.n_failed else 0
 
 
-def _files_of(name: str, *, offline: bool) -> list[str]:
+def _files_of(name: str, *, offline: bool, messages: given.Messages) -> list[str]:
     """SHA-256 of each file of a codec; raises CheckpointError."""
     from mssgen.checkpoints.resolving import resolve
     from mssgen.jobs.made_by import hashes_of
 
-    return hashes_of(resolve(name, offline=offline, stage="codec").paths[0])
+    found = resolve(name, offline=offline, progress=messages.has_progress, stage="codec")
+    return hashes_of(found.paths[0])
 
 
 def _load(name: str, *, machine: given.Machine, offline: bool, messages: given.Messages) -> "Codec":

@@ -1,7 +1,6 @@
 """`mssgen enhance`: stems in, better stems out."""
 
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePath
@@ -15,7 +14,6 @@ from mssgen.errors import UsageError
 from mssgen.events import Warned
 
 if TYPE_CHECKING:
-    from mssgen.audio.reading import AudioSource
     from mssgen.enhancers.blend import Blend
     from mssgen.enhancers.chain import StemEnhancer
     from mssgen.enhancers.codec import CodecEnhancer
@@ -44,6 +42,7 @@ def enhance(
             help="The mixture that the inputs were separated from. Some encoders use it, and "
             "nothing is added that it does not contain.",
             metavar="FILE",
+            show_default="the one that `mssgen separate` noted beside the stems",
             rich_help_panel="Stems",
         ),
     ] = None,
@@ -85,6 +84,7 @@ def enhance(
         ),
     ] = None,
     machine: given.Machine = given.Machine(),
+    running: given.Run = given.Run(),
     offline: given.Offline = False,
     messages: given.Messages = given.Messages(),
 ) -> int:
@@ -94,22 +94,24 @@ def enhance(
     enhanced/FOLDER/STEM.wav, where FOLDER is the name of the folder that holds the input; files of
     the current folder have none. In a folder of stems (bass.wav, drums.wav, ...), each file is
     enhanced by the built-in encoder for the stem of its name; with --stem or --encoder, only the
-    files of that stem are. Exit codes: 0 done, 1 a file failed, 2 wrong usage, 130 interrupted.
+    files of that stem are. The output folder of `mssgen separate` is enhanced song by song, each
+    beside its mixture. Exit codes: 0 done, 1 a file failed, 2 wrong usage, 130 interrupted.
     """
-    with messages.session(to_stdout=files.to_stdout) as hook, ExitStack() as stack:
+    with messages.session(to_stdout=files.to_stdout) as hook:
         tracks = files.tracks(skip_outputs=False)  # what was separated is what is enhanced
         choices = _choices(tracks, stem, encoder, codec, hook)
 
-        from mssgen.audio.reading import open_source
-        from mssgen.devices import choose_device, share_heaps
-        from mssgen.enhancers.loading import load_codec_enhancer, load_enhancer
-        from mssgen.jobs import made_by
-        from mssgen.jobs.batch import Group
-        from mssgen.outputs import plan_outputs
+        with messages.starting():
+            from mssgen.devices import choose_device, share_heaps
+            from mssgen.enhancers.loading import load_codec_enhancer, load_enhancer
+            from mssgen.jobs import made_by
+            from mssgen.jobs.batch import Group
+            from mssgen.jobs.mixtures import MixtureFinder
+            from mssgen.outputs import plan_outputs
 
         share_heaps()
         machine.use_threads()
-        write = files.write_options(tracks)
+        write, run = files.write_options(tracks), running.chosen()
         blended = blending.chosen()
         refining = refinement.chosen(seed)
         choose_device(machine.device)  # a wrong name is found before a model is loaded
@@ -120,13 +122,11 @@ def enhance(
             device=machine.device,
             **hub,
         )
-        song = None
-        if mixture is not None:
-            if "-" in (mixture, *(track.path for track in tracks)):
-                raise UsageError(
-                    "--mixture needs files: it is read alongside the inputs, from the start"
-                )
-            song = stack.enter_context(open_source(mixture, strict=files.strict))
+        if mixture is not None and "-" in (mixture, *(track.path for track in tracks)):
+            raise UsageError(
+                "--mixture needs files: it is read alongside the inputs, from the start"
+            )
+        mixtures = MixtureFinder(mixture)
         groups = []
         for choice in choices:
             of = choice.stem if codec else made_by.stem_of_encoder(choice.checkpoint, **hub)
@@ -140,33 +140,34 @@ def enhance(
                 stage="codec" if codec else "enhance",
                 blend=blended,
                 refining=refining,
-                mixture=mixture,
                 **hub,
             )
             of_stem = _of_stem(choice.tracks, of, files.inputs or [])
-            if song is not None:
+            if mixture is not None:
                 _check_single(of_stem, of)
+            found = {track: mixtures.find(track) for track in of_stem}
             groups.append(
                 Group(
                     of_stem,
-                    partial(
-                        _loaded, enhance_with, blended, of_stem[0], song, downmix=files.downmix
-                    ),
+                    partial(_loaded, enhance_with, blended),
                     plan_outputs((of,)),
                     {of: made},
-                    song,
+                    choice.checkpoint,
+                    {track: file for track, file in found.items() if file is not None},
                 )
             )
+        for problem in mixtures.problems:
+            hook(Warned("", problem))
         tracks = [track for group in groups for track in group.tracks]
         files.check_stdout(tracks, groups[0].plan)
-        told: Hook = hook
+        told = running.metered(hook)
         if explain:
             if files.to_stdout or write.container == "raw":
                 raise UsageError("--explain needs files to read: name a folder, without --raw")
             from mssgen.inspection.explain import explaining
 
-            told = explaining(hook, tracks)
-        return files.run(groups, write, told)
+            told = explaining(told, tracks)
+        return files.run(groups, write, run, told)
 
 
 def _check_single(tracks: list["Track"], stem: str) -> None:
@@ -179,24 +180,10 @@ def _check_single(tracks: list["Track"], stem: str) -> None:
         )
 
 
-def _loaded(
-    load: Callable[[], "CodecEnhancer"],
-    blend: "Blend",
-    track: "Track",
-    mixture: "AudioSource | None",
-    *,
-    downmix: bool,
-) -> "StemEnhancer":
-    """An enhancer for the inputs. Raises UsageError if the mixture cannot belong to the track."""
-    from mssgen.audio.reading import open_source
-    from mssgen.enhancers.chain import StemEnhancer, check_mixture
+def _loaded(load: Callable[[], "CodecEnhancer"], blend: "Blend") -> "StemEnhancer":
+    from mssgen.enhancers.chain import StemEnhancer
 
-    enhancer = StemEnhancer(load(), blend)
-    if mixture is not None:
-        # Its warnings are reported when it is enhanced.
-        with open_source(track.path, warn=lambda _: None) as source:
-            check_mixture(source, mixture, enhancer.sample_rate, downmix=downmix)
-    return enhancer
+    return StemEnhancer(load(), blend)
 
 
 @dataclass(frozen=True)

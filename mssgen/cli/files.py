@@ -16,7 +16,8 @@ from mssgen.events import Written
 if TYPE_CHECKING:
     from mssgen.events import Event, Hook
     from mssgen.inputs.tracks import Track
-    from mssgen.jobs.batch import Group, WriteOptions
+    from mssgen.jobs.batch import Group
+    from mssgen.jobs.options import RunOptions, WriteOptions
     from mssgen.outputs import OutputPlan
 
 
@@ -124,7 +125,7 @@ class Files:
 
     def write_options(self, tracks: list["Track"]) -> "WriteOptions":
         """How to write; UsageError where options contradict each other."""
-        from mssgen.jobs.batch import WriteOptions
+        from mssgen.jobs.options import WriteOptions
 
         return WriteOptions(
             template=self.template,
@@ -156,6 +157,7 @@ class Files:
         self,
         groups: Sequence["Group"],
         write: "WriteOptions",
+        run: "RunOptions",
         hook: "Hook",
     ) -> int:
         """Process all tracks and return the exit code."""
@@ -163,7 +165,12 @@ class Files:
 
         if not self.to_stdout:
             done = separate_groups(
-                groups, output_dir=self.output, options=write, strict=self.strict, hook=hook
+                groups,
+                output_dir=self.output,
+                options=write,
+                strict=self.strict,
+                run=run,
+                hook=hook,
             )
             return 1 if done.n_failed else 0
 
@@ -184,7 +191,7 @@ class Files:
                     hook(event)
 
             done = separate_groups(
-                groups, output_dir=folder, options=write, strict=self.strict, hook=note
+                groups, output_dir=folder, options=write, strict=self.strict, run=run, hook=note
             )
             for path in written:
                 copy_to_stdout(path, sys.stdout.buffer)

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import typer
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from mssgen.cli.reporters import AnyHook
     from mssgen.enhancers.blend import Blend
     from mssgen.enhancers.loading import Refining
+    from mssgen.events import Hook
+    from mssgen.jobs.options import RunOptions
 
 FormatName = Literal["wav", "flac", "ogg", "opus", "mp3", "aiff", "caf", "w64", "raw"]
 BitDepthName = Literal["16", "24", "32f"]
@@ -129,6 +132,17 @@ class Messages:
         return not self.quiet and sys.stderr.isatty()
 
     @contextmanager
+    def starting(self) -> Iterator[None]:
+        """A spinner on a terminal, while the block imports libraries, which takes seconds."""
+        if not self.has_progress or self.as_json:
+            yield
+            return
+        from rich.console import Console
+
+        with Console(stderr=True).status("starting"):
+            yield
+
+    @contextmanager
     def session(self, *, to_stdout: bool = False, is_quiet: bool = False) -> Iterator["AnyHook"]:
         """The hook of one command; failures before the first track reach programs through it too.
 
@@ -145,6 +159,53 @@ class Messages:
                 if self.as_json:
                     hook(Failed("", str(error)))
                 raise
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a list of inputs is worked through; see `mssgen.jobs.options.RunOptions`."""
+
+    PANEL: ClassVar = "Long lists"
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            help="Work on part I of N of the inputs, about equal in bytes; one machine per part, "
+            "all into one output folder.",
+            metavar="I/N",
+        ),
+    ] = None
+    fail_fast: Annotated[
+        bool, typer.Option("--fail-fast", help="Stop at the first input that fails.")
+    ] = False
+    retries: Annotated[
+        int,
+        typer.Option(
+            help="Try an input up to N times more, after all others, if a disk or network did not "
+            "answer or memory ran out.",
+            metavar="N",
+            min=0,
+        ),
+    ] = 0
+
+    metrics: Annotated[
+        Path | None,
+        typer.Option(help="Keep counts of the run in FILE, as Prometheus text.", metavar="FILE"),
+    ] = None
+
+    def metered(self, hook: "Hook") -> "Hook":
+        """The hook, and beside it the file of --metrics."""
+        if self.metrics is None:
+            return hook
+        from mssgen.jobs.metrics import Metered
+
+        return Metered(hook, self.metrics)
+
+    def chosen(self) -> "RunOptions":
+        """These options for the library; UsageError for a part that is none."""
+        from mssgen.jobs.options import RunOptions, Shard
+
+        shard = None if self.shard is None else Shard.parse(self.shard)
+        return RunOptions(shard, self.fail_fast, self.retries)
 
 
 @dataclass(frozen=True)

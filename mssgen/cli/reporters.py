@@ -4,13 +4,13 @@ import json
 import logging
 import math
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
-from mssgen.cli.console import printable, warn
+from mssgen.cli.bars import BarReporter, Speed, clock, place
+from mssgen.cli.console import warn
 from mssgen.cli.signals import check
 from mssgen.cli.words import as_options
 from mssgen.events import (
@@ -30,10 +30,7 @@ from mssgen.events import (
     Written,
 )
 
-if TYPE_CHECKING:
-    from rich.progress import Progress as Bars
-    from rich.progress import TaskID
-
+_MAX_FAILURES = 20
 AnyEvent = Event | TrainingEvent
 AnyHook = Callable[[AnyEvent], None]
 
@@ -91,8 +88,12 @@ def _choose(as_json: bool, quiet: bool, json_stream: TextIO) -> Iterator[AnyHook
     elif quiet:
         yield _problems
     elif sys.stderr.isatty():
-        with _bars() as bars:
-            yield _BarReporter(bars)
+        failures: list[str] = []
+        bars = BarReporter(lambda event: _common(event, failures))
+        try:
+            yield bars
+        finally:
+            bars.close()
     else:
         yield _LineReporter()
 
@@ -138,7 +139,9 @@ def _common(event: AnyEvent, failures: list[str]) -> str | None:
         case Written():
             return f"wrote {event.path}"
         case Skipped():
-            return f"{event.track}: already complete, skipped (use --overwrite to redo)"
+            why = event.reason or "already complete"
+            cure = "" if event.reason else " (use --overwrite to redo)"
+            return f"{event.track}: {why}, skipped{cure}"
         case Warned():
             where = f"{event.track}: " if event.track and event.track not in event.message else ""
             return f"warning: {where}{event.message}"
@@ -146,12 +149,7 @@ def _common(event: AnyEvent, failures: list[str]) -> str | None:
             failures.append(event.track)
             _problems(event)
         case Done():
-            if event.n_done + event.n_skipped + event.n_failed > 1:
-                failed = f": {', '.join(dict.fromkeys(failures))}" if failures else ""
-                return (
-                    f"{event.n_done} done, {event.n_skipped} skipped, {event.n_failed} failed"
-                    f"{failed} ({event.elapsed_s:.1f} s)"
-                )
+            return _summary_of_run(event, failures)
         case Began():
             many = f" × {event.n_devices}" if event.n_devices > 1 else ""
             return (
@@ -166,6 +164,22 @@ def _common(event: AnyEvent, failures: list[str]) -> str | None:
         case Finished():
             return f"done after {event.elapsed_s:.0f} s; the last checkpoint is {event.path}"
     return None
+
+
+def _summary_of_run(done: Done, failures: list[str]) -> str | None:
+    """Counts, device, precision, speed and seconds; None if one song failed or was skipped."""
+    where = ""
+    if done.audio_s:
+        speed = done.audio_s / max(1e-9, done.elapsed_s)
+        where = f", on {done.device} in {done.precision} at {speed:.1f} × real time"
+    if done.n_done + done.n_skipped + done.n_failed + done.n_left <= 1 and not where:
+        return None
+    names = list(dict.fromkeys(failures))
+    shown = [*names[:_MAX_FAILURES], *(["..."] if len(names) > _MAX_FAILURES else [])]
+    failed = f": {', '.join(shown)}" if shown else ""
+    left = f", {done.n_left} not tried" if done.n_left else ""
+    counts = f"{done.n_done} done, {done.n_skipped} skipped, {done.n_failed} failed"
+    return f"{counts}{failed}{left}{where} ({done.elapsed_s:.1f} s)"
 
 
 def _summary(scalars: Mapping[str, float]) -> str:
@@ -185,87 +199,19 @@ class _LineReporter:
 
     def __init__(self) -> None:
         self._failures: list[str] = []
-        self._started = time.monotonic()
+        self._speed = Speed()
 
     def __call__(self, event: AnyEvent) -> None:
         if isinstance(event, Start):
-            self._started = time.monotonic()
-            warn(f"{event.track}: {event.duration_s:.1f} s, on {event.device} in {event.precision}")
-        # Another sample rate rounds the end to a sample.
-        if isinstance(event, Progress) and event.done_s > event.duration_s - 1e-3:
-            speed = event.duration_s / max(1e-9, time.monotonic() - self._started)
-            warn(f"{event.track}: done at {speed:.1f} × real time")
+            self._speed.start()
+            length = f"{event.duration_s:.1f} s, on {event.device} in {event.precision}"
+            warn(f"{place(event)}{event.track}: {length}")
+        if isinstance(event, Progress):
+            speed = self._speed.at(event.done_s)
+            # Another sample rate rounds the end to a sample.
+            if event.done_s > event.duration_s - 1e-3:
+                is_last = event.index == event.total or event.left_s is None
+                left = "" if is_last else f", {clock(event.left_s or 0)} left"
+                warn(f"{place(event)}{event.track}: done at {speed:.1f} × real time{left}")
         if line := _common(event, self._failures):
             warn(line)
-
-
-class _BarReporter:
-    """A bar per track or training run, with speed and time left; all other lines stay above it."""
-
-    def __init__(self, bars: "Bars") -> None:
-        self._bars = bars
-        self._failures: list[str] = []
-        self._task: TaskID | None = None
-
-    def __call__(self, event: AnyEvent) -> None:
-        match event:
-            case Start():
-                self._begin(Path(event.track).name, event.duration_s)
-            case Progress():
-                self._update(completed=event.done_s)
-            case Failed() | Done() | Finished():
-                self._remove()
-            case Began():
-                self._begin("training", event.n_steps, completed=event.step)
-            case Stepped():
-                self._update(completed=event.step, amount=f"{event.step}/{event.n_steps}")
-            case Logged() if event.kind == "train":
-                loss, speed = (event.scalars[key] for key in ("loss", "audio_seconds_per_second"))
-                self._update(speed=f"loss {loss:.4g}, {speed:.1f} s/s")
-                return
-        if line := _common(event, self._failures):
-            self._bars.console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
-
-    def _begin(self, name: str, total: float, completed: int = 0) -> None:
-        self._remove()
-        self._task = self._bars.add_task(printable(name), total=total, completed=completed)
-
-    def _update(self, **values: Any) -> None:
-        if self._task is not None:
-            self._bars.update(self._task, **values)
-
-    def _remove(self) -> None:
-        if self._task is not None:
-            self._bars.remove_task(self._task)
-            self._task = None
-
-
-@contextmanager
-def _bars() -> Iterator["Bars"]:
-    from rich.console import Console
-    from rich.progress import BarColumn, ProgressColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bars
-    from rich.text import Text
-
-    class Amount(ProgressColumn):
-        def render(self, task: Any) -> Text:
-            return Text(task.fields.get("amount") or f"{task.percentage:3.0f} %")
-
-    class Speed(ProgressColumn):
-        def render(self, task: Any) -> Text:
-            speed = f"{task.speed:.1f} × real time" if task.speed else ""
-            return Text(task.fields.get("speed") or ("" if "amount" in task.fields else speed))
-
-    bars = Bars(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        Amount(),
-        Speed(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-        # Estimate over minutes: first segments are slow, and validation interrupts training.
-        speed_estimate_period=300,
-    )
-    with bars:
-        yield bars

@@ -139,6 +139,7 @@ def separate(
     blending: given.Blending = given.Blending(),
     refinement: given.Refinement = given.Refinement(),
     speed: Speed = Speed(),
+    running: given.Run = given.Run(),
     offline: given.Offline = False,
     messages: given.Messages = given.Messages(),
 ) -> int:
@@ -151,18 +152,19 @@ def separate(
         tracks = files.tracks()
         n_segments = speed.n_segments()
 
-        from mssgen.checkpoints.registry import REGISTRY, lookup
-        from mssgen.checkpoints.resolving import resolve
-        from mssgen.devices import choose_device, choose_precision, share_heaps
-        from mssgen.enhancers.chain import EnhancedSeparator
-        from mssgen.enhancers.loading import load_enhancer
-        from mssgen.jobs import made_by
-        from mssgen.jobs.batch import Group
-        from mssgen.pipeline import load_separator
-        from mssgen.separators.demucs import SeparationOptions
+        with messages.starting():
+            from mssgen.checkpoints.registry import REGISTRY, lookup
+            from mssgen.checkpoints.resolving import resolve
+            from mssgen.devices import choose_device, choose_precision, share_heaps
+            from mssgen.enhancers.chain import EnhancedSeparator
+            from mssgen.enhancers.loading import load_enhancer
+            from mssgen.jobs import made_by
+            from mssgen.jobs.batch import Group
+            from mssgen.pipeline import load_separator
+            from mssgen.separators.demucs import SeparationOptions
 
         share_heaps()
-        write = files.write_options(tracks)
+        write, run = files.write_options(tracks), running.chosen()
         cut = SeparationOptions(speed.overlap, speed.shifts, speed.seed, n_segments)
         speed.use_threads()
 
@@ -241,7 +243,10 @@ def separate(
                 separator.check(plan.stems)
             return separator
 
-        return files.run([Group(tracks, checked, plan, made)], write, hook)
+        shown = name if enhance or not encoder else encoder[0]
+        return files.run(
+            [Group(tracks, checked, plan, made, shown)], write, run, running.metered(hook)
+        )
 
 
 def _same(separator: "Separator") -> "Separator":

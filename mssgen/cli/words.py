@@ -22,6 +22,7 @@ _RENAMED = {
     "model_name": "--name",
     "n_devices": "--devices",
     "n_jobs": "--jobs",
+    "n_retries": "--retries",
     "n_workers": "--jobs",
     "names": "--name",
     "output_dir": "--output",
@@ -40,8 +41,8 @@ _PLAIN = frozenset((
     "metrics", "mix", "mix_consistent", "mixture", "model", "name", "offline", "output", "overlap",
     "overwrite", "packages", "pairs", "precision", "private", "ratings", "recipe",
     "references", "refine", "refiner", "residual", "resume", "sample_rate", "seconds", "seed",
-    "set", "shifts", "steps", "stem", "strength", "strict", "table", "temperature", "template",
-    "n_codebooks", "two_stems", "without",
+    "set", "shard", "shifts", "steps", "stem", "strength", "strict", "table", "temperature",
+    "template", "n_codebooks", "two_stems", "without",
 ))
 # fmt: on
 _PARAMETER = re.compile(r"`(\w+)(?:=(\"[^\"`]*\"|'[^'`]*'|[^`\s]*))?`")

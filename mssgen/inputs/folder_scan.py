@@ -86,6 +86,8 @@ class FolderScan:
     """Whether the output folders of `separate` and `enhance` count as written by mssgen."""
     with_own: bool = False
     """Whether to enter folders that mssgen wrote."""
+    own_files: Collection[str] = ()
+    """Real paths of files that mssgen wrote."""
     left_out: LeftOut = field(default_factory=LeftOut)
     songs: list[Path] = field(default_factory=list)
     unreadable: list[Path] = field(default_factory=list)
@@ -148,6 +150,7 @@ class FolderScan:
 
     def _is_wanted(self, folder: Path) -> bool:
         if self.excluded is not None and folder.resolve().is_relative_to(self.excluded):
+            self.left_out.add(folder, "output folder", "output folders")
             return False
         if not is_hidden(folder.name):
             return True
@@ -170,6 +173,9 @@ class FolderScan:
             # macOS writes "._song.wav" beside "song.wav" on foreign disks.
             if not (path.name.startswith("._") and path.with_name(path.name[2:]).exists()):
                 self.left_out.add(path, "hidden file", "hidden files")
+        elif self.own_files and os.path.realpath(path) in self.own_files:
+            one, many = "file that mssgen wrote", "files that mssgen wrote"
+            self.left_out.add(path, f"{one}: name it to take it", f"{many}: name one to take it")
         elif kind != stat.S_IFREG:  # a named pipe may never end
             self.left_out.add(path, "pipe or device", "pipes or devices")
         elif suffix in VIDEO_EXTENSIONS and shutil.which("ffmpeg") is None:

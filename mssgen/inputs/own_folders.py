@@ -1,5 +1,7 @@
-"""Recognises folders that mssgen wrote, whose files are results and not songs."""
+"""Recognises folders and files that mssgen wrote, which are results and not songs."""
 
+import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -24,6 +26,23 @@ def is_own_folder(folder: Path, names: set[str], *, with_outputs: bool) -> bool:
     if with_outputs and OUTPUTS in names:
         return True
     return any(_says(folder / name, words) for name, words in _DERIVED.items() if name in names)
+
+
+def outputs_in(folder: Path) -> set[str]:
+    """Real paths of the files that a folder's manifest records as outputs; empty without one."""
+    found = set()
+    try:
+        lines = (folder / OUTPUTS).read_bytes().split(b"\n")
+    except OSError:
+        return set()
+    for line in lines:
+        try:
+            found |= {
+                os.path.realpath(folder / each["path"]) for each in json.loads(line)["outputs"]
+            }
+        except (ValueError, KeyError, TypeError):  # another program's line, or a torn one
+            continue
+    return found
 
 
 def _says(path: Path, words: tuple[bytes, ...]) -> bool:

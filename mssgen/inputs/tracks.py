@@ -9,6 +9,7 @@ from pathlib import Path
 from mssgen.errors import AudioError, UsageError
 from mssgen.inputs.folder_scan import SOUND_EXTENSIONS, VIDEO_EXTENSIONS, FolderScan, LeftOut
 from mssgen.inputs.lists import STDIN, read_list
+from mssgen.inputs.own_folders import outputs_in
 
 # Suffixes of files taken from folders; a file that is named itself may have any suffix.
 EXTENSIONS = (*SOUND_EXTENSIONS, *VIDEO_EXTENSIONS)
@@ -74,7 +75,8 @@ def find_tracks(
     Args:
         inputs: paths; "-" is standard input.
         list_file: list of more inputs, see `mssgen.inputs.lists.read_list`.
-        output_dir: folder to skip, so that a second run does not separate the stems of the first.
+        output_dir: folder to skip, so that a second run does not separate the stems of the first;
+            of a folder in it, the outputs that its manifest records.
         extensions: suffixes of the files to take from folders, with the dot.
         skip_outputs: skip the output folders of `separate` and `enhance`, wherever they are.
         skip_own: skip other folders that mssgen wrote: reports, training pairs, ...
@@ -98,10 +100,14 @@ def find_tracks(
         if name == STDIN:
             found: Iterable[Track] = [Track(STDIN, "stdin")]
         elif os.path.isdir(name):  # Path.is_dir raises where a name is too long
+            excluded = _excluded(Path(name), output_dir)
+            # Outputs beside the songs that they were made of.
+            beside = output_dir if skip_outputs and excluded is None else None
             scan = FolderScan(
                 Path(name),
                 extensions,
-                excluded=_excluded(Path(name), output_dir),
+                excluded=excluded,
+                own_files=outputs_in(beside) if beside is not None else (),
                 with_outputs=skip_outputs,
                 with_own=not skip_own,
                 left_out=left_out,

@@ -3,100 +3,32 @@
     tracks
         -> decisions: which outputs to write, which songs to skip or refuse    (decisions, manifest)
         -> separators, loaded only if there is a song to separate
-        -> each song, while the next one is read and measured in a thread      (ReadAhead)
-            -> blocks of the outputs                                           (pipeline)
-            -> files, complete or absent, with one gain for all                (StemWriter)
-            -> a line in OUTPUT/manifest.jsonl                                 (SongRecord)
+        -> each song, while the next one is read and measured in a thread      (ReadAhead, song)
         -> counts of done, skipped and failed songs                            (Tally)
 
 A song that fails is reported to the hook and does not stop the others.
 """
 
-import logging
-import math
-import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from contextlib import closing
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from mssgen.audio.channels import mixed_layout, n_mixed
-from mssgen.audio.containers.wav_chunks import StudioChunks, read_studio_chunks
-from mssgen.audio.encodings import AudioInfo, Encoding, choose_encoding
-from mssgen.audio.reading import MAX_RATE, MIN_RATE, AudioSource, Source, open_source
-from mssgen.audio.resampling import out_samples
-from mssgen.audio.speakers import Layout, what_is_lost
-from mssgen.audio.tags import Tags, read_tags
-from mssgen.audio.writing import StemWriter, check_clip, over_full_scale
-from mssgen.errors import AudioError, UsageError
-from mssgen.events import Done, Hook, Start, Warned, Written, ignore
-from mssgen.files import sha256_of
+from mssgen.enhancers.chain import StemEnhancer
+from mssgen.events import Done, Hook, Loading, ignore
 from mssgen.inputs.lists import STDIN
 from mssgen.inputs.tracks import Track
-from mssgen.jobs.decisions import EXISTING, Decision, Places, decide
-from mssgen.jobs.manifest import Entry, Manifest
-from mssgen.jobs.provenance import made_by
+from mssgen.jobs.decisions import Decision, Places, Rule, decide
+from mssgen.jobs.manifest import InputFile, Manifest
+from mssgen.jobs.options import RunOptions, WriteOptions
 from mssgen.jobs.read_ahead import ReadAhead
-from mssgen.jobs.song_record import SongRecord
+from mssgen.jobs.song import Job, open_song, separate_song
+from mssgen.jobs.song_record import ENHANCE, SEPARATE, SongRecord
 from mssgen.jobs.tally import Tally
 from mssgen.outputs import OutputPlan
-from mssgen.pipeline import Measured, measure, stream_outputs
 from mssgen.separators.base import Separator
-
-_log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class WriteOptions:
-    """Where and how outputs are written; None keeps the format of the input."""
-
-    template: str = "{track}/{stem}.{ext}"
-    container: str | None = None
-    """Container: a key of `mssgen.audio.encodings.CONTAINERS`; None is wav."""
-    bit_depth: str | None = None
-    """"16", "24" or "32f"."""
-    sample_rate: int | None = None
-    """In Hz."""
-    clip: str = "rescale"
-    """Peaks over full scale, if the format cannot hold them: "rescale" lowers all outputs of the
-    song by the same gain, "clamp" limits samples, "none" leaves them to the format."""
-    downmix: bool = False
-    """Downmix more than two channels to stereo; otherwise each pair of channels is separated."""
-    existing: str = "refuse"
-    """Handling of outputs that exist already; see `mssgen.jobs.decisions.EXISTING`."""
-    has_manifest: bool = True
-    """Keep OUTPUT/manifest.jsonl, see `mssgen.jobs.manifest`; "resume" needs it."""
-
-    def __post_init__(self) -> None:
-        """Raise UsageError for options that fit no input."""
-        check_clip(self.clip)
-        if self.existing not in EXISTING:
-            raise UsageError(
-                f"`existing={self.existing!r}` is unknown; use one of {', '.join(EXISTING)}"
-            )
-        if self.sample_rate is not None and not MIN_RATE <= self.sample_rate <= MAX_RATE:
-            raise UsageError(
-                f"`sample_rate={self.sample_rate}` is out of range; use {MIN_RATE} to {MAX_RATE}"
-            )
-        # Every container holds this rate, and one channel.
-        rate = self.sample_rate or 48_000
-        anything = AudioInfo(rate, 1, "", "")
-        choose_encoding(anything, self.container, self.bit_depth).check(rate, 1)
-
-    @property
-    def extension(self) -> str:
-        """Suffix of the output files, without the dot."""
-        return self.container or "wav"
-
-    @property
-    def of_sound(self) -> dict[str, Any]:
-        """Options that change the samples of all outputs, for the manifest."""
-        names = ("bit_depth", "sample_rate", "clip", "downmix")
-        return {"format": self.extension, **{name: getattr(self, name) for name in names}}
 
 
 @dataclass(frozen=True)
@@ -109,18 +41,22 @@ class Group:
     plan: OutputPlan
     made_by: Mapping[str, Any] | None = None
     """Models and options behind each stem (see `mssgen.jobs.made_by`); None if unknown."""
-    mixture: Source | None = None
-    """The mixture that the only track, a stem, was separated from: for a `StemEnhancer`."""
+    model: str = ""
+    """Name of the model, reported when it is loaded; "" if `load` only hands it over."""
+    mixtures: Mapping[Track, InputFile] = field(default_factory=dict)
+    """For a `StemEnhancer`: the mixture that each track, a stem, was separated from, if known."""
 
-    @property
-    def made(self) -> dict[str, dict[str, Any] | None]:
+    def made(self, track: Track) -> dict[str, dict[str, Any] | None]:
         """By output: everything that determines its samples besides `WriteOptions.of_sound`."""
         if self.made_by is None:
             return dict.fromkeys(self.plan.names)
+        mixture = self.mixtures.get(track)
+        beside = {"mixture": mixture.sha256} if mixture is not None else {}
         return {
             output.name: {
                 "weights": [["mixture", output.mixture_weight], *output.stem_weights.items()],
                 "made_by": {stem: self.made_by[stem] for stem in output.stem_weights},
+                **beside,
             }
             for output in self.plan.outputs
         }
@@ -135,6 +71,7 @@ def separate_files(
     options: WriteOptions | None = None,
     made_by: Mapping[str, Any] | None = None,
     strict: bool = False,
+    run: RunOptions | None = None,
     hook: Hook = ignore,
 ) -> Done:
     """Separate songs into files; a song that fails does not stop the others.
@@ -149,6 +86,7 @@ def separate_files(
             no existing output counts as complete.
         strict: refuse damaged songs; otherwise they are separated as far as they can be read, with
             a warning.
+        run: which part of the songs, and what follows a failure.
         hook: called with events; failures of single songs are reported here.
 
     Returns:
@@ -159,7 +97,7 @@ def separate_files(
     """
     group = Group(tracks, lambda: separator, plan, made_by)
     return separate_groups(
-        [group], output_dir=output_dir, options=options, strict=strict, hook=hook
+        [group], output_dir=output_dir, options=options, strict=strict, run=run, hook=hook
     )
 
 
@@ -169,231 +107,65 @@ def separate_groups(
     output_dir: Path | str = "separated",
     options: WriteOptions | None = None,
     strict: bool = False,
+    run: RunOptions | None = None,
     hook: Hook = ignore,
 ) -> Done:
     """As `separate_files`, with one separator per group; the counts cover all groups."""
-    options = options or WriteOptions()
+    options, run = options or WriteOptions(), run or RunOptions()
     manifest = Manifest(output_dir) if options.has_manifest else None
-    tally = Tally("separating", hook)
-    chosen = _chosen(groups, Path(output_dir), options, manifest)
-    todo = [each for each in chosen if not tally.settled(each[1], each[2])]
-    jobs = _jobs(todo, options, manifest)
-    open_job = partial(_open, options=options, strict=strict)
+    songs = [(group, track) for group in groups for track in group.tracks]
+    mine = run.mine([track for _, track in songs], Path(output_dir))
+    decisions = decide(
+        [(track, group.made(track)) for group, track in songs],
+        Places(Path(output_dir), options.template, options.extension),
+        Rule(options.existing, options.of_sound, manifest),
+        mine=list(mine),
+    )
+    songs = [songs[index] for index in mine]
+    sizes = [(track, n_bytes) for (_, track), n_bytes in zip(songs, mine.values(), strict=True)]
+    tally = Tally("separating", hook, sizes, run)
+    todo = [
+        (group, track, decision)
+        for (group, track), decision in zip(songs, decisions, strict=True)
+        if not tally.settled(track, decision)
+    ]
+    jobs = [] if tally.is_over else _jobs(todo, options, manifest, hook)
+    opened_by = partial(open_song, options=options, strict=strict)
     # Not standard input: signals do not reach a thread that waits for it.
-    with ReadAhead(jobs, open_job, lambda job: job.track.path != STDIN) as ahead:
-        for index, job in enumerate(jobs):
-            with tally.attempt(job.track, job.record), closing(ahead.take(index)) as opened:
-                _separate(job, opened, options, hook)
+    with ReadAhead(jobs, opened_by, lambda job: job.track.path != STDIN) as ahead:
+        for index, job in enumerate(jobs):  # grows by the songs to try again
+            again = partial(_again, jobs, job)
+            with (
+                tally.attempt(job.track, job.record, again) as told,
+                closing(ahead.take(index)) as opened,
+            ):
+                separate_song(job, opened, options, told)
+            if tally.is_over:
+                break
     return tally.finish()
 
 
-_Choice = tuple[Group, Track, Decision]
-
-
-def _chosen(
-    groups: Sequence[Group], output_dir: Path, options: WriteOptions, manifest: Manifest | None
-) -> list[_Choice]:
-    """Decide for every song of every group."""
-    songs = [(group, track) for group in groups for track in group.tracks]
-    made = {id(group): group.made for group in groups}
-    decisions = decide(
-        [(track, made[id(group)]) for group, track in songs],
-        Places(output_dir, options.template, options.extension),
-        existing=options.existing,
-        options=options.of_sound,
-        manifest=manifest,
-    )
-    return [
-        (group, track, decision) for (group, track), decision in zip(songs, decisions, strict=True)
-    ]
-
-
-@dataclass(frozen=True)
-class _Job:
-    """One song to separate."""
-
-    track: Track
-    group: Group
-    separator: Separator
-    targets: dict[str, Path]
-    """Files to write, by output."""
-    kept: tuple[Entry, ...]
-    """Manifest entries of its outputs that exist and are kept."""
-    record: SongRecord
+def _again(jobs: list[Job], job: Job, pause_s: float) -> None:
+    jobs.append(replace(job, record=job.record.renewed(), pause_s=pause_s))
 
 
 def _jobs(
-    chosen: Sequence[_Choice], options: WriteOptions, manifest: Manifest | None
-) -> list[_Job]:
+    chosen: Sequence[tuple[Group, Track, Decision]],
+    options: WriteOptions,
+    manifest: Manifest | None,
+    hook: Hook,
+) -> list[Job]:
     """Load the separators and make one job per song."""
     separators: dict[int, Separator] = {}
-    for group, _, _ in chosen:
+    jobs = []
+    for group, track, decision in chosen:
         if id(group) not in separators:
+            if group.model:
+                hook(Loading(group.model))
             separators[id(group)] = group.load()
-    return [
-        _Job(
-            track,
-            group,
-            separators[id(group)],
-            decision.targets,
-            decision.kept,
-            SongRecord(manifest, track, options.of_sound),
-        )
-        for group, track, decision in chosen
-    ]
-
-
-@dataclass(frozen=True)
-class _Opened:
-    """A song that is open and measured, and the format of its outputs."""
-
-    source: AudioSource
-    measured: Measured
-    encoding: Encoding
-    sample_rate: int
-    n_channels: int
-    layout: Layout
-    tags: Tags
-    studio: StudioChunks
-    """Converted to `sample_rate`."""
-    close: Callable[[], None]
-    """Closes the source."""
-
-
-def _open(job: _Job, cancel: threading.Event, options: WriteOptions, *, strict: bool) -> _Opened:
-    """Open and measure a song; raises AudioError and UsageError."""
-    with ExitStack() as stack:
-        source = stack.enter_context(
-            open_source(
-                job.track.path,
-                strict=strict,
-                warn=_log.debug,  # reported when the song starts
-                cancel=cancel,
-            )
-        )
-        info = source.info
-        encoding = choose_encoding(info, options.container, options.bit_depth)
-        n_channels = n_mixed(info.n_channels, downmix=options.downmix)
-        sample_rate = options.sample_rate or info.sample_rate
-        encoding.check(sample_rate, n_channels)
-        song_sha256 = job.record.opened() or sha256_of(source.original)  # pipes are spooled
-        measured = measure(source, job.separator, downmix=options.downmix)
-        tags = Tags() if job.track.path == STDIN else read_tags(source.original)
-        return _Opened(
-            source=source,
-            measured=measured,
-            encoding=encoding,
-            sample_rate=sample_rate,
-            n_channels=n_channels,
-            layout=mixed_layout(info, downmix=options.downmix),
-            tags=replace(tags, made_by=made_by(job.separator, song_sha256)),
-            studio=read_studio_chunks(source.path, info.sample_rate).at(sample_rate),
-            close=stack.pop_all().close,
-        )
-
-
-def _separate(job: _Job, opened: _Opened, options: WriteOptions, hook: Hook) -> None:
-    """Separate one song and write its outputs."""
-    separator = job.separator
-    _report_start(job, opened, hook)
-    with ExitStack() as stack:
-        writers = {
-            name: stack.enter_context(_writer(target, opened, options))
-            for name, target in job.targets.items()
-        }
-        peak = _write_blocks(job, opened, writers, options, hook)
-        job.record.check_input()
-        gain = _gain(job, peak, opened.encoding, options, hook)
-        about = {"model": separator.name, "template": options.template}
-        about |= {"device": separator.device, "precision": separator.precision}
-        job.record.finishing(gain, about)
-        made = job.group.made
-        for name, writer in writers.items():
-            announce = job.record.announcing(job.targets[name], made[name])
-            path = writer.finish(
-                gain, tags=opened.tags, stem=name, studio=opened.studio, announce=announce
-            )
-            hook(Written(job.track.label, name, path))
-
-
-def _report_start(job: _Job, opened: _Opened, hook: Hook) -> None:
-    """Report the start of a song and what is already known to be wrong with it."""
-    info, measured, separator = opened.source.info, opened.measured, job.separator
-    hook(
-        Start(
-            job.track.label,
-            measured.n_samples / info.sample_rate,
-            info.sample_rate,
-            info.n_channels,
-            separator.device,
-            separator.precision,
-        )
-    )
-    warnings = [f"{opened.source.name} {warning}" for warning in opened.source.warnings]
-    if measured.level.is_silent:
-        warnings.append("the mixture is silent, and so are its stems")
-    if (lost := what_is_lost(opened.layout, opened.encoding.container)) is not None:
-        warnings.append(lost)
-    for warning in warnings:
-        hook(Warned(job.track.label, warning))
-
-
-def _writer(target: Path, opened: _Opened, options: WriteOptions) -> StemWriter:
-    n_samples, rate = opened.measured.n_samples, opened.source.info.sample_rate
-    return StemWriter(
-        target,
-        sample_rate=opened.sample_rate,
-        n_channels=opened.n_channels,
-        n_samples=out_samples(n_samples, rate, opened.sample_rate),
-        encoding=opened.encoding,
-        clip=options.clip,
-        layout=opened.layout,
-    )
-
-
-def _write_blocks(
-    job: _Job,
-    opened: _Opened,
-    writers: Mapping[str, StemWriter],
-    options: WriteOptions,
-    hook: Hook,
-) -> float:
-    """Separate the song into the writers.
-
-    Returns the peak of all outputs, also of those that are kept, because they share one gain.
-    """
-    plan, peak = job.group.plan, 0.0
-    outputs = stream_outputs(
-        opened.source,
-        opened.measured,
-        job.separator,
-        plan,
-        sample_rate=opened.sample_rate,
-        downmix=options.downmix,
-        mixture=job.group.mixture,
-        hook=hook,
-    )
-    for blocks in outputs:
-        for name, block in zip(plan.names, blocks, strict=True):
-            peak = max(peak, float(np.abs(block).max()))
-            if name in writers:
-                writers[name].write(block)
-    return peak
-
-
-def _gain(job: _Job, peak: float, encoding: Encoding, options: WriteOptions, hook: Hook) -> float:
-    """Gain for all outputs, so that they still sum to the mixture.
-
-    Raises AudioError if the outputs that are kept were written with another gain.
-    """
-    gain = encoding.gain_for(peak)
-    if gain < 1:
-        lowered = "all outputs of the song were lowered"
-        hook(Warned(job.track.label, over_full_scale(gain, options.clip, lowered=lowered)))
-    gain = gain if options.clip == "rescale" else 1.0
-    if not all(math.isclose(entry.gain, gain, rel_tol=1e-3) for entry in job.kept):
-        raise AudioError(
-            f"{job.track.label}: the existing outputs were lowered by another amount than these "
-            "need; use `existing='overwrite'` to write all of them again"
-        )
-    return gain
+        separator, mixture = separators[id(group)], group.mixtures.get(track)
+        name = ENHANCE if isinstance(separator, StemEnhancer) else SEPARATE
+        record = SongRecord(manifest, name, track, options.of_sound, mixture)
+        made = group.made(track)
+        jobs.append(Job(track, separator, group.plan, made, decision, record, mixture))
+    return jobs

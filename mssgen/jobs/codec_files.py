@@ -2,9 +2,11 @@
 
 import os
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +24,10 @@ from mssgen.events import Done, Hook, Progress, Start, Warned, Written, ignore
 from mssgen.files import is_there
 from mssgen.inputs.lists import STDIN
 from mssgen.inputs.tracks import EXTENSIONS, Track
-from mssgen.jobs.decisions import Decision, Places, decide
+from mssgen.jobs.decisions import Decision, Places, Rule, decide
 from mssgen.jobs.manifest import Manifest
-from mssgen.jobs.song_record import SongRecord
+from mssgen.jobs.options import RunOptions
+from mssgen.jobs.song_record import DECODE, ENCODE, SongRecord
 from mssgen.jobs.tally import Tally
 from mssgen.leftovers import scratch_folder
 
@@ -76,8 +79,12 @@ class CodecOutput:
         suffix: str,
         made: Mapping[str, Any] | None,
         manifest: Manifest | None,
+        mine: Sequence[int],
     ) -> list[Decision]:
-        """One decision per track; standard output is the target "-". UsageError: see `decide`."""
+        """One decision per track that is `mine`; standard output is the target "-".
+
+        Raises UsageError, see `decide`.
+        """
         self.check(tracks, suffix)
         if self.is_stdout:
             return [Decision({_OUTPUT: Path("-")})]
@@ -87,9 +94,8 @@ class CodecOutput:
         return decide(
             [(track, {_OUTPUT: made}) for track in tracks],
             places,
-            existing=self.existing,
-            options={},
-            manifest=manifest,
+            Rule(self.existing, {}, manifest),
+            mine=mine,
             cure="name the folder that holds both, or name them in two calls",
         )
 
@@ -112,37 +118,46 @@ class CodecOutput:
 
 def encode_files(
     tracks: Sequence[Track],
-    codec: Codec,
+    load: Callable[[], Codec],
     output: CodecOutput,
     *,
     n_codebooks: int | None = None,
     strict: bool = False,
     files_of_codec: Sequence[str] | None = None,
+    run: RunOptions | None = None,
     hook: Hook = ignore,
 ) -> Done:
     """Code sound files; one that fails does not stop the others.
 
     Args:
         tracks: the sound files.
-        codec: the codec.
+        load: loads the codec; called once, and only if there is a file to code.
         output: destination of the `.codes` files.
         n_codebooks: number of codebooks to keep, the first ones; None keeps all.
         strict: refuse damaged files; otherwise they are coded as far as they can be read, with a
             warning.
         files_of_codec: hashes of the codec's files, see `mssgen.jobs.made_by.hashes_of`; None means
             that no existing output counts as complete.
+        run: which part of the files, and what follows a failure.
         hook: called with events; failures of single files are reported here.
 
     Raises:
         UsageError: a wrong option; raised before any work.
     """
-    codec.check_n_codebooks(n_codebooks)
+
+    @cache
+    def loaded() -> Codec:
+        codec = load()
+        codec.check_n_codebooks(n_codebooks)
+        return codec
+
     made = {"codec": files_of_codec, "n_codebooks": n_codebooks} if files_of_codec else None
 
-    def work(track: Track, target: Path | None, record: SongRecord) -> None:
+    def work(track: Track, target: Path | None, record: SongRecord, hook: Hook) -> None:
         def warn(message: str) -> None:
             hook(Warned(track.label, message))
 
+        codec = loaded()
         with open_source(track.path, strict=strict, warn=warn) as source:
             device = codec.device.type
             info = source.info
@@ -158,7 +173,7 @@ def encode_files(
             record.check_input()
             write_codes(target, coded, announce=record.announcing(target, made))
 
-    return _run("coding", tracks, output, SUFFIX, made, work, hook)
+    return _run(ENCODE, tracks, output, SUFFIX, made, loaded, work, run or RunOptions(), hook)
 
 
 def decode_files(
@@ -173,6 +188,7 @@ def decode_files(
     sample_rate: int | None = None,
     clip: str = "rescale",
     files_of_codec: Sequence[str] | None = None,
+    run: RunOptions | None = None,
     hook: Hook = ignore,
 ) -> Done:
     """Decode `.codes` files; one that fails does not stop the others.
@@ -183,9 +199,10 @@ def decode_files(
         output: destination of the sound files.
         codec: name or path; None uses the codec named in each file, if the registry has it.
         n_codebooks: number of codebooks to decode, the first ones; None decodes all.
-        container, bit_depth, sample_rate, clip: see `mssgen.jobs.batch.WriteOptions`.
+        container, bit_depth, sample_rate, clip: see `mssgen.jobs.options.WriteOptions`.
         files_of_codec: hashes of the files of `codec`, see `mssgen.jobs.made_by.hashes_of`; if
             `codec` is given without them, no existing output counts as complete.
+        run: which part of the files, and what follows a failure.
         hook: called with events; failures of single files are reported here.
 
     Raises:
@@ -204,7 +221,7 @@ def decode_files(
     if codec is not None and files_of_codec is None:
         made = None
 
-    def work(track: Track, target: Path | None, record: SongRecord) -> None:
+    def work(track: Track, target: Path | None, record: SongRecord, hook: Hook) -> None:
         with ExitStack() as stack:
             coded = read_codes(_local(stack, track.path), name=track.label)
             name = codec or coded.codec
@@ -230,7 +247,9 @@ def decode_files(
             if target is None:
                 copy_to_stdout(path, sys.stdout.buffer)
 
-    return _run("decoding", tracks, output, f".{container}", made, work, hook)
+    return _run(
+        DECODE, tracks, output, f".{container}", made, lambda: None, work, run or RunOptions(), hook
+    )
 
 
 def _truncated(coded: CodedAudio, codec: Codec, n_codebooks: int | None, label: str) -> CodedAudio:
@@ -280,33 +299,60 @@ def _write_sound(
 
 
 def _run(
-    doing: str,
+    job: str,
     tracks: Sequence[Track],
     output: CodecOutput,
     suffix: str,
     made: Mapping[str, Any] | None,
-    work: Callable[[Track, Path | None, SongRecord], None],
+    prepare: Callable[[], object],
+    work: Callable[[Track, Path | None, SongRecord, Hook], None],
+    run: RunOptions,
     hook: Hook,
 ) -> Done:
     """Do `work` on each track whose output is not complete.
 
-    `work` gets the target, None for standard output. `made` is all that determines the content of
-    the outputs; None if unknown.
+    `prepare` is called if there is such a track. `work` gets the target, None for standard output,
+    and the hook for its events. `made` is all that determines the content of the outputs; None if
+    unknown.
     """
-    tally = Tally(doing, hook)
     manifest = output.manifest(suffix)
-    decisions = output.decisions(tracks, suffix, made, manifest)
-    for track, decision in zip(tracks, decisions, strict=True):
-        if tally.settled(track, decision):
-            continue
-        target = None if output.is_stdout else decision.targets[_OUTPUT]
-        record = SongRecord(manifest, track, {})
-        with tally.attempt(track, record):
+    if run.shard is not None and manifest is None:
+        raise UsageError(f"`shard` needs a folder to write to, not {output.path}: name one")
+    mine = run.mine(tracks, Path(output.path))
+    decisions = output.decisions(tracks, suffix, made, manifest, list(mine))
+    tally = Tally(
+        f"{job[:-1]}ing", hook, [(tracks[i], n_bytes) for i, n_bytes in mine.items()], run
+    )
+    jobs = [
+        (tracks[index], decision, SongRecord(manifest, job, tracks[index], {}), 0.0)
+        for index, decision in zip(mine, decisions, strict=True)
+        if not tally.settled(tracks[index], decision)
+    ]
+    if jobs and not tally.is_over:
+        prepare()
+    for track, decision, record, pause_s in jobs:  # grows by the files to try again
+        if tally.is_over:
+            break
+        time.sleep(pause_s)
+        again = partial(_again, jobs, track, decision, record)
+        with tally.attempt(track, record, again) as told, record.claimed(decision) as claimed:
+            target = None if output.is_stdout else claimed.targets[_OUTPUT]
+            record.begin()
             record.opened()
-            work(track, target, record)
+            work(track, target, record, told)
             if target is not None:
                 hook(Written(track.label, suffix[1:], target))
     return tally.finish()
+
+
+_Job = tuple[Track, Decision, SongRecord, float]
+"""A file, what to write for it, and seconds to wait before."""
+
+
+def _again(
+    jobs: list[_Job], track: Track, decision: Decision, record: SongRecord, pause_s: float
+) -> None:
+    jobs.append((track, decision, record.renewed(), pause_s))
 
 
 def _local(stack: ExitStack, path: str) -> Path:

@@ -6,9 +6,8 @@ is refused if other files exist at its targets, or if it shares a target with an
 
 import os
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,15 +65,82 @@ class Decision:
     """Manifest entries of its existing files that are kept."""
     refusal: str = ""
     """Error message; "" if the song is not refused."""
+    left: str = ""
+    """Why the song is left alone; "" if it is complete or there is work to do."""
+    again: "Callable[[], Decision] | None" = None
+    """Reads the manifest further and decides again: another run may have written files since."""
+
+
+class Settled(Exception):
+    """There is nothing to do for a song after all: a decision without targets."""
+
+    def __init__(self, decision: Decision) -> None:
+        super().__init__(decision.refusal or decision.left)
+        self.decision = decision
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What is done about outputs that exist."""
+
+    existing: str
+    """One of `EXISTING`."""
+    options: Mapping[str, Any]
+    """Values that determine the samples of all outputs."""
+    manifest: Manifest | None
+    """Manifest of the output folder; None if there is none."""
+
+    def decide(self, track: Track, made: Made, paths: dict[str, Path]) -> Decision:
+        """Decide for one song; `paths` are its output files."""
+
+        def again() -> Decision:
+            if self.manifest is not None:
+                self.manifest.refresh()
+            return self.decide(track, made, paths)
+
+        return replace(self._decide(track, made, paths), again=again)
+
+    def _decide(self, track: Track, made: Made, paths: dict[str, Path]) -> Decision:
+        there = {name: path for name, path in paths.items() if is_there(path)}
+        if self.existing == "overwrite" or not there:
+            return Decision(paths)
+        missing = {name: path for name, path in paths.items() if name not in there}
+        if self.existing == "skip":
+            return Decision(missing)
+        source = InputFile(track.path)
+        entries = []
+        for name, path in there.items():
+            try:
+                objection = self._objection(path, track, source, made[name])
+                known = self.manifest.made(path) if self.manifest is not None else None
+            except MssgenError as error:
+                return Decision(refusal=str(error))
+            if self.existing == "refuse" or objection:
+                why = objection or "was made from this file with these options"
+                return Decision(
+                    refusal=f"{path} exists and {why}: use `existing='overwrite'` to replace it, "
+                    "`existing='skip'` to keep it, or another `output_dir`"
+                )
+            entries += [known.entry] if known is not None else []
+        return Decision(missing, tuple(entries))
+
+    def _objection(
+        self, path: Path, track: Track, source: InputFile, made: Mapping[str, Any] | None
+    ) -> str:
+        """Why the file at `path` may differ from the output to write; "" if it does not."""
+        if self.manifest is None or made is None:
+            return "it is not known how it was made"
+        if track.path == STDIN:
+            return "standard input cannot be compared with the input that it was made from"
+        return self.manifest.objection(path, source, self.options, made)
 
 
 def decide(
     songs: Sequence[tuple[Track, Made]],
     places: Places,
+    rule: Rule,
     *,
-    existing: str,
-    options: Mapping[str, Any],
-    manifest: Manifest | None,
+    mine: Sequence[int] | None = None,
     cure: str = "",
 ) -> list[Decision]:
     """Decide for every song, in order.
@@ -82,9 +148,9 @@ def decide(
     Args:
         songs: tracks, each with its outputs.
         places: names of the output files.
-        existing: one of `EXISTING`.
-        options: values that determine the samples of all outputs.
-        manifest: manifest of the output folder; None if there is none.
+        rule: what is done about outputs that exist.
+        mine: indexes of the songs to decide for; None is all. The others are only kept from sharing
+            files with these.
         cure: advice for songs that share a file; "" suggests another template.
 
     Raises:
@@ -115,60 +181,12 @@ def decide(
         )
     for index, refusal in shared.items():
         refusals[index] = refusal
-    check = partial(_existing, existing=existing, options=options, manifest=manifest)
     return [
-        Decision(refusal=refusal) if refusal else check(track, made, paths)
-        for (track, made), paths, refusal in zip(songs, targets, refusals, strict=True)
+        Decision(refusal=refusals[index])
+        if refusals[index]
+        else rule.decide(*songs[index], targets[index])
+        for index in (range(len(songs)) if mine is None else mine)
     ]
-
-
-def _existing(
-    track: Track,
-    made: Made,
-    targets: dict[str, Path],
-    *,
-    existing: str,
-    options: Mapping[str, Any],
-    manifest: Manifest | None,
-) -> Decision:
-    there = {name: path for name, path in targets.items() if is_there(path)}
-    if existing == "overwrite" or not there:
-        return Decision(targets)
-    missing = {name: path for name, path in targets.items() if name not in there}
-    if existing == "skip":
-        return Decision(missing)
-    source = InputFile(track.path)
-    entries = []
-    for name, path in there.items():
-        try:
-            objection = _objection(path, track, source, made[name], options, manifest)
-            known = manifest.made(path) if manifest is not None else None
-        except MssgenError as error:
-            return Decision(refusal=str(error))
-        if existing == "refuse" or objection:
-            why = objection or "was made from this file with these options"
-            return Decision(
-                refusal=f"{path} exists and {why}: use `existing='overwrite'` to replace it, "
-                "`existing='skip'` to keep it, or another `output_dir`"
-            )
-        entries += [known.entry] if known is not None else []
-    return Decision(missing, tuple(entries))
-
-
-def _objection(
-    path: Path,
-    track: Track,
-    source: InputFile,
-    made: Mapping[str, Any] | None,
-    options: Mapping[str, Any],
-    manifest: Manifest | None,
-) -> str:
-    """Why the file at `path` may differ from the output to write; "" if it is known to be equal."""
-    if manifest is None or made is None:
-        return "it is not known how it was made"
-    if track.path == STDIN:
-        return "standard input cannot be compared with the input that it was made from"
-    return manifest.objection(path, source, options, made)
 
 
 def _check_inputs(tracks: Sequence[Track], targets: Sequence[dict[str, Path]]) -> None:

@@ -61,11 +61,10 @@ def of_enhancer(
     stage: str = "enhance",
     blend: "Blend | None" = None,
     refining: "Refining | None" = None,
-    mixture: str | None = None,
     offline: bool = False,
     progress: bool = False,
 ) -> dict[str, Any]:
-    """Record of an enhancer: hashes of its files and of the mixture, and its options.
+    """Record of an enhancer: hashes of its files, and its options.
 
     Args:
         checkpoint: name or path of an encoder, or of a codec if `stage` is "codec".
@@ -73,7 +72,6 @@ def of_enhancer(
         stage: "enhance" or "codec".
         blend: how the codec's output is blended with the stem; None if it is not.
         refining: refiners of the codes and their options; None if there are none.
-        mixture: path of the mixture that is given to the encoder.
         offline: never contact the hub.
         progress: draw a bar on standard error while downloading.
 
@@ -99,8 +97,6 @@ def of_enhancer(
             name = named or f"{network}_{stem}"
             if named or name in REGISTRY:  # loading reports missing refiners
                 made["refine"]["networks"][network] = hashes_of(find(name, stage="refine").paths[0])
-    if mixture is not None:
-        made["mixture"] = _hash(Path(mixture))
     return made
 
 

@@ -1,9 +1,10 @@
 """OUTPUT/manifest.jsonl: records the input and options of each file in an output folder.
 
-One JSON object per line, appended and never rewritten. A finished song has a line with the state
-"done", a failed one "failed". Each output file is recorded in a line "writing" before it gets its
-name, so files of a killed run can be told from other files. An output counts as complete only if it
-was made from the same input with the same options.
+One JSON object per line, appended and never rewritten; several processes may append. A song has a
+line with the state "running" when it starts, and one with "done" or "failed" when it ends. Each
+output file is recorded in a line "writing" before it gets its name, so files of a killed run can be
+told from other files. An output counts as complete only if it was made from the same input with the
+same options.
 """
 
 import json
@@ -14,6 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import Any, Literal
 
 from mssgen import __version__
@@ -29,7 +31,7 @@ MANIFEST = "manifest.jsonl"
 FORMAT_VERSION = 1
 _KEY = "mssgen_manifest"
 _START = f'{{"{_KEY}":'.encode()
-State = Literal["writing", "done", "failed"]
+State = Literal["running", "writing", "done", "failed"]
 
 
 @dataclass(frozen=True)
@@ -152,8 +154,16 @@ class Manifest:
         self.folder = Path(folder)
         self.path = self.folder / MANIFEST
         self._known: dict[str, list[Made]] = {}
-        for entry in read_entries(self.path):
-            self._learn(entry)
+        self._n_read = 0  # bytes
+        self._reading = Lock()  # songs are opened in a thread
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read the lines that were appended since, by any process; raises as the constructor."""
+        with self._reading:
+            entries, self._n_read = _read(self.path, self._n_read)
+            for entry in entries:
+                self._learn(entry)
 
     def append(self, entry: Entry) -> None:
         """Append a line and force it to the disk; raises AudioError if that fails."""
@@ -165,7 +175,7 @@ class Manifest:
                 f"{self.path} cannot be written: {error.strerror or error}; choose another "
                 "`output_dir`"
             ) from error
-        self._learn(entry)
+        self.refresh()
 
     def output(self, target: Path, content: Path, made: Mapping[str, Any]) -> Output:
         """Record of the output `target`, whose content is in the file `content`; raises OSError."""
@@ -221,23 +231,31 @@ def read_entries(path: Path) -> list[Entry]:
 
     Raises UsageError for a link and for another program's file, AudioError if it cannot be read.
     """
+    return _read(path, 0)[0]
+
+
+def _read(path: Path, start: int) -> tuple[list[Entry], int]:
+    """The entries from byte `start` on, and the byte after the last complete line."""
     try:
         is_link = path.is_symlink()
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            file.seek(start)
+            data = file.read()
     except (FileNotFoundError, NotADirectoryError):
         data, is_link = b"", path.is_symlink()
     except OSError as error:
         raise AudioError(
             f"{path} cannot be read ({error.strerror or error}); move it away, or choose another "
             "`output_dir`"
-        ) from None
+        ) from error
     lines = [line for line in (part.strip(b"\0 \t\r") for part in data.split(b"\n")) if line]
-    if is_link or (lines and not any(_may_be_ours(line) for line in lines)):
+    if is_link or (lines and start == 0 and not any(_may_be_ours(line) for line in lines)):
         raise UsageError(
             f"{path} is {'a link' if is_link else 'a file of another program'}, and mssgen writes "
             "its manifest under that name; choose another `output_dir`"
         )
-    return [entry for entry in map(_parsed, lines) if entry is not None]
+    entries = [entry for entry in map(_parsed, lines) if entry is not None]
+    return entries, start + data.rfind(b"\n") + 1
 
 
 def _may_be_ours(line: bytes) -> bool:

@@ -27,7 +27,8 @@ from mssgen.audio.speakers import (
 from mssgen.audio.writing import StemWriter
 from mssgen.events import Event, Warned
 from mssgen.inputs.tracks import find_tracks
-from mssgen.jobs.batch import WriteOptions, separate_files
+from mssgen.jobs.batch import separate_files
+from mssgen.jobs.options import WriteOptions
 from mssgen.outputs import plan_outputs
 
 from support.models import shared

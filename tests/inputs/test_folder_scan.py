@@ -235,6 +235,45 @@ def test_folders_that_mssgen_wrote_are_no_songs(
     assert told in result.err
 
 
+def test_outputs_beside_their_songs_are_no_songs(
+    music: Path, song: Path, tiny_model: Path, mssgen: Program
+) -> None:
+    """Whether the folder is named, found in a list, or reached through a link."""
+    template = ("-s", "bass", "-m", tiny_model, "-o", ".", "--template", "{track}_{stem}.{ext}")
+    assert mssgen("separate", ".", *template).code == 0
+    Path("names").write_text(".\n")
+    (music.parent / "link").symlink_to(music)
+    for inputs in (["."], ["--list", "names"], ["../link"], [music]):
+        again = mssgen("separate", *inputs, *template, "--json")
+        assert [event["event"] for event in again.events] == ["warning", "skipped", "done"]
+        [told] = warnings(again)
+        assert "left out: 1 file that mssgen wrote: name it to take it (" in told
+        assert told.endswith("plain_bass.wav)")
+    named = find_tracks(["plain_bass.wav"], output_dir=Path())
+    assert [track.name for track in named] == ["plain_bass"]
+    # A folder that this run does not write to is taken as it is.
+    assert names() == ["plain", "plain_bass"]
+
+
+def test_the_output_folder_is_left_out_with_a_word(
+    music: Path, song: Path, mssgen: Program
+) -> None:
+    Path("separated").mkdir()
+    shutil.copy(song, "separated/mine.wav")
+    result = mssgen("separate", ".", "--stem", "nonsense")
+    assert "left out: 1 output folder (separated)" in result.err
+    inside = find_tracks(["separated"], output_dir=Path("separated"))
+    assert [track.name for track in inside] == ["mine"]
+
+
+def test_codes_are_decoded_wherever_they_lie(music: Path, mssgen: Program) -> None:
+    Path("codes").mkdir()
+    Path("codes/a.codes").write_text("no codes")
+    Path("codes/manifest.jsonl").write_text("{}")
+    result = mssgen("codec", "decode", ".", "--json")
+    assert result.events[0]["track"] == "codes/a.codes"
+
+
 def test_the_files_of_others_are_no_marks(music: Path, song: Path) -> None:
     Path("site").mkdir()
     shutil.copy(song, "site/a.wav")

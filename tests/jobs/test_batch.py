@@ -17,8 +17,9 @@ import mssgen
 from mssgen.errors import UsageError
 from mssgen.events import Done, Event, Failed, Progress, Skipped, Start, Warned, Written
 from mssgen.inputs.tracks import find_tracks
-from mssgen.jobs.batch import WriteOptions, separate_files
+from mssgen.jobs.batch import separate_files
 from mssgen.jobs.manifest import MANIFEST
+from mssgen.jobs.options import WriteOptions
 from mssgen.outputs import plan_outputs
 
 from support.models import EXCERPT
@@ -103,7 +104,7 @@ def test_events_come_in_order(tmp_path: Path) -> None:
         (event.track for event in events[:-1]), key=[str(one), str(two)].index
     )
     start = events[0]
-    assert start == Start(str(one), 1.0, RATE, 2, "cpu", "fp32")
+    assert start == Start(str(one), 1.0, RATE, 2, "cpu", "fp32", index=1, total=2)
     assert [event.stem for event in of_kind(events, Written)[:4]] == list(SOURCES)
     assert all(event.path.is_file() for event in of_kind(events, Written))
     progress = [event.done_s for event in of_kind(events, Progress) if event.track == str(one)]

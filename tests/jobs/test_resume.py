@@ -1,11 +1,11 @@
 """Runs that follow others: what exists is trusted if it was made from this input in this way."""
 
+import itertools
 import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
+import time
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,10 @@ import soundfile as sf
 
 from mssgen.events import Done, Event, Failed
 from mssgen.inputs.tracks import find_tracks
-from mssgen.jobs.batch import WriteOptions, separate_files
+from mssgen.jobs import manifest
+from mssgen.jobs.batch import separate_files
 from mssgen.jobs.manifest import MANIFEST, read_entries
+from mssgen.jobs.options import WriteOptions
 from mssgen.outputs import plan_outputs
 
 from support.models import EXCERPT, write_tiny_model
@@ -131,6 +133,17 @@ class TestSeparate:
         monkeypatch.setattr("mssgen.pipeline.load_demucs", refuse)
         assert counts(separate("a1", "-s", "bass")) == (0, 2, 0)
         assert counts(separate("a2", "-s", "bass")) == (0, 0, 2)
+
+    def test_a_list_in_parts_with_metrics(self, separate: Any) -> None:
+        Path("a1/03.wav").write_text("no sound")
+        words = ("a1", "-s", "bass", "--metrics", "run.prom")
+        parts = [separate(*words, "--shard", f"{index}/2") for index in (1, 2)]
+        assert sorted(counts(part) for part in parts) == [(1, 0, 0), (1, 0, 1)]
+        assert "mssgen_songs_done_total 1\n" in Path("run.prom").read_text()
+        assert counts(separate("a1", "-s", "bass", "--fail-fast", "--retries", "2")) == (0, 2, 1)
+        wrong = separate("a1", "--shard", "3/2")
+        assert (wrong.code, wrong.events[0]["event"]) == (2, "error")
+        assert "--shard 3/2 is not a part" in wrong.err
 
     def test_sources_that_were_touched_edited_and_moved(self, separate: Any) -> None:
         separate("a1", "-s", "bass")
@@ -268,11 +281,20 @@ class TestEnhance:
         assert "bass.flac" in both.err
 
 
-def test_codes_of_a_second_album(mssgen: Program, here: Path) -> None:
+def test_codes_of_a_second_album(
+    mssgen: Program, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     words = ("codec", "encode", "--n-codebooks", "2", "--json")
-    assert counts(mssgen(*words, "a1")) == (2, 0, 0)
-    assert counts(mssgen(*words, "a1")) == (0, 2, 0)
-    assert counts(mssgen(*words, "a2")) == (0, 0, 2)
+    for index in (1, 2):
+        assert counts(mssgen(*words, "a1", "--shard", f"{index}/2")) == (1, 0, 0)
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("it was loaded")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("mssgen.codecs.loading.load_codec", refuse)
+        assert counts(mssgen(*words, "a1")) == (0, 2, 0)
+        assert counts(mssgen(*words, "a2")) == (0, 0, 2)
     more = mssgen("codec", "encode", "--n-codebooks", "3", "--json", "a1")
     assert "made with other options (n_codebooks)" in more.events[0]["message"]
     assert counts(mssgen("codec", "decode", "codes", "--json")) == (2, 0, 0)
@@ -350,72 +372,83 @@ class TestGain:
         assert content(tmp_path / "o") == {}
 
 
-RUN = """
-import os, random, signal, sys, threading, time
-import mssgen.jobs.manifest as manifest
-from support.toys import SOURCES, toy_separator
-from mssgen.jobs.batch import WriteOptions, separate_files
-from mssgen.outputs import plan_outputs
-from mssgen.inputs.tracks import find_tracks
-
-where, number = sys.argv[1], int(sys.argv[2])
-append, n_lines = manifest._append, 0
-
-def die():
-    os.kill(os.getpid(), signal.SIGKILL)
-
-def dying(path, line):
-    global n_lines
-    n_lines += 1
-    if n_lines == number and where == "before":
-        die()
-    if n_lines == number and where == "within":
-        with open(path, "ab") as file:
-            file.write(line[: len(line) // 2])
-        die()
-    append(path, line)
-    if n_lines == number and where == "after":
-        die()
-
-manifest._append = dying
-if where == "any time":
-    timer = threading.Timer(number / 1000, die)
-    timer.daemon = True
-    timer.start()
-separate_files(
-    find_tracks(["music"]), toy_separator(), plan_outputs(SOURCES), output_dir="out",
-    options=WriteOptions(existing="resume"), made_by=dict.fromkeys(SOURCES, "toy"),
-)
-"""
+def separate_toy(folder: str) -> tuple[int, int, int]:
+    """Separate music/ into a folder; returns the numbers of songs done, skipped and failed."""
+    done = separate_files(
+        find_tracks(["music"]),
+        toy_separator(),
+        plan_outputs(SOURCES),
+        output_dir=folder,
+        options=WriteOptions(existing="resume"),
+        made_by=dict.fromkeys(SOURCES, "toy"),
+    )
+    return done.n_done, done.n_skipped, done.n_failed
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL here")
-def test_killed_at_any_moment_it_resumes_to_the_same_bytes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A song has five lines: one before each of its four files gets its name, and the last."""
+def fork_and_die(folder: str, where: str, number: int) -> int:
+    """Start a run in a process that is killed at its line `number` of the manifest, or in time.
+
+    Returns its number; `where` is "before" the line, "within" it, "after" it, or "never".
+    """
+    process = os.fork()
+    if process:
+        return process
+    append, lines = manifest._append, itertools.count(1)
+
+    def dying(path: Path, line: bytes) -> None:
+        is_here = next(lines) == number
+        if is_here and where == "within":
+            with path.open("ab") as file:
+                file.write(line[: len(line) // 2])
+        if is_here and where in ("before", "within"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        append(path, line)
+        if is_here and where == "after":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    manifest._append = dying
+    separate_toy(folder)
+    os._exit(0)
+
+
+@pytest.fixture
+def music(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
+    """Two songs in music/; what an undisturbed run makes of them."""
+    if not hasattr(os, "fork"):
+        pytest.skip("no processes are forked here")
     monkeypatch.chdir(tmp_path)
+    Path("music").mkdir()
     numbers = np.random.default_rng(0)
-    for name in ("a", "b", "c"):
-        Path("music").mkdir(exist_ok=True)
-        sf.write(f"music/{name}.wav", numbers.uniform(-0.5, 0.5, (40_000, 2)), 8000)
-    moments = [("after", 2), ("within", 4), ("before", 5)]
-    moments.append(("any time", random.randrange(0, 400)))
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    for where, number in moments:
-        done = subprocess.run([sys.executable, "-c", RUN, where, str(number)], env=environment)
-        assert done.returncode in (-signal.SIGKILL, 0 if where == "any time" else -signal.SIGKILL)
-    for folder, counted in (("out", None), ("out", (0, 3)), ("undisturbed", (3, 0))):
-        result = separate_files(
-            find_tracks(["music"]),
-            toy_separator(),
-            plan_outputs(SOURCES),
-            output_dir=folder,
-            options=WriteOptions(existing="resume"),
-            made_by=dict.fromkeys(SOURCES, "toy"),
-        )
-        assert result.n_failed == 0
-        assert counted in (None, (result.n_done, result.n_skipped))
-    resumed = {name: data for name, data in content("out").items() if ".mssgen-" not in name}
-    assert resumed == content("undisturbed")
-    assert len(resumed) == 12
+    for name in ("a", "b"):
+        sf.write(f"music/{name}.wav", numbers.uniform(-0.5, 0.5, (6000, 2)), 8000)
+    assert separate_toy("undisturbed") == (2, 0, 0)
+    return content("undisturbed")
+
+
+N_LINES = 6
+"""Of a song: one when it starts, one before each of its four files gets its name, and the last."""
+
+
+@pytest.mark.parametrize("where", ["before", "within", "after"])
+def test_killed_at_any_line_it_resumes_to_the_same_bytes(
+    music: dict[str, bytes], where: str
+) -> None:
+    for number in range(1, N_LINES + 1):
+        folder = f"{where}{number}"
+        _, status = os.waitpid(fork_and_die(folder, where, number), 0)
+        assert os.WTERMSIG(status) == signal.SIGKILL
+        assert separate_toy(folder)[2] == 0
+        assert content(folder) == music, number
+    assert separate_toy(folder) == (0, 2, 0)
+
+
+def test_two_runs_that_are_killed_at_any_time(music: dict[str, bytes]) -> None:
+    for _ in range(6):
+        processes = [fork_and_die("out", "never", 0) for _ in range(2)]
+        time.sleep(random.uniform(0, 0.5))
+        for process in processes:
+            os.kill(process, signal.SIGKILL)
+            assert os.WEXITSTATUS(os.waitpid(process, 0)[1]) == 0
+    assert separate_toy("out")[2] == 0
+    assert separate_toy("out") == (0, 2, 0)
+    assert content("out") == music

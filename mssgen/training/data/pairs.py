@@ -22,11 +22,12 @@ from mssgen.audio.writing import StemWriter
 from mssgen.checkpoints.formats import WEIGHTS
 from mssgen.checkpoints.resolving import ResolvedModel, resolve
 from mssgen.errors import MssgenError, UsageError
-from mssgen.events import Done, Event, Failed, Hook, ignore
+from mssgen.events import Done, Event, Failed, Hook, Loading, ignore
 from mssgen.files import is_there, reported, safe_target, sha256_of, whole_file
 from mssgen.inputs.names import as_on_disk, composed
 from mssgen.inputs.tracks import Track
-from mssgen.jobs.batch import WriteOptions, separate_files
+from mssgen.jobs.batch import separate_files
+from mssgen.jobs.options import WriteOptions
 from mssgen.leftovers import holds_nothing, scratch_folder
 from mssgen.library.excerpts import Excerpt, excerpts
 from mssgen.library.stems import MIXTURE, PAIRS_MANIFEST, Library, SoundFile, StemFile, TrackStems
@@ -163,7 +164,7 @@ def _separate(
     hook: Hook,
 ) -> Done:
     def told(event: Event) -> None:
-        if not isinstance(event, Done):  # of this track only
+        if not isinstance(event, Loading | Done):  # of this track only
             hook(replace(event, track=track.key))
 
     targets = [_target(output, track.key, stem) for stem in plan.names]

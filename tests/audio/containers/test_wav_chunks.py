@@ -15,7 +15,8 @@ from mssgen.audio.containers.chunks import chunks
 from mssgen.audio.containers.wav_chunks import StudioChunks, read_studio_chunks, write_studio_chunks
 from mssgen.audio.reading import open_source
 from mssgen.inputs.tracks import find_tracks
-from mssgen.jobs.batch import WriteOptions, separate_files
+from mssgen.jobs.batch import separate_files
+from mssgen.jobs.options import WriteOptions
 from mssgen.outputs import plan_outputs
 
 from support.toys import toy_separator
