@@ -119,6 +119,7 @@ def separate(
     files: Files = Files(output="separated"),
     stems: Stems = Stems(),
     model: given.Model = None,
+    accept_unlicensed: given.AcceptUnlicensed = False,
     enhance: Annotated[
         bool,
         typer.Option(
@@ -206,7 +207,11 @@ def separate(
             if enhance and not encoder:
                 if plan is None:  # only the loaded model knows its stems
                     plain = load_separator(
-                        name, device=speed.device, precision=speed.precision, **hub
+                        name,
+                        device=speed.device,
+                        precision=speed.precision,
+                        accept_unlicensed=accept_unlicensed,
+                        **hub,
                     )
                     plan = stems.plan(plain.sources)
                 encoder = _shipped(plan.stems)
@@ -227,6 +232,7 @@ def separate(
                 stems=plan.stems if plan else None,
                 precision=speed.precision,
                 options=cut,
+                accept_unlicensed=accept_unlicensed,
             )
         load = partial(load, device=speed.device, **hub)
         if plan is None:
