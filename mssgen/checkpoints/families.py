@@ -27,7 +27,25 @@ class Family:
     """Where the YAML file has an option of the network: {"hop_length": "model.hop_size"}."""
 
 
-FAMILIES: dict[str, Family] = {}
+_ROFORMER_KEYS = {
+    "n_fft": "model.stft_n_fft",
+    "hop_length": "model.stft_hop_length",
+    "zero_dc": "model.zero_dc",
+    "skip_connection": "model.skip_connection",
+}
+FAMILIES: dict[str, Family] = {
+    "bs_roformer": Family("final_norm.gamma", _ROFORMER_KEYS),
+    "mel_roformer": Family("layers.0.0.norm.gamma", _ROFORMER_KEYS),
+    "scnet": Family(
+        "separation_net.dp_modules.0.norm_layers.0.weight",
+        {
+            "n_fft": "model.nfft",
+            "hop_length": "model.hop_size",
+            "band_shares": "model.band_SR",
+            "band_strides": "model.band_stride",
+        },
+    ),
+}
 
 _SHARED_KEYS = {
     "samplerate": "audio.sample_rate",

@@ -15,10 +15,16 @@ from mssgen.separators.htdemucs.network import HTDemucs
 from mssgen.separators.htdemucs.state import HTDemucsConfig, check_unet
 from mssgen.separators.original import OriginalNetwork
 from mssgen.separators.original_options import DemucsOptions, HTDemucsOptions, demucs_options
+from mssgen.separators.roformer.network import BSRoFormer, MelRoFormer
+from mssgen.separators.scnet.network import SCNet
 from mssgen.separators.state_dicts import StateDictNetwork, Trunk
 
 # A new family is a row here and one in `checkpoints.families`.
-TRUNKS: dict[str, type[Trunk]] = {}
+TRUNKS: dict[str, type[Trunk]] = {
+    "bs_roformer": BSRoFormer,
+    "mel_roformer": MelRoFormer,
+    "scnet": SCNet,
+}
 
 # Options that `htdemucs.network` assumes; with any other value the demucs package runs the network.
 _ASSUMED = {

@@ -143,7 +143,7 @@ class StateDictNetwork:
         self.trunk.to(self.device).eval().requires_grad_(False)
         self.sources, self.sample_rate = given.sources, given.samplerate
         self.segment_samples, self.is_normalised = given.segment_samples, given.is_normalised
-        self.n_channels = self.trunk.n_channels
+        self.n_channels = max(2, self.trunk.n_channels)
 
     @torch.inference_mode()
     def __call__(self, mixture: Tensor) -> Tensor:
@@ -154,7 +154,14 @@ class StateDictNetwork:
             if self.dtype == torch.float32
             else torch.autocast(self.device.type, self.dtype)
         ):
-            stems: Tensor = self.trunk(mixture)
+            stems: Tensor = self._run(mixture)
         if self.gives_rest:
             stems = torch.cat([stems, (mixture - stems.sum(1))[:, None]], dim=1)
         return stems
+
+    def _run(self, mixture: Tensor) -> Tensor:
+        """The trunk; one for mono signals gets each channel on its own."""
+        if self.trunk.n_channels == mixture.shape[1]:
+            return self.trunk(mixture)
+        stems: Tensor = self.trunk(mixture.flatten(0, 1)[:, None])
+        return stems.unflatten(0, mixture.shape[:2]).squeeze(3).transpose(1, 2)
