@@ -36,6 +36,15 @@ _ROFORMER_KEYS = {
 FAMILIES: dict[str, Family] = {
     "bs_roformer": Family("final_norm.gamma", _ROFORMER_KEYS),
     "mel_roformer": Family("layers.0.0.norm.gamma", _ROFORMER_KEYS),
+    "mdx23c": Family(
+        "bottleneck_block.blocks.0.shortcut.weight",
+        {
+            "n_fft": "audio.n_fft",
+            "hop_length": "audio.hop_length",
+            "norm": "model.norm",
+            "act": "model.act",
+        },
+    ),
     "scnet": Family(
         "separation_net.dp_modules.0.norm_layers.0.weight",
         {

@@ -48,7 +48,7 @@ def list_models(as_json: Json = False) -> None:
             (
                 row["name"],
                 row["stage"],
-                " ".join(row["stems"]),
+                " ".join(row["stems"]) if len(row["stems"]) < 10 else f"{len(row['stems'])} stems",
                 _megabytes(row["size_bytes"]),
                 row["where"] if row["verified"] else f"{row['where']}, unverified",
                 row["licence"],

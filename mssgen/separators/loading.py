@@ -13,6 +13,7 @@ from mssgen.separators.base import Network
 from mssgen.separators.demucs import DemucsSeparator, Member, SeparationOptions
 from mssgen.separators.htdemucs.network import HTDemucs
 from mssgen.separators.htdemucs.state import HTDemucsConfig, check_unet
+from mssgen.separators.mdx23c.network import MDX23C
 from mssgen.separators.original import OriginalNetwork
 from mssgen.separators.original_options import DemucsOptions, HTDemucsOptions, demucs_options
 from mssgen.separators.roformer.network import BSRoFormer, MelRoFormer
@@ -22,6 +23,7 @@ from mssgen.separators.state_dicts import StateDictNetwork, Trunk
 # A new family is a row here and one in `checkpoints.families`.
 TRUNKS: dict[str, type[Trunk]] = {
     "bs_roformer": BSRoFormer,
+    "mdx23c": MDX23C,
     "mel_roformer": MelRoFormer,
     "scnet": SCNet,
 }
