@@ -27,10 +27,10 @@ class RMSNorm(nn.Module):
         return F.rms_norm(x, (width,), self.gamma, 1e-24 / width)
 
 
-def linear(shapes: Shapes, prefix: str) -> nn.Linear:
+def linear(shapes: Shapes, prefix: str, *, bias: bool = True) -> nn.Linear:
     """The linear layer whose tensors are under `prefix`."""
     n_out, n_in = shapes.of(f"{prefix}.weight", 2)
-    return nn.Linear(n_in, n_out, bias=f"{prefix}.bias" in shapes)
+    return nn.Linear(n_in, n_out, bias=bias)
 
 
 def rotations(length: int, head_width: int, device: torch.device) -> Tensor:
@@ -55,9 +55,9 @@ class Attention(nn.Module):
     def __init__(self, shapes: Shapes, prefix: str) -> None:
         super().__init__()
         self.norm = RMSNorm(shapes, f"{prefix}.norm")
-        self.to_qkv = linear(shapes, f"{prefix}.to_qkv")
+        self.to_qkv = linear(shapes, f"{prefix}.to_qkv", bias=False)
         self.to_gates = linear(shapes, f"{prefix}.to_gates")
-        self.to_out = nn.ModuleList([linear(shapes, f"{prefix}.to_out.0")])
+        self.to_out = nn.ModuleList([linear(shapes, f"{prefix}.to_out.0", bias=False)])
         self.n_heads, width = self.to_gates.out_features, self.to_qkv.out_features
         if width % (6 * self.n_heads):
             raise CheckpointError(
