@@ -44,7 +44,8 @@ from mssgen.events import Hook, Progress, Warned, ignore
 from mssgen.memory import tells_of_memory
 from mssgen.outputs import OutputPlan, plan_outputs
 from mssgen.separators.base import Level, Separator, measure_level
-from mssgen.separators.demucs import SeparationOptions, load_demucs
+from mssgen.separators.demucs import SeparationOptions
+from mssgen.separators.loading import build_separator
 from mssgen.streams import align
 
 Audio = str | Path | ArrayLike | torch.Tensor
@@ -73,6 +74,7 @@ def load_separator(
     options: SeparationOptions | None = None,
     offline: bool = False,
     progress: bool = False,
+    accept_unlicensed: bool = False,
 ) -> Separator:
     """Load a separator, once for any number of songs.
 
@@ -85,20 +87,18 @@ def load_separator(
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         precision: "auto", "fp32", "bf16" or "fp16".
         options: overlap, shifts, seed, batch size.
-        offline: never contact the hub.
-        progress: draw a bar on standard error while downloading.
+        offline, progress: never contact the hub; draw a bar on standard error while downloading.
+        accept_unlicensed: load files whose origin is in doubt, see `mssgen.checkpoints.warned`.
 
     Raises:
-        UsageError: an unknown model, stem, device or precision, an encoder for another stem, or no
-            fitting refiner.
+        UsageError: an unknown model, stem, device or precision, an encoder for another stem, no
+            fitting refiner, or a file that needs `accept_unlicensed`.
         CheckpointError: the checkpoint is missing, damaged or untrusted.
     """
-    chosen = choose_device(device)
+    chosen, hub = choose_device(device), {"offline": offline, "progress": progress}
     choose_precision(precision, chosen)  # find a wrong name before a download
-    resolved = resolve(
-        model, offline=offline, progress=progress, wanted_stems=stems, stage="separate"
-    )
-    separator = load_demucs(resolved, device=chosen, precision=precision, options=options)
+    resolved = resolve(model, wanted_stems=stems, stage="separate", **hub)
+    separator = build_separator(resolved, chosen, precision, options, accept_unlicensed)
     enhancers: dict[str, CodecEnhancer] = {}
     for checkpoint in encoders:
         enhancer = loading.load_enhancer(

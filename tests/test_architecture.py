@@ -46,7 +46,7 @@ OWNERS: dict[str, set[str]] = {
     },
     "soxr": {"audio.resampling"},
     "jinja2": {"inspection.html"},
-    "yaml": {"checkpoints.resolving", "evaluation.listening.webmushra"},
+    "yaml": {"checkpoints.yaml_files", "evaluation.listening.webmushra"},
     "pickle": set(),
     "stempeg": {"library.stem_mp4"},
     "auraloss": {"training.codec.losses", "evaluation.metrics.spectral"},

@@ -5,7 +5,8 @@ Formats are recognised by content, and no file is trusted:
 * our folder: `config.json` + `model.safetensors` (fp16, fp32, or int8 as in `quantization`);
 * Demucs' hub files: safetensors whose metadata names class, args and kwargs;
 * Demucs' `.th` packages (see `pickles`);
-* bare safetensors without metadata: a `config.json` beside it, or a layout of the registry.
+* bare safetensors without metadata: a `config.json` beside it, or a layout of the registry;
+* a state dict of a family of `families`, as safetensors or pickle.
 
 No name that a file contains is ever imported, or used as a path outside the file's folder.
 """
@@ -19,7 +20,14 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mssgen.checkpoints.pickles import ARCHITECTURES, is_codec, read_package
+from mssgen.checkpoints.families import FAMILIES, describe, family_of, unwrapped
+from mssgen.checkpoints.pickles import (
+    ARCHITECTURES,
+    is_codec,
+    is_package,
+    open_package,
+    read_pickle,
+)
 from mssgen.checkpoints.registry import LAYOUTS, STAGES
 from mssgen.checkpoints.safetensors_header import check_header
 from mssgen.errors import CheckpointError
@@ -37,6 +45,7 @@ EMBEDDED_CODEC = "codec/"  # in a stem encoder's folder: its codec, a folder of 
 STAGE_OF = {
     "htdemucs": "separate",
     "hdemucs": "separate",
+    **dict.fromkeys(FAMILIES, "separate"),
     "seanet": "codec",
     "dac": "codec",
     "stem": "codec",
@@ -52,7 +61,7 @@ class Checkpoint:
     """One network in memory, ready to be built."""
 
     architecture: str
-    """"htdemucs" or "hdemucs"."""
+    """"htdemucs", "hdemucs", or a family of `families`."""
     options: dict[str, Any]
     """Keyword arguments of the constructor: numbers, strings, lists, Fractions."""
     state: dict[str, "torch.Tensor"]
@@ -91,12 +100,12 @@ def read_checkpoint(path: Path, *, config: Path | None = None) -> Checkpoint:
             return _read_safetensors(path, config or path.parent / CONFIG, path)
         if head[:2] == b"PK" or head[0] == 0x80:
             check_promised_hash(path)
-            return _checked(path, *_from_package(path))
+            return _checked(path, *_from_pickle(path))
     except OSError as error:
         if is_out_of_memory(error):
             raise told(error, f"reading {path}") from None
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
-    raise CheckpointError(f"{path} is neither safetensors nor a Demucs package: it may be damaged")
+    raise CheckpointError(f"{path} is neither safetensors nor a torch package: it may be damaged")
 
 
 def read_config(path: Path, stage: str = "separate") -> dict[str, Any]:
@@ -209,6 +218,8 @@ def _read_safetensors(path: Path, config_path: Path, shown: Path) -> Checkpoint:
     if config_path.is_file():
         config = read_config(config_path)
         return _checked(shown, config["architecture"], config["options"], state)
+    if (family := family_of(state)) is not None:
+        return _checked(shown, family, describe(path, family), state)
     layout = LAYOUTS.get(fingerprint({key: tuple(value.shape) for key, value in state.items()}))
     if layout is None:
         raise CheckpointError(
@@ -236,10 +247,22 @@ def _from_metadata(path: Path, metadata: dict[str, str]) -> tuple[str, dict[str,
     return architecture, _options(path, args, kwargs)
 
 
-def _from_package(path: Path) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """(architecture, options, state) from a `.th` package."""
-    architecture, args, kwargs, state = read_package(path)
-    return architecture, _options(path, args, kwargs), state
+def _from_pickle(path: Path) -> tuple[str, dict[str, Any], dict[Any, Any]]:
+    """(architecture, options, state) from a `.th` package or a pickled state dict."""
+    package = read_pickle(path, "a separator")
+    if is_codec(package):
+        raise CheckpointError(f"{path} {wrong_stage('codec', 'separate')}")
+    if is_package(package):
+        architecture, args, kwargs, state = open_package(path, package)
+        return architecture, _options(path, args, kwargs), state
+    state = unwrapped(package)
+    family = family_of(state) if isinstance(state, dict) else None
+    if family is None:
+        raise CheckpointError(
+            f"{path} is neither a Demucs package nor a state dict of a known separator "
+            f"({', '.join(FAMILIES)}): convert it to safetensors with a {CONFIG} beside it"
+        )
+    return family, describe(path, family), state
 
 
 def _options(path: Path, args: Any, kwargs: Any) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import huggingface_hub
 from huggingface_hub import constants
 from huggingface_hub.errors import FileMetadataError, GatedRepoError, HfHubHTTPError
 
+from mssgen.checkpoints.bundles import Bundle, RemoteFile
 from mssgen.checkpoints.formats import CONFIG, WEIGHTS
 from mssgen.checkpoints.hub_client import (
     TRANSIENT,
@@ -29,7 +30,6 @@ from mssgen.checkpoints.hub_client import (
     status_of,
     watched,
 )
-from mssgen.checkpoints.registry import Bundle, RemoteFile
 from mssgen.checkpoints.transfers import Transfer
 from mssgen.errors import CheckpointError
 from mssgen.files import sha256_of

@@ -10,7 +10,7 @@ import struct
 import warnings
 import zipfile
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -132,20 +132,18 @@ def is_codec(package: Any) -> bool:
     )
 
 
-def read_package(path: Path) -> tuple[str, list[Any], dict[str, Any], dict[str, Any]]:
-    """(architecture, args, kwargs, state) of the Demucs package at `path`; nothing is executed.
+def is_package(value: Any) -> bool:
+    """Whether `value`, from a pickle, is a Demucs package."""
+    return isinstance(value, dict) and {"klass", "args", "kwargs", "state"} <= set(value)
 
-    Raises CheckpointError if it is not such a package, is damaged, or refers to a name that is not
-    on the list.
+
+def open_package(
+    path: Path, package: Mapping[str, Any]
+) -> tuple[str, list[Any], dict[str, Any], dict[str, Any]]:
+    """(architecture, args, kwargs, state) of the Demucs package that was read from `path`.
+
+    Raises CheckpointError if it is damaged or of another network.
     """
-    package = read_pickle(path, "a Demucs package")
-    if is_codec(package):
-        raise CheckpointError(f"{path} holds a codec, not a separator: give it to `mssgen codec`")
-    if not isinstance(package, dict) or not {"klass", "args", "kwargs", "state"} <= set(package):
-        raise CheckpointError(
-            f"{path} is not a Demucs package (klass, args, kwargs and state are expected); "
-            "convert it to safetensors with a config.json beside it"
-        )
     klass, state = package["klass"], package["state"]
     architecture = _KLASSES.get(klass) if isinstance(klass, type) else None
     args, kwargs = package["args"], package["kwargs"]

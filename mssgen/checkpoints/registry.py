@@ -9,9 +9,13 @@ note says so. A hash given here is checked on every download and every use.
 import difflib
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
+from mssgen.checkpoints.bundles import Bundle, RemoteFile
+from mssgen.checkpoints.released import released_separators
 from mssgen.errors import UsageError
+from mssgen.files import sha256_of
 
 STEMS = ("drums", "bass", "other", "vocals")
 
@@ -22,70 +26,6 @@ STAGES = {
     "enhance": ("a stem encoder", "`mssgen enhance`"),
     "refine": ("a refiner", "`refiner` of `mssgen enhance`"),
 }
-
-
-@dataclass(frozen=True)
-class RemoteFile:
-    """One file of a hub repository; `sha256` and `size_bytes` are None if not known for certain."""
-
-    name: str
-    sha256: str | None = None
-    size_bytes: int | None = None
-
-    @property
-    def signature(self) -> str:
-        """Demucs' name of the weights ("955717e8"): the file's name without its suffix."""
-        return self.name.split(".")[0]
-
-
-@dataclass(frozen=True)
-class Bundle:
-    """A named model: where its weights are and what is known about them."""
-
-    name: str
-    stage: str
-    """A key of STAGES."""
-    architecture: str
-    repo: str
-    """OWNER/NAME on the hub; empty if the model exists only in weights/<name>."""
-    revision: str | None
-    """Commit hash; None for the default branch, which the note mentions."""
-    files: tuple[RemoteFile, ...]  # a bag of models has several
-    stems: tuple[str, ...]
-    """Stem names in the order of the model's output; empty for a codec."""
-    sample_rate: int  # Hz
-    licence: str
-    licence_note: str
-    """How certain the licence is, and why."""
-    note: str
-    member_stems: tuple[tuple[str, ...], ...] | None = None
-    """For a bag, the stems to take from each file; None: all stems from each."""
-    segment_s: float | None = None
-    """Segment length in seconds that replaces the network's own; None keeps that."""
-    quality_note: str | None = None
-    embedded: bool = False
-    """Whether a copy ships in weights/<name>."""
-    is_address: bool = False
-    """Whether the user named a repository (hf://) instead of a model of this table."""
-
-    @property
-    def size_bytes(self) -> int | None:
-        """Total size of the files; None if one is not known."""
-        sizes = [file.size_bytes for file in self.files]
-        return None if None in sizes else sum(size for size in sizes if size is not None)
-
-    @property
-    def is_verified(self) -> bool:
-        """Whether every file's hash is known, so that downloads are checked."""
-        return all(file.sha256 is not None for file in self.files)
-
-    def members(self, wanted_stems: frozenset[str] | None) -> tuple[int, ...]:
-        """Indices of the files that `wanted_stems` (None: all stems) need."""
-        if self.member_stems is None or wanted_stems is None:
-            return tuple(range(len(self.files)))
-        return tuple(
-            index for index, stems in enumerate(self.member_stems) if wanted_stems & set(stems)
-        )
 
 
 _LICENCE = "contested: MIT on the hub card, research use according to the author"
@@ -261,6 +201,7 @@ REGISTRY: dict[str, Bundle] = {
             "package (extra `demucs`); neither the hash nor the revision is known for sure, so the "
             "download follows the default branch unchecked.",
         ),
+        *released_separators(),
         _ours(
             "stem_codec",
             "codec",
@@ -373,11 +314,19 @@ def shipped_encoders() -> dict[str, str]:
     return {row.stems[0]: row.name for row in rows}
 
 
+def known_file(path: Path) -> Bundle | None:
+    """The bundle whose only file has the content of `path`, or None; reads it only if it may be."""
+    n_bytes = path.stat().st_size
+    rows = [row for row in REGISTRY.values() if row.size_bytes == n_bytes and row.is_verified]
+    digest = sha256_of(path) if rows else None
+    return next((row for row in rows if [each.sha256 for each in row.files] == [digest]), None)
+
+
 def lookup(name: str, stage: str | None = None) -> Bundle:
     """The bundle called `name`, which must be for `stage` (None: any).
 
-    Raises UsageError for an unknown name, with the nearest names and the whole list, and for a
-    model of another stage, with the command that takes it.
+    Raises UsageError for an unknown name, with the nearest names, and for a model of another stage,
+    with the command that takes it.
     """
     choices = [key for key, bundle in REGISTRY.items() if stage in (None, bundle.stage)]
     found = REGISTRY.get(name)
@@ -385,8 +334,8 @@ def lookup(name: str, stage: str | None = None) -> Bundle:
         what, command = STAGES[found.stage]
         wanted, _ = STAGES[stage or found.stage]
         raise UsageError(
-            f"{name} is {what}, not {wanted}: give it to {command}, or choose one of "
-            f"{', '.join(choices)}"
+            f"{name} is {what}, not {wanted}: give it to {command}, or choose a name from "
+            "`mssgen models list`"
         )
     if found is not None:
         return found
@@ -394,6 +343,6 @@ def lookup(name: str, stage: str | None = None) -> Bundle:
     example = name if name.startswith(("./", "../", "/")) else f"./{name}"
     guess = f"; did you mean {' or '.join(near)}?" if near else ""
     raise UsageError(
-        f"unknown model '{name}': choose one of {', '.join(choices)} (a file or folder is given "
-        f"by its path, such as {example}){guess}"
+        f"unknown model '{name}': choose a name from `mssgen models list` (a file or folder is "
+        f"given by its path, such as {example}){guess}"
     )

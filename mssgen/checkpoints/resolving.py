@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mssgen.checkpoints.bundles import Bundle, RemoteFile
 from mssgen.checkpoints.formats import (
     CONFIG,
     EMBEDDED_CODEC,
@@ -21,12 +22,13 @@ from mssgen.checkpoints.formats import (
     read_json,
     wrong_stage,
 )
-from mssgen.checkpoints.registry import REGISTRY, Bundle, RemoteFile, lookup
+from mssgen.checkpoints.registry import REGISTRY, lookup
+from mssgen.checkpoints.yaml_files import read_yaml
 from mssgen.errors import CheckpointError, UsageError, shown
 
 _PATH_SUFFIXES = (".th", ".pt", ".pth", ".ckpt", ".bin", ".pkl", ".safetensors", ".yaml", ".json")
 _MAX_MEMBERS = 64
-_MEMBER_SUFFIXES = (".th", ".safetensors")
+_WEIGHTS_SUFFIXES = (".th", ".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 SCHEME = "hf://"
 _WORD = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
 _ADDRESS = re.compile(rf"hf://({_WORD}/{_WORD})(?:@([A-Za-z0-9][\w.-]*(?:/[\w-][\w.-]*)*))?", re.A)
@@ -93,6 +95,11 @@ def resolve(
         )
     if (folder := embedded_checkpoint(bundle.name)) is not None:
         return ResolvedModel(bundle.name, bundle, (folder,), (None,), "embedded", bundle.segment_s)
+    if bundle.page is not None:
+        raise CheckpointError(
+            f"{bundle.name} is not on the hub: download {bundle.page}, and give the path of the "
+            "file instead of the name"
+        )
     if not bundle.repo:
         raise CheckpointError(
             f"{bundle.name} should be in {embedded_dir() / bundle.name}: install mssgen again"
@@ -188,8 +195,8 @@ def _is_path(text: str) -> bool:
 def _from_path(path: Path, wanted_stems: Sequence[str] | None) -> ResolvedModel:
     if not path.exists():
         raise CheckpointError(
-            f"{path} does not exist: give the path of a checkpoint, or one of the names "
-            f"{', '.join(REGISTRY)}"
+            f"{path} does not exist: give the path of a checkpoint, or a name from "
+            "`mssgen models list`"
         )
     if path.is_file():
         if path.suffix == ".yaml":
@@ -198,23 +205,25 @@ def _from_path(path: Path, wanted_stems: Sequence[str] | None) -> ResolvedModel:
     if (path / CONFIG).is_file() and (path / WEIGHTS).is_file():
         return ResolvedModel(path.name, None, (path,), (None,), "path")
     bags = sorted(path.glob("*.yaml"))
-    if len(bags) == 1:
+    members = sorted(file for file in path.iterdir() if file.suffix in _WEIGHTS_SUFFIXES)
+    # Beside the weights of other separators, a YAML file describes their network.
+    if len(bags) == 1 and (len(members) != 1 or "models" in read_yaml(bags[0])):
         return _from_bag(bags[0], wanted_stems)
-    members = sorted(file for file in path.iterdir() if file.suffix in _MEMBER_SUFFIXES)
-    if not bags and len(members) == 1:
+    if len(bags) < 2 and len(members) == 1:
         return ResolvedModel(members[0].stem, None, (members[0],), (None,), "path")
     if choices := [file.name for file in bags or members]:
         raise CheckpointError(
             f"{path} holds several models: give the path of one of {', '.join(choices[:8])}"
         )
     raise CheckpointError(
-        f"{path} holds no checkpoint: {CONFIG} + {WEIGHTS}, a .safetensors or a .th file is needed"
+        f"{path} holds no checkpoint: {CONFIG} + {WEIGHTS}, or one of "
+        f"{', '.join(_WEIGHTS_SUFFIXES)} is needed"
     )
 
 
 def _from_bag(path: Path, wanted_stems: Sequence[str] | None) -> ResolvedModel:
     """Find the members of a Demucs bag: YAML with `models`, optionally `weights` and `segment`."""
-    bag = _read_yaml(path)
+    bag = read_yaml(path)
     signatures, weights, segment = bag.get("models"), bag.get("weights"), bag.get("segment")
     if not isinstance(signatures, list) or not signatures:
         raise CheckpointError(f"{path} lists no models: it is not a Demucs bag")
@@ -249,27 +258,6 @@ def _stems_by_weight(path: Path, weights: Any, paths: list[Path]) -> list[tuple[
             f"{path} needs weights of 0 and 1 with one row per model: others are not supported"
         )
     return [tuple(stem for stem, cell in zip(stems, row, strict=True) if cell) for row in weights]
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    import yaml  # type: ignore[import-untyped]
-
-    try:
-        if path.stat().st_size > 2**16:
-            raise CheckpointError(f"{path} is too large to be a Demucs bag")
-        text = path.read_text(encoding="utf-8")
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
-            raise CheckpointError(
-                f"{path} has aliases (*name), which a Demucs bag does not need: remove them"
-            )
-        bag = yaml.safe_load(text)
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
-    except (yaml.YAMLError, RecursionError, ValueError, TypeError, OverflowError):
-        raise CheckpointError(f"{path} is not valid YAML: get the file again") from None
-    if not isinstance(bag, dict):
-        raise CheckpointError(f"{path} is not a Demucs bag, which is a table with the key models")
-    return bag
 
 
 def _member(bag: Path, signature: Any) -> Path:

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from mssgen.checkpoints.bundles import Bundle
 from mssgen.checkpoints.folders import new_folder, write_checkpoint
 from mssgen.checkpoints.formats import CONFIG, WEIGHTS, fractions_to_json, read_checkpoint
 from mssgen.checkpoints.int8 import dequantize_state, quantize_state
-from mssgen.checkpoints.registry import Bundle
 from mssgen.files import sha256_of
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
-from mssgen.checkpoints.registry import REGISTRY, Bundle, lookup
+from mssgen.checkpoints.bundles import Bundle
+from mssgen.checkpoints.registry import REGISTRY, lookup
 from mssgen.cli.groups import App
 from mssgen.cli.publish import export, push
 from mssgen.cli.tables import print_json, print_table
@@ -25,13 +26,14 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a tabl
 
 @app.command("list")
 def list_models(as_json: Json = False) -> None:
-    """List models: stage, stems, size, location and licence."""
+    """List models: stage, stems, size, published SDR, location and licence."""
     rows: list[dict[str, Any]] = [
         {
             "name": bundle.name,
             "stage": bundle.stage,
             "stems": list(bundle.stems),
             "size_bytes": _size_bytes(bundle),
+            "sdr": bundle.sdr,
             "licence": bundle.licence,
             "where": _where(bundle),
             "verified": bundle.is_verified,
@@ -41,15 +43,16 @@ def list_models(as_json: Json = False) -> None:
     if as_json:
         return print_json(rows)
     print_table(
-        ("name", "stage", "stems", "size", "where", "licence"),
+        ("name", "stage", "stems", "size", "where", "licence", "SDR"),
         [
             (
                 row["name"],
                 row["stage"],
-                " ".join(row["stems"]),
+                " ".join(row["stems"]) if len(row["stems"]) < 10 else f"{len(row['stems'])} stems",
                 _megabytes(row["size_bytes"]),
                 row["where"] if row["verified"] else f"{row['where']}, unverified",
                 row["licence"],
+                row["sdr"] or "",
             )
             for row in rows
         ],
@@ -70,6 +73,9 @@ def info(name: Name, as_json: Json = False) -> None:
         "stems": list(bundle.stems),
         "sample_rate": bundle.sample_rate,
         "where": _where(bundle),
+        "origin": bundle.origin,
+        "sdr": bundle.sdr,
+        "page": bundle.page,
         "repo": bundle.repo or None,
         "revision": bundle.revision,
         "files": [
@@ -299,7 +305,7 @@ def _where(bundle: Bundle) -> str:
     if embedded_checkpoint(bundle.name) is not None:
         return "embedded"
     if not bundle.repo:
-        return "missing"
+        return "by hand" if bundle.page else "missing"
     n_cached = sum(hub.cached(bundle, file) is not None for file in bundle.files)
     if n_cached == len(bundle.files):
         return "cached"
@@ -356,10 +362,11 @@ def _verify(bundle: Bundle, is_asked: bool) -> list[dict[str, Any]]:
     embedded = _embedded_facts(bundle)
     if embedded:
         add(WEIGHTS, "embedded", Path(embedded["path"]) / WEIGHTS, embedded["sha256"])
-    cached = [hub.cached(bundle, file) for file in bundle.files]
+    files = bundle.files if bundle.repo else ()
+    cached = [hub.cached(bundle, file) for file in files]
     # An embedded model needs no cached files; any other model needs all of them.
     needs_cache = is_asked and not embedded
-    for file, path in zip(bundle.files, cached, strict=True):
+    for file, path in zip(files, cached, strict=True):
         if path is not None or needs_cache:
             add(file.name, "cached", path, file.sha256)
     return rows

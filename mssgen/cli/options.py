@@ -100,6 +100,14 @@ Model = Annotated[
         rich_help_panel="Model",
     ),
 ]
+AcceptUnlicensed = Annotated[
+    bool,
+    typer.Option(
+        "--accept-unlicensed",
+        help="Load weights that are said to come out of a product; see `mssgen models info`.",
+        rich_help_panel="Model",
+    ),
+]
 Codec = Annotated[
     str, typer.Option("--codec", "-c", help=f"The codec: {_MODEL_HELP}.", metavar="CODEC")
 ]

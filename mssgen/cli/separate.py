@@ -119,6 +119,7 @@ def separate(
     files: Files = Files(output="separated"),
     stems: Stems = Stems(),
     model: given.Model = None,
+    accept_unlicensed: given.AcceptUnlicensed = False,
     enhance: Annotated[
         bool,
         typer.Option(
@@ -208,7 +209,11 @@ def separate(
             if enhance and not encoder:
                 if plan is None:  # only the loaded model knows its stems
                     plain = load_separator(
-                        name, device=speed.device, precision=speed.precision, **hub
+                        name,
+                        device=speed.device,
+                        precision=speed.precision,
+                        accept_unlicensed=accept_unlicensed,
+                        **hub,
                     )
                     plan = stems.plan(plain.sources)
                 encoder = _shipped(plan.stems)
@@ -229,6 +234,7 @@ def separate(
                 stems=plan.stems if plan else None,
                 precision=speed.precision,
                 options=cut,
+                accept_unlicensed=accept_unlicensed,
             )
         load = partial(load, device=speed.device, **hub)
         if plan is None:

@@ -35,6 +35,7 @@ _RENAMED = {
 }
 # fmt: off
 _PLAIN = frozenset((
+    "accept_unlicensed",
     "batch_size", "bit_depth", "blend", "checkpoint", "clip", "coarse_refiner", "codec",
     "data", "data_note", "device", "downmix", "encoder", "enhance", "excerpt_s", "explain",
     "instruments", "jobs", "keep_codebooks", "licence", "max_delay", "max_seconds", "max_tracks",

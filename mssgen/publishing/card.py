@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from mssgen import __version__
+from mssgen.checkpoints.bundles import Bundle
 from mssgen.checkpoints.formats import EMBEDDED_CODEC
-from mssgen.checkpoints.registry import STAGES, STEMS, Bundle
+from mssgen.checkpoints.registry import STAGES, STEMS
 from mssgen.checkpoints.resolving import SCHEME
 
 _HEARD = {

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mssgen.checkpoints.bundles import Bundle
 from mssgen.checkpoints.folders import CARD, TRAINING, checkpoint_files, other_files
 from mssgen.checkpoints.formats import CONFIG, EMBEDDED_CODEC, STAGE_OF, read_config, read_json
-from mssgen.checkpoints.registry import REGISTRY, Bundle
+from mssgen.checkpoints.registry import REGISTRY
 from mssgen.checkpoints.resolving import SCHEME, ResolvedModel, parse_address
 from mssgen.errors import CheckpointError, UsageError
 from mssgen.publishing.card import CardFacts, model_card
@@ -133,10 +134,10 @@ def _load(folder: Path, *, offline: bool) -> tuple[str, dict[str, Any]]:
     else:
         import torch
 
-        from mssgen.separators.demucs import load_demucs
+        from mssgen.separators.loading import build_separator
 
         model = ResolvedModel(folder.name, None, (folder,), (None,), "path")
-        load_demucs(model, device=torch.device("cpu"), precision="fp32")
+        build_separator(model, torch.device("cpu"), "fp32")
     return stage, config
 
 

@@ -26,9 +26,11 @@ class Network(Protocol):
     """Usual segment length in samples."""
     has_fixed_length: bool
     """Whether segments must have exactly `segment_samples`."""
+    is_normalised: bool
+    """Whether it expects mixtures of unit variance, not the level of the recording."""
 
     def __call__(self, mixture: Tensor) -> Tensor:
-        """Mixture [B, C, T] fp32 of about unit variance -> stems [B, S, C, T] fp32."""
+        """Mixture [B, C, T] fp32 -> stems [B, S, C, T] fp32."""
         ...
 
 

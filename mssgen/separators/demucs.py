@@ -1,9 +1,11 @@
-"""The Demucs family as a separator: one network or a bag of them, on music of any length.
+"""Networks as a separator: one or a bag of them, on music of any length.
 
 As in `demucs.api` and `demucs.apply`, the mixture is normalised to unit standard deviation and cut
 into overlapping segments; random shifts and the members of a bag are averaged, and the
 normalisation is undone. Unlike there, it works on streams, batches segments, runs only the members
 of a bag that the wanted stems need, and reduces the batch when memory runs out.
+
+It serves the networks of other families too: those that expect the level of the recording get it.
 
 Two more differences. Demucs subtracts the mixture's mean and adds it to every stem, so that four
 stems have four times the DC offset, even silent ones. Here the offset (see `offset`) is subtracted
@@ -13,48 +15,17 @@ cancel in mono still have a level (see `base.measure_level`).
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from mssgen.checkpoints.formats import Checkpoint, read_checkpoint
-from mssgen.checkpoints.resolving import ResolvedModel
-from mssgen.devices import DTYPES, choose_precision
 from mssgen.errors import CheckpointError, OutOfMemoryError, UsageError
 from mssgen.memory import is_out_of_memory
 from mssgen.separators.base import Level, Network, measure_level
 from mssgen.separators.htdemucs.network import HTDemucs
-from mssgen.separators.htdemucs.state import HTDemucsConfig, check_unet
-from mssgen.separators.original import OriginalNetwork
-from mssgen.separators.original_options import DemucsOptions, HTDemucsOptions, demucs_options
 from mssgen.streams import align, overlap_add
 
-# Options that `htdemucs.network` assumes; with any other value the demucs package runs the network.
-_ASSUMED = {
-    "cac": True,
-    "rewrite": True,
-    "hybrid_old": False,
-    "multi_freqs": None,  # or []
-    "channels_time": None,
-    "context": 1,
-    "context_enc": 0,
-    "kernel_size": 8,
-    "stride": 4,
-    "t_emb": "sin",
-    "t_norm_in": True,
-    "t_norm_in_group": False,
-    "t_group_norm": False,
-    "t_norm_first": True,
-    "t_norm_out": True,
-    "t_layer_scale": True,
-    "t_gelu": True,
-    "t_cross_first": False,
-    "t_sin_random_shift": 0,
-    "t_sparse_self_attn": False,
-    "t_sparse_cross_attn": False,
-    "use_train_segment": True,
-}
 _MAX_AUTO_BATCH_CPU = 4
 _MAX_AUTO_BATCH_GPU = 8
 _MAX_SEED = 2**63 - 1  # limit of torch's generator
@@ -182,6 +153,8 @@ class DemucsSeparator:
                 yield block.new_zeros(len(block), len(stems), *block.shape[1:])
             return
         scale = level.std[:, None, None] + _SILENCE_STD
+        if not self.members[0].network.is_normalised:
+            scale = torch.ones_like(scale)
         normalised = ((block - level.offset[..., None]) / scale for block in blocks)
         needed = [member for member in self.members if set(member.stems) & set(stems)]
         leads = self._leads() or [0]
@@ -271,77 +244,3 @@ class DemucsSeparator:
         is_ours = all(isinstance(member.network, HTDemucs) for member in self.members)
         is_cpu = self.device == "cpu"
         return min(_MAX_AUTO_BATCH_CPU, torch.get_num_threads()) if is_ours and is_cpu else 1
-
-
-def load_demucs(
-    model: ResolvedModel,
-    *,
-    device: torch.device,
-    precision: str = "auto",
-    options: SeparationOptions | None = None,
-) -> DemucsSeparator:
-    """Read the checkpoints of a resolved model and build its separator.
-
-    With precision "auto", networks of the demucs package run in fp32: lower precision was measured
-    with `htdemucs.network` only. Raises CheckpointError if a file is damaged or does not fit,
-    UsageError for the precision and for a missing demucs package.
-    """
-    chosen = choose_precision(precision, device)
-    members = []
-    for path, stems in zip(model.paths, model.stems_of, strict=True):
-        checkpoint = read_checkpoint(path)
-        try:
-            if precision == "auto" and not _is_covered(demucs_options(checkpoint)[0]):
-                chosen = "fp32"
-            network = build_network(
-                checkpoint, device=device, dtype=DTYPES[chosen], segment_s=model.segment_s
-            )
-        except CheckpointError as error:
-            raise CheckpointError(f"{path}: {error}") from error
-        members.append(Member(network, network.sources if stems is None else stems))
-    return DemucsSeparator(
-        members, name=model.name, device=str(device), precision=chosen, options=options
-    )
-
-
-def build_network(
-    checkpoint: Checkpoint,
-    *,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
-    segment_s: float | None = None,
-) -> Network:
-    """Build mssgen's HTDemucs if it supports the checkpoint's options, else the demucs package's.
-
-    Raises CheckpointError if the options or tensors fit neither.
-    """
-    options, given = demucs_options(checkpoint)
-    if _is_covered(options):
-        known = {field.name for field in fields(HTDemucsConfig)}
-        given = {name: value for name, value in given.items() if name in known}
-        config = HTDemucsConfig(**given)
-        return HTDemucs(config, checkpoint.state, device=device, dtype=dtype)
-    if segment_s is not None:
-        check_unet(replace(options, segment=segment_s))
-    return OriginalNetwork(
-        checkpoint.architecture,
-        given,
-        checkpoint.state,
-        device=device,
-        dtype=dtype,
-        segment_s=segment_s,
-    )
-
-
-def _is_covered(options: DemucsOptions) -> bool:
-    """Whether mssgen's HTDemucs can run a checkpoint with these options."""
-    if not isinstance(options, HTDemucsOptions):
-        return False
-    is_as_assumed = all(
-        (getattr(options, name) or None) == (value or None) for name, value in _ASSUMED.items()
-    )
-    depth, n_bins = options.depth, options.nfft // 2
-    # Its U-Net layers have no norms outside the residual branches, and never reach a single bin.
-    is_shallow = depth <= options.norm_starts and n_bins // 4 ** (depth - 1) > 8
-    has_all_parts = bool(options.freq_emb) and bool(options.t_layers)
-    return is_as_assumed and is_shallow and has_all_parts

@@ -72,6 +72,7 @@ class OriginalNetwork:
         self.sample_rate = int(self.network.samplerate)
         self.n_channels = int(self.network.audio_channels)
         self.has_fixed_length = architecture == "htdemucs"
+        self.is_normalised = True
         segment = self.network.segment
         if segment_s is not None and not self.has_fixed_length:
             segment = segment_s

@@ -13,7 +13,8 @@ import huggingface_hub
 import pytest
 
 from mssgen.checkpoints import hub
-from mssgen.checkpoints.registry import REGISTRY, Bundle, RemoteFile
+from mssgen.checkpoints.bundles import Bundle, RemoteFile
+from mssgen.checkpoints.registry import REGISTRY
 from mssgen.checkpoints.resolving import resolve
 from mssgen.errors import CheckpointError
 

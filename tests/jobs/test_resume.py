@@ -130,7 +130,7 @@ class TestSeparate:
         def refuse(*_: Any, **__: Any) -> None:
             raise AssertionError("it was loaded")
 
-        monkeypatch.setattr("mssgen.pipeline.load_demucs", refuse)
+        monkeypatch.setattr("mssgen.pipeline.build_separator", refuse)
         assert counts(separate("a1", "-s", "bass")) == (0, 2, 0)
         assert counts(separate("a2", "-s", "bass")) == (0, 0, 2)
 

@@ -28,10 +28,9 @@ from mssgen.separators.demucs import (
     DemucsSeparator,
     Member,
     SeparationOptions,
-    build_network,
-    load_demucs,
 )
 from mssgen.separators.htdemucs.network import HTDemucs
+from mssgen.separators.loading import build_network, build_separator
 from mssgen.separators.original import OriginalNetwork
 
 from support.models import TINY_OPTIONS, shared, write_tiny_model
@@ -155,8 +154,8 @@ def test_auto_is_fp32_for_networks_of_the_package(tmp_path: Path) -> None:
     config = {"format_version": 1, "architecture": "hdemucs", "options": HDEMUCS_OPTIONS}
     (tmp_path / "config.json").write_text(json.dumps(config))
     resolved = resolve(str(tmp_path))
-    assert load_demucs(resolved, device=CPU).precision == "fp32"
-    assert load_demucs(resolved, device=CPU, precision="bf16").precision == "bf16"
+    assert build_separator(resolved, device=CPU).precision == "fp32"
+    assert build_separator(resolved, device=CPU, precision="bf16").precision == "bf16"
 
 
 class TestCheckpointsThatDoNotFit:
@@ -254,7 +253,7 @@ class TestWholeMixtures:
 
         path = shared("audio", song, "mixture.flac")
         resolved = resolve(str(shared("weights", "htdemucs", "model.safetensors")))
-        ours = load_demucs(resolved, device=CPU, precision="fp32")
+        ours = build_separator(resolved, device=CPU, precision="fp32")
         samples, _ = sf.read(path, frames=20 * RATE, dtype="float32")
         network = ours.members[0].network
         assert isinstance(network, HTDemucs)

@@ -36,6 +36,7 @@ class ToyNetwork:
         self.sources, self.gains = tuple(sources), torch.tensor(gains)
         self.sample_rate, self.n_channels = sample_rate, 2
         self.segment_samples, self.has_fixed_length = segment_samples, has_fixed_length
+        self.is_normalised = True
         self.before, self.n_calls, self.n_segments = before, 0, 0
 
     def __call__(self, mixture: Tensor) -> Tensor:

@@ -70,6 +70,7 @@ class HTDemucs:
         self.n_channels = config.audio_channels
         self.segment_samples = config.segment_samples
         self.has_fixed_length = True
+        self.is_normalised = True
         check_state(config, state)
         w = Weights(state, self.device, dtype)
         levels, depth = range(config.depth), config.dconv_depth
