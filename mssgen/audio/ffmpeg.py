@@ -59,7 +59,6 @@ _LOSSLESS = {
     *("wavpack", "wmalossless"),
 }
 _SAMPLE_BITS = {"u8": 8, "s16": 16, "s32": 32, "s64": 64}
-_MAX_RATE = 192_000
 # Usual PCM rate for DSD: above its band there is mostly shaped noise.
 _DSD_RATE = 88_200
 # If ffmpeg outputs nothing for so long, it is blocked.
@@ -118,13 +117,9 @@ class _Stream:
 
     @property
     def out_rate(self) -> int:
-        """Rate to decode at, in Hz: the stream's, or a lower one for DSD and very high rates."""
-        if self.codec.startswith("dsd"):
-            return min(_DSD_RATE, self.sample_rate)
-        rate = self.sample_rate
-        while rate > _MAX_RATE:
-            rate //= 2
-        return rate
+        """Rate to decode at, in Hz: the stream's, or a lower one for DSD."""
+        is_dsd = self.codec.startswith("dsd")
+        return min(_DSD_RATE, self.sample_rate) if is_dsd else self.sample_rate
 
     @property
     def filters(self) -> list[str]:
@@ -175,8 +170,7 @@ def decode(
     n_errors = sum(bool(_DAMAGE.search(line)) for line in said.splitlines())
     notes: tuple[str, ...] = ()
     if stream.out_rate != stream.sample_rate:
-        what = "DSD" if stream.codec.startswith("dsd") else f"sampled at {stream.sample_rate} Hz"
-        notes = (f"is {what} and read at {stream.out_rate} Hz",)
+        notes = (f"is DSD and read at {stream.out_rate} Hz",)
     losses = [f"is damaged: ffmpeg could not decode all of it ({n_errors} errors)"] * (n_errors > 0)
     declared_s, held_s = stream.duration_s or 0.0, _held_s(decoded, stream.out_rate)
     # The video may be longer than the audio.

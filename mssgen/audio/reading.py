@@ -33,6 +33,8 @@ from mssgen.audio.spooling import reading, spool, temporary_folder
 from mssgen.errors import AudioError, UsageError
 
 MIN_RATE, MAX_RATE = 8_000, 192_000
+# Higher rates are resampled, up to 16 times those of DVD and CD; beyond is damage.
+_MAX_FILE_RATE = 32 * 48_000
 # A damaged header can claim thousands of channels; no music has more than this.
 MAX_CHANNELS = 64
 # Some programs scale float samples like 32-bit integers; larger values are damage.
@@ -51,6 +53,8 @@ class AudioSource:
     path: Path
     """The file that is read: a temporary one for standard input and for files decoded by ffmpeg."""
     info: AudioInfo
+    file_rate: int
+    """Sample rate of the file in Hz; `info.sample_rate` is lower if this is above `MAX_RATE`."""
     _reader: PartReader
     warnings: list[str] = field(default_factory=list)
     """Damage and other remarks, each continuing a sentence that starts with the name; the first
@@ -115,6 +119,8 @@ class AudioSource:
     @cached_property
     def _seekable_samples(self) -> int:
         """Length in samples of a file with sample-accurate seeking; 0 for other files."""
+        if self.file_rate != self.info.sample_rate:
+            return 0
         is_exact = self.info.subtype.startswith(("PCM_", "FLOAT", "DOUBLE"))
         if not (is_exact or self._decoded_from is not None):
             return 0
@@ -157,8 +163,8 @@ def open_source(
         cancel: reading raises AudioError once this is set.
 
     Raises:
-        AudioError: the file is missing, a folder, unreadable, empty, not a sound file, outside 8 to
-            192 kHz, or needs ffmpeg and ffmpeg is not installed.
+        AudioError: the file is missing, a folder, unreadable, empty, not a sound file, below 8 kHz,
+            or needs ffmpeg and ffmpeg is not installed.
         UsageError: standard input is closed or a terminal.
     """
     name = "standard input" if str(path) == "-" else str(path)
@@ -256,9 +262,10 @@ def _probe(file: Path, said: _Warnings, *, is_mp3: bool = False) -> AudioSource 
     rate, n_channels = (max(values) for values in zip(*formats, strict=True))
     if n_samples == 0 and len(formats) == 1:
         raise AudioError(f"{name} holds no samples; choose another file")
-    if not MIN_RATE <= rate <= MAX_RATE:
+    if not MIN_RATE <= rate <= _MAX_FILE_RATE:
         raise AudioError(
-            f"{name} has a sample rate of {rate} Hz, and 8000 to 192000 Hz can be read; resample it"
+            f"{name} has a sample rate of {rate} Hz, and {MIN_RATE} to {_MAX_FILE_RATE} Hz can be "
+            "read; resample it"
         )
     if n_channels > MAX_CHANNELS:
         raise AudioError(
@@ -267,9 +274,14 @@ def _probe(file: Path, said: _Warnings, *, is_mp3: bool = False) -> AudioSource 
     container = "wav" if container in ("wavex", "rf64") else container
     for loss in _losses(found, container, log, n_samples / rate):
         said.loss(loss)
+    read_rate = rate
+    while read_rate > MAX_RATE:
+        read_rate //= 2
+    if read_rate < rate:
+        said.note(f"has a sample rate of {rate} Hz and is read at {read_rate} Hz")
     layout = read_layout(file, container, subtype, n_channels)
-    info = AudioInfo(rate, n_channels, container, subtype, canonical(layout))
-    return AudioSource(name, file, info, reader, said.said, order_from(layout))
+    info = AudioInfo(read_rate, n_channels, container, subtype, canonical(layout))
+    return AudioSource(name, file, info, rate, reader, said.said, order_from(layout))
 
 
 def _losses(

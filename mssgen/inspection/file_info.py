@@ -175,7 +175,7 @@ def _describe_sound(source: AudioSource) -> SoundInfo:
     meter = LoudnessMeter(info.sample_rate, info.n_channels)
     spectrum = LongTermSpectrum(info.sample_rate, info.n_channels)
     bits = bit_depth(info.subtype)
-    is_whole = bits is not None and bits <= 24 and info.subtype != "FLOAT"
+    is_whole = bits is not None and bits <= 24 and info.sample_rate == source.file_rate
     used = 0
 
     def watched() -> Iterator[NDArray[np.float32]]:

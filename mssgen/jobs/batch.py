@@ -287,7 +287,7 @@ def _open(job: _Job, cancel: threading.Event, options: WriteOptions, *, strict: 
             n_channels=n_channels,
             layout=mixed_layout(info, downmix=options.downmix),
             tags=replace(tags, made_by=made_by(job.separator, song_sha256)),
-            studio=read_studio_chunks(source.path, info.sample_rate).at(sample_rate),
+            studio=read_studio_chunks(source.path, source.file_rate).at(sample_rate),
             close=stack.pop_all().close,
         )
 
