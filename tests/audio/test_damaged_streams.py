@@ -7,8 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile as sf
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from mssgen.audio.containers.ogg_pages import checksum, pages
+from mssgen.audio.containers.opus_packets import empty_packet, framing_of
 from mssgen.audio.reading import open_source
 from mssgen.errors import AudioError
 
@@ -69,3 +73,69 @@ def test_what_ffmpeg_cannot_decode_becomes_silence_in_its_place(
     assert min(errors) <= limit
     with pytest.raises(AudioError, match="is damaged at"), open_source(song, strict=True):
         pass
+
+
+def damage_packets(path: Path, seed: int, n_bytes: int) -> None:
+    """Overwrite bytes in the middle of a page of an Ogg file, and make its checksum right again."""
+    data, random = bytearray(path.read_bytes()), np.random.default_rng(seed)
+    found = list(pages(bytes(data)))
+    page = found[random.integers(len(found) // 3, 2 * len(found) // 3)]
+    at = random.integers(page.body, page.stop - n_bytes)
+    data[at : at + n_bytes] = random.bytes(n_bytes)
+    data[page.start + 22 : page.start + 26] = bytes(4)
+    crc = checksum(bytes(data[page.start : page.stop]))
+    data[page.start + 22 : page.start + 26] = crc.to_bytes(4, "little")
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("without_ffmpeg", [True, False])
+@pytest.mark.parametrize(
+    ("name", "subtype", "rate", "n_bytes"),
+    [("a.ogg", "VORBIS", RATE, 200), ("a.opus", "OPUS", 48_000, 600)],
+)
+def test_ogg_goes_on_behind_packets_that_do_not_decode(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    subtype: str,
+    rate: int,
+    n_bytes: int,
+    without_ffmpeg: bool,
+) -> None:
+    if without_ffmpeg:
+        monkeypatch.setenv("PATH", str(tmp_path))
+    song = tmp_path / name
+    n_found = 0
+    sf.write(song, sf.read(EXCERPT, 6 * RATE)[0], rate, format="OGG", subtype=subtype)
+    intact = song.read_bytes()
+    whole, told = read(song)
+    assert told == []
+    for seed in range(4):
+        song.write_bytes(intact)
+        damage_packets(song, seed, n_bytes)
+        found, told = read(song)
+        assert found.shape[1] == whole.shape[1]
+        assert np.abs(found[:, -rate:] - whole[:, -rate:]).max() < 0.02
+        for warning in told:
+            at_s, lost_s = place([warning])
+            assert 1.5 < at_s < 4.5
+            assert 0.0 <= lost_s < 0.1
+        n_found += bool(told)
+    assert n_found >= 2
+
+
+@given(st.binary(min_size=2, max_size=900), st.integers(1, 4))
+def test_an_empty_opus_packet_has_the_size_and_length_of_the_packet_that_it_replaces(
+    packet: bytes, n_streams: int
+) -> None:
+    like = framing_of(packet)
+    assume(like is not None)
+    assert like is not None
+    empty = empty_packet(like, len(packet), n_streams)
+    if empty is None:
+        assert len(packet) < 3 * n_streams
+        return
+    assert len(empty) == len(packet)
+    framing = framing_of(empty, n_streams)
+    assert framing is not None
+    assert framing.n_samples == like.n_samples
