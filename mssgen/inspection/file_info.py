@@ -39,6 +39,8 @@ class SoundInfo:
     """Sample format as named by libsndfile: "PCM_16", "VORBIS", ...; "" if decoded by ffmpeg."""
     sample_rate: int
     n_channels: int
+    layout: tuple[str, ...]
+    """Speaker of each channel in WAV order (`mssgen.audio.speakers`); () if unknown."""
     duration_s: float
     n_samples: int
     size_bytes: int
@@ -206,6 +208,7 @@ def _describe_sound(source: AudioSource) -> SoundInfo:
         codec=info.subtype,
         sample_rate=info.sample_rate,
         n_channels=info.n_channels,
+        layout=info.layout,
         duration_s=duration_s,
         n_samples=levels.n_samples,
         size_bytes=size_bytes,

@@ -243,6 +243,17 @@ def test_a_broken_file_does_not_stop_the_others(tmp_path: Path, program: Program
     assert json.dumps(events, allow_nan=False)
 
 
+def test_the_speakers_of_surround_are_named(tmp_path: Path, program: Program) -> None:
+    noise = np.random.default_rng(0).normal(0, 0.1, (RATE // 10, 6))
+    sf.write(tmp_path / "six.flac", noise, RATE)
+    sf.write(tmp_path / "five.caf", noise[:, :5], RATE)
+    (event,) = program("info", "--json", tmp_path / "six.flac").events
+    assert event["layout"] == ["L", "R", "C", "LFE", "Lb", "Rb"]
+    shown = program("info", tmp_path / "six.flac", tmp_path / "five.caf").out
+    assert "6 (L R C LFE Lb Rb)" in shown
+    assert "5 (speakers unknown)" in shown
+
+
 def test_nan_is_refused(tmp_path: Path) -> None:
     audio = sine(1000, 1)
     audio[1000] = np.nan
