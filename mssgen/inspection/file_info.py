@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mssgen.audio.loudness import LoudnessMeter
 from mssgen.audio.reading import AudioSource, check_finite, open_source
 from mssgen.audio.resampling import resample
 from mssgen.inspection.bandwidth import Bandwidth, LongTermSpectrum, bandwidth
 from mssgen.inspection.decibels import power_db_or_none
-from mssgen.inspection.loudness import LoudnessMeter
 
 SILENCE_DB = -60.0
 """Frames of 50 ms with less mean power, in dBFS, count as silence."""

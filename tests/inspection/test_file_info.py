@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from mssgen.audio.loudness import LoudnessMeter, integrated_lufs, k_weighting
 from mssgen.audio.resampling import resample
 from mssgen.codecs.base import Codes
 from mssgen.codecs.container import CodedAudio, write_codes
 from mssgen.errors import AudioError
 from mssgen.inspection.file_info import CodesInfo, Levels, SoundInfo, describe
-from mssgen.inspection.loudness import LoudnessMeter, integrated_lufs, k_weighting
 
 from support.models import EXCERPT
 from support.program import Program
