@@ -28,7 +28,7 @@ from mssgen.audio.containers.part_reader import PartReader
 from mssgen.audio.containers.parts import DECODE_ERRORS, find_layout
 from mssgen.audio.encodings import AudioInfo
 from mssgen.audio.resampling import BLOCK_SAMPLES, resample
-from mssgen.audio.speakers import canonical, order_from
+from mssgen.audio.speakers import canonical, order_from, usual_layout
 from mssgen.audio.spooling import reading, spool, temporary_folder
 from mssgen.errors import AudioError, UsageError
 
@@ -78,10 +78,7 @@ class AudioSource:
         """
         rate, n_read = self.info.sample_rate, 0
         for part_rate, blocks in self._reader.streams(block_samples):
-            fitted = (
-                self._in_order(_with_channels(block, self.info.n_channels)) for block in blocks
-            )
-            for block in resample(fitted, self.info.n_channels, part_rate, rate):
+            for block in resample(map(self._fitted, blocks), self.info.n_channels, part_rate, rate):
                 if self._cancel is not None and self._cancel.is_set():
                     raise AudioError(f"{self.name} was not read: it was interrupted")
                 for start in range(0, block.shape[1], block_samples):
@@ -138,6 +135,18 @@ class AudioSource:
                 f"{start_sample / self.info.sample_rate:.2f} s; get a complete copy"
             )
         return self._in_order(np.ascontiguousarray(block.T))
+
+    def _fitted(self, block: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Convert a block [C', T'] of a part with any number of channels to those of `info`."""
+        n_channels, layout = self.info.n_channels, self.info.layout
+        own = usual_layout(len(block), self.info.container)
+        if len(block) == n_channels:
+            return self._in_order(block)
+        if n_channels > 2 and own and {*own} <= {*layout}:
+            placed = np.zeros((n_channels, block.shape[1]), np.float32)
+            placed[[layout.index(name) for name in own]] = block
+            return placed
+        return _with_channels(block, n_channels)
 
     def _in_order(self, block: NDArray[np.float32]) -> NDArray[np.float32]:
         """Reorder the channels of a block [C, T'] of the file to WAV order."""
