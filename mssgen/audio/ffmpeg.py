@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from mssgen.audio.containers.file_layout import cut_short
+from mssgen.audio.containers.file_layout import cut_short, damaged, first_losses
 from mssgen.audio.spooling import is_ready
 from mssgen.errors import AudioError
 
@@ -54,12 +54,13 @@ _ALLOWED = ("-protocol_whitelist", "file", "-format_whitelist", ",".join(_FORMAT
 _TIMED_FORMATS = {"matroska", "mov", "avi", "mpegts", "mpeg", "flv", "nut", "mxf"}
 # Encoder delays and rounding of time stamps are below this.
 _MIN_DELAY_S = 0.05
+# A lost packet is longer; time stamps in milliseconds are off by less.
+_MIN_GAP_S = 0.01
 _LOSSLESS = {
     *("alac", "ape", "flac", "mlp", "mp4als", "ralf", "shorten", "tak", "truehd", "tta"),
     *("wavpack", "wmalossless"),
 }
 _SAMPLE_BITS = {"u8": 8, "s16": 16, "s32": 32, "s64": 64}
-_MAX_RATE = 192_000
 # Usual PCM rate for DSD: above its band there is mostly shaped noise.
 _DSD_RATE = 88_200
 # If ffmpeg outputs nothing for so long, it is blocked.
@@ -74,6 +75,8 @@ _TRACK = re.compile(
     r"Stream #0:\d+.*?: Audio: (\w+)[^\n]*?, (\d+) Hz, "
     r"[^\n]*?, ([a-z]+\d*p?)\b(?: \((\d+) bit\))?"
 )
+# A frame as `ashowinfo` logs it: "n:0 pts:-512 ... rate:44100 nb_samples:1024 ...".
+_FRAME = re.compile(rb" pts:(-?\d+) .* rate:(\d+) nb_samples:(\d+)")
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,12 @@ class _Stream:
     duration_s: float | None
     has_video: bool
 
+    def is_longer_than(self, held_s: float) -> bool:
+        """Whether the file declares more audio than the `held_s` seconds that were decoded."""
+        declared_s = self.duration_s or 0.0
+        # The video may be longer than the audio.
+        return not self.has_video and held_s < declared_s - max(0.2, 0.002 * declared_s)
+
     @property
     def subtype(self) -> str:
         """Sample format as libsndfile names it; "" for lossy codecs."""
@@ -118,23 +127,23 @@ class _Stream:
 
     @property
     def out_rate(self) -> int:
-        """Rate to decode at, in Hz: the stream's, or a lower one for DSD and very high rates."""
-        if self.codec.startswith("dsd"):
-            return min(_DSD_RATE, self.sample_rate)
-        rate = self.sample_rate
-        while rate > _MAX_RATE:
-            rate //= 2
-        return rate
+        """Rate to decode at, in Hz: the stream's, or a lower one for DSD."""
+        is_dsd = self.codec.startswith("dsd")
+        return min(_DSD_RATE, self.sample_rate) if is_dsd else self.sample_rate
 
-    @property
-    def filters(self) -> list[str]:
-        """ffmpeg options that fill gaps with silence and set the rate."""
-        chain = []
+    def filters(self, *, is_damaged: bool) -> list[str]:
+        """ffmpeg options that fill gaps with silence and set the rate.
+
+        `is_damaged` fills the gaps that lost packets leave, in any format, and logs each frame.
+        """
+        chain = ["ashowinfo"] if is_damaged else []
         # Windows Media counts the decoder's delay as a late start: use it beside video only.
-        if self.formats & _TIMED_FORMATS or ("asf" in self.formats and self.has_video):
+        is_timed = self.formats & _TIMED_FORMATS or ("asf" in self.formats and self.has_video)
+        if is_timed or is_damaged:
             # Inserts silence into gaps of the time stamps, without stretching.
-            begin = ":first_pts=0" if self.start_s >= _MIN_DELAY_S else ""
-            chain.append(f"aresample=async=1{begin}")
+            begin = ":first_pts=0" if is_timed and self.start_s >= _MIN_DELAY_S else ""
+            least = f":min_hard_comp={_MIN_GAP_S}" if is_damaged else ""
+            chain.append(f"aresample=async=1{begin}{least}")
         if self.out_rate != self.sample_rate:
             chain.append(f"aresample={self.out_rate}")
         return ["-af", ",".join(chain)] if chain else []
@@ -163,26 +172,35 @@ def decode(
         raise AudioError(f"{name} is {_needs_ffmpeg(head)}")
     # "file:" and the whitelists: neither a strange name nor a playlist can open anything else.
     source = [*_ALLOWED, "-i", f"file:{file.absolute()}", "-map", "0:a:0"]
-    call = [program, "-hide_banner", "-nostdin"]
+    call = [program, "-hide_banner", "-nostats", "-nostdin"]
     watch = _Watch(folder, name, cancel)
     look = [*call, "-v", "info", *source, "-af", "ashowinfo", "-frames:a", "1"]
     said = watch.run([*look, "-f", "null", "-"], None)
     stream = _described(said, name)
     decoded = folder / "decoded.wav"
-    target = [*stream.filters, "-c:a", "pcm_f32le", "-f", "wav", "pipe:1"]
-    with open(decoded, "wb") as output:
-        said = watch.run([*call, "-v", "error", *source, *target], output)
+    target = ["-c:a", "pcm_f32le", "-f", "wav", "pipe:1"]
+
+    def decode_all(*, is_damaged: bool) -> str:
+        level = "info" if is_damaged else "error"
+        filters = stream.filters(is_damaged=is_damaged)
+        with open(decoded, "wb") as output:
+            return watch.run([*call, "-v", level, *source, *filters, *target], output)
+
+    said = decode_all(is_damaged=False)
     n_errors = sum(bool(_DAMAGE.search(line)) for line in said.splitlines())
+    losses: list[str] = []
+    if n_errors or stream.is_longer_than(_held_s(decoded, stream.out_rate)):
+        decode_all(is_damaged=True)
+        losses += [damaged(at_s, lost_s) for at_s, lost_s in watch.gaps()]
+        if n_errors and not losses:
+            losses.append(f"is damaged: ffmpeg could not decode all of it ({n_errors} errors)")
     notes: tuple[str, ...] = ()
     if stream.out_rate != stream.sample_rate:
-        what = "DSD" if stream.codec.startswith("dsd") else f"sampled at {stream.sample_rate} Hz"
-        notes = (f"is {what} and read at {stream.out_rate} Hz",)
-    losses = [f"is damaged: ffmpeg could not decode all of it ({n_errors} errors)"] * (n_errors > 0)
-    declared_s, held_s = stream.duration_s or 0.0, _held_s(decoded, stream.out_rate)
-    # The video may be longer than the audio.
-    if not stream.has_video and held_s < declared_s - max(0.2, 0.002 * declared_s):
-        losses.append(cut_short(held_s, declared_s))
-    return Decoded(decoded, stream.subtype, tuple(losses), notes)
+        notes = (f"is DSD and read at {stream.out_rate} Hz",)
+    held_s = _held_s(decoded, stream.out_rate)
+    if stream.is_longer_than(held_s):
+        losses.append(cut_short(held_s, stream.duration_s or 0.0))
+    return Decoded(decoded, stream.subtype, first_losses(losses), notes)
 
 
 def _held_s(wav: Path, sample_rate: int) -> float:
@@ -262,8 +280,7 @@ class _Watch:
 
     def run(self, command: Sequence[str], output: BinaryIO | None) -> str:
         """Copy ffmpeg's standard output to `output` and return its log; AudioError if it fails."""
-        log = self.folder / "ffmpeg.log"
-        with open(log, "wb") as errors, _process(command, errors) as process:
+        with open(self._log_file, "wb") as errors, _process(command, errors) as process:
             pipe = cast(BinaryIO, process.stdout)
             last = time.monotonic()
             while True:
@@ -280,7 +297,7 @@ class _Watch:
             while process.poll() is None:
                 self._check(last)
                 time.sleep(0.01)
-        with open(log, "rb") as file:
+        with open(self._log_file, "rb") as file:
             said = file.read(2**20).decode(errors="replace")
         if process.returncode and not re.search(r"Stream map .*matches no streams", said):
             # Its lines are hard to read: for debug logs only.
@@ -289,6 +306,20 @@ class _Watch:
                 raise OSError(errno.ENOSPC, "No space left on device", str(self.folder))
             raise _not_sound(self.name)
         return said
+
+    def gaps(self) -> Iterator[tuple[float, float]]:
+        """Gaps in the frames that the last run logged: (start, length) in seconds."""
+        end = None
+        with open(self._log_file, "rb") as file:
+            for frame in filter(None, map(_FRAME.search, file)):
+                start, rate, n_samples = map(int, frame.groups())
+                if end is not None and start - end > _MIN_GAP_S * rate:
+                    yield end / rate, (start - end) / rate
+                end = start + n_samples
+
+    @property
+    def _log_file(self) -> Path:
+        return self.folder / "ffmpeg.log"
 
     def _check(self, last: float) -> None:
         if self.cancel is not None and self.cancel.is_set():

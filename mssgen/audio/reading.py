@@ -28,11 +28,13 @@ from mssgen.audio.containers.part_reader import PartReader
 from mssgen.audio.containers.parts import DECODE_ERRORS, find_layout
 from mssgen.audio.encodings import AudioInfo
 from mssgen.audio.resampling import BLOCK_SAMPLES, resample
-from mssgen.audio.speakers import canonical, order_from
+from mssgen.audio.speakers import canonical, order_from, usual_layout
 from mssgen.audio.spooling import reading, spool, temporary_folder
 from mssgen.errors import AudioError, UsageError
 
 MIN_RATE, MAX_RATE = 8_000, 192_000
+# Higher rates are resampled, up to 16 times those of DVD and CD; beyond is damage.
+_MAX_FILE_RATE = 32 * 48_000
 # A damaged header can claim thousands of channels; no music has more than this.
 MAX_CHANNELS = 64
 # Some programs scale float samples like 32-bit integers; larger values are damage.
@@ -51,6 +53,8 @@ class AudioSource:
     path: Path
     """The file that is read: a temporary one for standard input and for files decoded by ffmpeg."""
     info: AudioInfo
+    file_rate: int
+    """Sample rate of the file in Hz; `info.sample_rate` is lower if this is above `MAX_RATE`."""
     _reader: PartReader
     warnings: list[str] = field(default_factory=list)
     """Damage and other remarks, each continuing a sentence that starts with the name; the first
@@ -74,10 +78,7 @@ class AudioSource:
         """
         rate, n_read = self.info.sample_rate, 0
         for part_rate, blocks in self._reader.streams(block_samples):
-            fitted = (
-                self._in_order(_with_channels(block, self.info.n_channels)) for block in blocks
-            )
-            for block in resample(fitted, self.info.n_channels, part_rate, rate):
+            for block in resample(map(self._fitted, blocks), self.info.n_channels, part_rate, rate):
                 if self._cancel is not None and self._cancel.is_set():
                     raise AudioError(f"{self.name} was not read: it was interrupted")
                 for start in range(0, block.shape[1], block_samples):
@@ -115,6 +116,8 @@ class AudioSource:
     @cached_property
     def _seekable_samples(self) -> int:
         """Length in samples of a file with sample-accurate seeking; 0 for other files."""
+        if self.file_rate != self.info.sample_rate:
+            return 0
         is_exact = self.info.subtype.startswith(("PCM_", "FLOAT", "DOUBLE"))
         if not (is_exact or self._decoded_from is not None):
             return 0
@@ -132,6 +135,18 @@ class AudioSource:
                 f"{start_sample / self.info.sample_rate:.2f} s; get a complete copy"
             )
         return self._in_order(np.ascontiguousarray(block.T))
+
+    def _fitted(self, block: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Convert a block [C', T'] of a part with any number of channels to those of `info`."""
+        n_channels, layout = self.info.n_channels, self.info.layout
+        own = usual_layout(len(block), self.info.container)
+        if len(block) == n_channels:
+            return self._in_order(block)
+        if n_channels > 2 and own and {*own} <= {*layout}:
+            placed = np.zeros((n_channels, block.shape[1]), np.float32)
+            placed[[layout.index(name) for name in own]] = block
+            return placed
+        return _with_channels(block, n_channels)
 
     def _in_order(self, block: NDArray[np.float32]) -> NDArray[np.float32]:
         """Reorder the channels of a block [C, T'] of the file to WAV order."""
@@ -157,8 +172,8 @@ def open_source(
         cancel: reading raises AudioError once this is set.
 
     Raises:
-        AudioError: the file is missing, a folder, unreadable, empty, not a sound file, outside 8 to
-            192 kHz, or needs ffmpeg and ffmpeg is not installed.
+        AudioError: the file is missing, a folder, unreadable, empty, not a sound file, below 8 kHz,
+            or needs ffmpeg and ffmpeg is not installed.
         UsageError: standard input is closed or a terminal.
     """
     name = "standard input" if str(path) == "-" else str(path)
@@ -256,9 +271,10 @@ def _probe(file: Path, said: _Warnings, *, is_mp3: bool = False) -> AudioSource 
     rate, n_channels = (max(values) for values in zip(*formats, strict=True))
     if n_samples == 0 and len(formats) == 1:
         raise AudioError(f"{name} holds no samples; choose another file")
-    if not MIN_RATE <= rate <= MAX_RATE:
+    if not MIN_RATE <= rate <= _MAX_FILE_RATE:
         raise AudioError(
-            f"{name} has a sample rate of {rate} Hz, and 8000 to 192000 Hz can be read; resample it"
+            f"{name} has a sample rate of {rate} Hz, and {MIN_RATE} to {_MAX_FILE_RATE} Hz can be "
+            "read; resample it"
         )
     if n_channels > MAX_CHANNELS:
         raise AudioError(
@@ -267,9 +283,14 @@ def _probe(file: Path, said: _Warnings, *, is_mp3: bool = False) -> AudioSource 
     container = "wav" if container in ("wavex", "rf64") else container
     for loss in _losses(found, container, log, n_samples / rate):
         said.loss(loss)
+    read_rate = rate
+    while read_rate > MAX_RATE:
+        read_rate //= 2
+    if read_rate < rate:
+        said.note(f"has a sample rate of {rate} Hz and is read at {read_rate} Hz")
     layout = read_layout(file, container, subtype, n_channels)
-    info = AudioInfo(rate, n_channels, container, subtype, canonical(layout))
-    return AudioSource(name, file, info, reader, said.said, order_from(layout))
+    info = AudioInfo(read_rate, n_channels, container, subtype, canonical(layout))
+    return AudioSource(name, file, info, rate, reader, said.said, order_from(layout))
 
 
 def _losses(

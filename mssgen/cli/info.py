@@ -69,7 +69,7 @@ def _sound_rows(found: "SoundInfo") -> list[tuple[str, str]]:
         ("file", found.path),
         ("format", f"{found.container} {found.codec}".strip()),
         ("sample rate", f"{found.sample_rate} Hz"),
-        ("channels", f"{found.n_channels}{_stereo(found)}"),
+        ("channels", f"{found.n_channels}{_speakers(found)}"),
         ("duration", f"{duration(found.duration_s)}, {found.n_samples} samples"),
         ("size", f"{found.size_bytes / 1e6:.2f} MB, {found.bit_rate_kbps:.0f} kbit/s"),
         ("bit depth", bits),
@@ -87,7 +87,9 @@ def _sound_rows(found: "SoundInfo") -> list[tuple[str, str]]:
     return rows
 
 
-def _stereo(found: "SoundInfo") -> str:
+def _speakers(found: "SoundInfo") -> str:
+    if found.n_channels > 2:
+        return f" ({' '.join(found.layout) or 'speakers unknown'})"
     return {None: "", True: " (both identical)", False: " (stereo)"}[found.is_mono]
 
 

@@ -36,8 +36,9 @@ AnyHook = Callable[[AnyEvent], None]
 
 # Other events go by the names of their classes.
 _JSON_NAMES = {Warned: "warning", Failed: "error"}
-# A training loop ends by itself after a signal: it finishes the step, and saves.
-_OF_TRAINING = (Began, Stepped, Logged, Saved, Finished, Warned)
+# From `Began` on, a training loop ends by itself after a signal: it finishes the step, and saves.
+# Signals before that, while data and networks load, count as anywhere else.
+_OF_TRAINING = (Stepped, Logged, Saved, Finished, Warned)
 
 
 @contextmanager

@@ -122,6 +122,8 @@ class Codec(nn.Module, ABC):
     """Samples from the start of one segment to the next; None if there are no segments."""
     level_range: Range = NATURAL
     """Range of loud-part levels (linear RMS) to which `coding` brings the audio by a gain."""
+    loudness_lufs: float | None = None
+    """Integrated loudness to which `coding` brings the audio instead, with peaks of at most 1."""
     adds_noise: bool = False
     """Whether the decoder ends in an `InverseSpectrum` that adds noise."""
 

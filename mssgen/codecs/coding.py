@@ -1,7 +1,7 @@
 """Audio of any rate and number of channels to codes and back, in blocks.
 
 For a codec that does not scale its input, a gain first brings the audio into the codec's level
-range; it is stored as `gain` in `.codes` files, and decoding divides by it.
+range, or to its loudness; it is stored as `gain` in `.codes` files, and decoding divides by it.
 """
 
 from collections.abc import Iterator
@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mssgen.audio.channels import from_items, to_items
+from mssgen.audio.channels import downmixed, from_items, to_items
 from mssgen.audio.levels import LoudLevel, gain_into
+from mssgen.audio.loudness import LoudnessMeter
 from mssgen.audio.reading import Source, check_finite
 from mssgen.audio.resampling import fit_length, out_samples, resample
 from mssgen.codecs.base import Codec
@@ -97,15 +98,23 @@ def encode_source(
 
 
 def _gain(source: Source, codec: Codec) -> float:
-    """Linear gain that brings the audio into the codec's level range; 1 if the codec scales."""
+    """Linear gain that brings the audio to the codec's level or loudness; 1 if the codec scales."""
     if codec.scales(torch.ones(1, codec.n_channels, 1)) is not None:
         return 1.0
-    level, n_samples = LoudLevel(), 0
+    info, level, n_samples, peak = source.info, LoudLevel(), 0, 0.0
+    meter = LoudnessMeter(info.sample_rate, 1)
     for block in source.blocks():
-        check_finite(block, n_samples, source.info.sample_rate, source.name)
+        check_finite(block, n_samples, info.sample_rate, source.name)
         n_samples += block.shape[-1]
         level.add(block)
-    return float(np.float32(gain_into(level.value, codec.level_range)))
+        if codec.loudness_lufs is not None:
+            peak = max(peak, float(np.abs(block).max(initial=0)))
+            meter.add(downmixed(block, info.layout).mean(axis=0, keepdims=True))
+    gain = gain_into(level.value, codec.level_range)
+    # Unknown for silence, less than 0.4 s, and a mono sum that cancels.
+    if codec.loudness_lufs is not None and (lufs := meter.integrated_lufs()) is not None:
+        gain = min(10 ** ((codec.loudness_lufs - lufs) / 20), 1 / peak)
+    return float(np.float32(gain))
 
 
 def decode_coded(

@@ -18,7 +18,7 @@ from pathlib import Path
 from mssgen.checkpoints.registry import STEMS
 from mssgen.errors import UsageError
 from mssgen.evaluation.recordings import Recording
-from mssgen.inputs.folder_scan import SOUND_EXTENSIONS, is_hidden, leads_up
+from mssgen.inputs.folder_scan import SOUND_EXTENSIONS, leads_up, listed
 from mssgen.inputs.names import composed
 from mssgen.library.stem_mp4 import STREAMS, SUFFIX, StemStream
 from mssgen.library.stems import MIXTURE, SPLITS, SoundFile, open_library
@@ -80,6 +80,8 @@ class Pairing:
     references: str
     mixture: str | None = None
     notes: tuple[Note, ...] = field(default=())
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+    """Folders that cannot be read, with the reason."""
 
 
 def pair(
@@ -101,18 +103,19 @@ def pair(
         UsageError: no files, no matches, or an ambiguous name.
         AudioError: a damaged MoisesDB folder.
     """
-    place = Path(references)
-    found = find_recordings(place, exclude=exclude)
+    place, unreadable = Path(references), dict[str, str]()
+    found = find_recordings(place, exclude=exclude, unreadable=unreadable)
     mixtures = {key: stems.pop(MIXTURE) for key, stems in found.items() if MIXTURE in stems}
     found = {key: stems for key, stems in found.items() if stems}
     if not found:
         raise UsageError(f"`references` {references} holds mixtures only; name a folder of stems")
     notes: list[Note] = []
     if mixture is not None:
-        mixtures = _mixtures(found, mixture, place, exclude, notes)
+        given = find_recordings(Path(mixture), exclude=exclude, unreadable=unreadable)
+        mixtures = _mixtures(found, mixture, given, place, notes)
     systems = []
     for name, folder in estimates.items():
-        given = find_recordings(Path(folder), exclude=exclude)
+        given = find_recordings(Path(folder), exclude=exclude, unreadable=unreadable)
         if Path(folder).is_dir() != place.is_dir():
             raise UsageError(
                 f"{folder} and `references` {references} must be two folders or two files"
@@ -121,18 +124,25 @@ def pair(
             stems.pop(MIXTURE, None)
         systems.append(_system(name, folder, given, found, references, notes))
     tracks = tuple(ReferenceTrack(key, stems, mixtures.get(key)) for key, stems in found.items())
-    return Pairing(tracks, tuple(systems), references, mixture, tuple(notes))
+    return Pairing(tracks, tuple(systems), references, mixture, tuple(notes), unreadable)
 
 
-def find_recordings(path: Path, *, exclude: Path | None = None) -> Found:
+def find_recordings(
+    path: Path, *, exclude: Path | None = None, unreadable: dict[str, str] | None = None
+) -> Found:
     """Recordings of a folder or of one file, by track and stem, sorted by name.
 
-    A track in the folder itself has the folder's name. Raises UsageError if there are none.
+    A track in the folder itself has the folder's name. Folders that cannot be read are added to
+    `unreadable`, with the reason. Raises UsageError if there are no recordings.
     """
     found: Found = {}
+    unreadable = {} if unreadable is None else unreadable
     if path.is_dir():
         excluded = exclude.resolve() if exclude is not None else None
-        _walk(path, path, None if excluded == path.resolve() else excluded, found)
+        excluded = None if excluded == path.resolve() else excluded
+        _walk(path, path, excluded, found, unreadable)
+        if not found and unreadable:
+            raise UsageError(" ".join(next(iter(unreadable.items()))))
     elif path.name.endswith(SUFFIX) and path.is_file():
         found[path.name.removesuffix(SUFFIX)] = _streams(path)
     elif path.is_file():
@@ -148,11 +158,12 @@ def find_recordings(path: Path, *, exclude: Path | None = None) -> Found:
     return {key: found[key] for key in sorted(found)}
 
 
-def _walk(folder: Path, root: Path, excluded: Path | None, found: Found) -> None:
-    try:
-        entries = sorted(entry for entry in folder.iterdir() if not is_hidden(entry.name))
-    except OSError as error:
-        raise UsageError(f"{folder} cannot be read ({error.strerror or error})") from error
+def _walk(
+    folder: Path, root: Path, excluded: Path | None, found: Found, unreadable: dict[str, str]
+) -> None:
+    entries = listed(folder, root, unreadable)
+    if not entries:
+        return
     if (folder / "data.json").is_file() and (moises := _moises(folder)):
         found[_key(folder, root)] = moises
         return
@@ -182,7 +193,7 @@ def _walk(folder: Path, root: Path, excluded: Path | None, found: Found) -> None
         stems[stem] = Recording((SoundFile(entry),))
     for entry in entries:
         if entry.is_dir() and entry.resolve() != excluded and not leads_up(entry):
-            _walk(entry, root, excluded, found)
+            _walk(entry, root, excluded, found, unreadable)
 
 
 def _key(folder: Path, root: Path) -> str:
@@ -261,10 +272,9 @@ def _system(
 
 
 def _mixtures(
-    references: Found, mixture: str, place: Path, exclude: Path | None, notes: list[Note]
+    references: Found, mixture: str, found: Found, place: Path, notes: list[Note]
 ) -> dict[str, Recording]:
-    """Mixtures by track key of the references, from a folder or file."""
-    found = find_recordings(Path(mixture), exclude=exclude)
+    """Mixtures by track key of the references, from what was `found` in a folder or file."""
     mixtures = {key: stems.get(MIXTURE) or stems.get(ONLY_STEM) for key, stems in found.items()}
     known = {key: recording for key, recording in mixtures.items() if recording is not None}
     if not place.is_dir() and len(known) == 1:

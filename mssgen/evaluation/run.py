@@ -120,6 +120,8 @@ def evaluate_systems(
     )
     if pairing.notes:
         hook(Warned("", _unpaired(pairing)))
+    for unreadable, reason in pairing.unreadable.items():
+        noting(Failed(unreadable, reason))
     codec = None
     if options.codec is not None:
         codec = CodecSource(options.codec, options.device, options.offline, progress)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mssgen.audio import ffmpeg
+from mssgen.errors import UsageError
 from mssgen.inputs.own_folders import is_own_folder
 
 SOUND_EXTENSIONS = (
@@ -41,7 +42,29 @@ def is_hidden(name: str) -> bool:
 
 def leads_up(path: Path) -> bool:
     """Whether a folder is a link to one of its parents: following it would never end."""
-    return path.is_symlink() and path.parent.resolve().is_relative_to(path.resolve())
+    if not path.is_symlink():
+        return False
+    is_above = path.parent.resolve().is_relative_to(path.resolve())
+    return is_above or any(path.samefile(parent) for parent in path.parents)
+
+
+def listed(folder: Path, root: Path, unreadable: dict[str, str]) -> list[Path]:
+    """Content of a folder at or below `root`, sorted by name, without hidden files and folders.
+
+    A folder below `root` that cannot be read is added to `unreadable`, with the reason. Raises
+    UsageError for `root` itself.
+    """
+    try:
+        entries = sorted(entry for entry in folder.iterdir() if not is_hidden(entry.name))
+        for entry in entries[:1]:
+            entry.lstat()  # raises if the folder may be listed but not entered
+    except OSError as error:
+        reason = f"cannot be read ({error.strerror or error}); change its permissions"
+        if folder == root:
+            raise UsageError(f"{folder} {reason}") from error
+        unreadable[str(folder)] = reason
+        return []
+    return entries
 
 
 def suffix_of(name: str) -> str:

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from mssgen.audio.loudness import LoudnessMeter
 from mssgen.audio.reading import AudioSource, check_finite, open_source
 from mssgen.audio.resampling import resample
 from mssgen.errors import AudioError, UsageError
 from mssgen.inspection.decibels import power_db_or_none
 from mssgen.inspection.file_info import Levels
-from mssgen.inspection.loudness import LoudnessMeter
 from mssgen.inspection.spectrograms import SpectrogramPair
 
 Audio = NDArray[np.float32]

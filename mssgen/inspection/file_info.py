@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mssgen.audio.loudness import LoudnessMeter
 from mssgen.audio.reading import AudioSource, check_finite, open_source
 from mssgen.audio.resampling import resample
 from mssgen.inspection.bandwidth import Bandwidth, LongTermSpectrum, bandwidth
 from mssgen.inspection.decibels import power_db_or_none
-from mssgen.inspection.loudness import LoudnessMeter
 
 SILENCE_DB = -60.0
 """Frames of 50 ms with less mean power, in dBFS, count as silence."""
@@ -39,6 +39,8 @@ class SoundInfo:
     """Sample format as named by libsndfile: "PCM_16", "VORBIS", ...; "" if decoded by ffmpeg."""
     sample_rate: int
     n_channels: int
+    layout: tuple[str, ...]
+    """Speaker of each channel in WAV order (`mssgen.audio.speakers`); () if unknown."""
     duration_s: float
     n_samples: int
     size_bytes: int
@@ -175,7 +177,7 @@ def _describe_sound(source: AudioSource) -> SoundInfo:
     meter = LoudnessMeter(info.sample_rate, info.n_channels)
     spectrum = LongTermSpectrum(info.sample_rate, info.n_channels)
     bits = bit_depth(info.subtype)
-    is_whole = bits is not None and bits <= 24 and info.subtype != "FLOAT"
+    is_whole = bits is not None and bits <= 24 and info.sample_rate == source.file_rate
     used = 0
 
     def watched() -> Iterator[NDArray[np.float32]]:
@@ -206,6 +208,7 @@ def _describe_sound(source: AudioSource) -> SoundInfo:
         codec=info.subtype,
         sample_rate=info.sample_rate,
         n_channels=info.n_channels,
+        layout=info.layout,
         duration_s=duration_s,
         n_samples=levels.n_samples,
         size_bytes=size_bytes,

@@ -115,7 +115,7 @@ def open_song(job: Job, cancel: threading.Event, options: WriteOptions, *, stric
             n_channels=n_channels,
             layout=mixed_layout(info, downmix=options.downmix),
             tags=replace(tags, made_by=made_by(job.separator, song_sha256)),
-            studio=read_studio_chunks(source.path, info.sample_rate).at(sample_rate),
+            studio=read_studio_chunks(source.path, source.file_rate).at(sample_rate),
             close=stack.pop_all().close,
         )
 

@@ -90,7 +90,7 @@ def check_library(library: Library, *, max_sum_error_db: float = -30.0) -> Repor
     hours: dict[str, dict[str, float]] = {}
     n_silent: dict[str, dict[str, int]] = {}
     n_with: dict[str, dict[str, int]] = {}
-    findings: list[Finding] = []
+    findings = [Finding(folder, "damaged", reason) for folder, reason in library.unreadable.items()]
     for track in library.tracks:
         counts = n_with.setdefault(track.split, {})
         counts.update({stem: counts.get(stem, 0) + 1 for stem in track.files})

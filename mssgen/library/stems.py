@@ -19,8 +19,8 @@ one of six. `Library.naming` sets the named stems.
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -33,7 +33,7 @@ from mssgen.audio.reading import check_finite, open_source
 from mssgen.audio.resampling import resample
 from mssgen.checkpoints.registry import STEMS
 from mssgen.errors import AudioError, UsageError
-from mssgen.inputs.folder_scan import SOUND_EXTENSIONS, is_hidden, leads_up
+from mssgen.inputs.folder_scan import SOUND_EXTENSIONS, leads_up, listed
 from mssgen.library.stem_mp4 import STREAMS, SUFFIX, StemStream
 
 MIXTURE = "mixture"
@@ -175,6 +175,8 @@ class Library:
 
     folder: Path
     tracks: tuple[TrackStems, ...]
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+    """Folders that cannot be read, with the reason."""
 
     def without_test(self) -> "Library":
         """The library without tracks of the split "test"; UsageError if none are left."""
@@ -183,7 +185,7 @@ class Library:
             raise UsageError(
                 f"{self.folder} holds test tracks only; choose a folder with tracks to train on"
             )
-        return Library(self.folder, tracks)
+        return replace(self, tracks=tracks)
 
     def naming(self, stems: Iterable[str]) -> "Library":
         """The same tracks, with "other" as the sum of all stems but `stems`."""
@@ -207,10 +209,13 @@ def open_library(folder: Path, *, split: str | None = None) -> Library:
             f"{folder} holds separated stems; give the folder of the tracks themselves"
         )
     tracks: dict[str, TrackStems] = {}
-    for track in _walk(folder, folder):
+    unreadable: dict[str, str] = {}
+    for track in _walk(folder, folder, unreadable):
         if track.key in tracks:
             raise UsageError(f"{folder} holds {track.key} in two layouts; move one of them away")
         tracks[track.key] = track
+    if not tracks and unreadable:
+        raise UsageError(" ".join(next(iter(unreadable.items()))))
     if not tracks:
         raise UsageError(
             f"{folder} holds no tracks: a folder per song with its stems as sound files "
@@ -220,7 +225,7 @@ def open_library(folder: Path, *, split: str | None = None) -> Library:
     found = tuple(tracks[key] for key in sorted(tracks) if split in (None, tracks[key].split))
     if not found:
         raise UsageError(f"{folder} has no tracks below a folder {split}; leave the split out")
-    return Library(folder, found)
+    return Library(folder, found, unreadable)
 
 
 def read_sum(
@@ -272,13 +277,10 @@ def to_channels(block: NDArray[np.float32], n_channels: int) -> NDArray[np.float
     return np.repeat(block, 2, axis=0) if len(block) == 1 else downmixed(block)
 
 
-def _walk(folder: Path, root: Path) -> Iterator[TrackStems]:
-    """Yield the tracks at and below `folder`."""
-    try:
-        entries = sorted(entry for entry in folder.iterdir() if not is_hidden(entry.name))
-    except OSError as error:
-        raise UsageError(f"{folder} cannot be read ({error.strerror or error})") from error
-    if (folder / PAIRS_MANIFEST).exists():
+def _walk(folder: Path, root: Path, unreadable: dict[str, str]) -> Iterator[TrackStems]:
+    """Yield the tracks at and below `folder`; see `listed` for `unreadable`."""
+    entries = listed(folder, root, unreadable)
+    if not entries or (folder / PAIRS_MANIFEST).exists():
         return
     if track := _moises_track(folder, root) or _stem_track(folder, entries, root):
         yield track
@@ -293,7 +295,7 @@ def _walk(folder: Path, root: Path) -> Iterator[TrackStems]:
             key = entry.relative_to(root).as_posix().removesuffix(SUFFIX)
             yield TrackStems(key, files, mixture, _split(key))
         elif entry.is_dir() and not leads_up(entry):
-            yield from _walk(entry, root)
+            yield from _walk(entry, root, unreadable)
 
 
 def _stem_track(folder: Path, entries: list[Path], root: Path) -> TrackStems | None:

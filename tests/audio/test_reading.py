@@ -247,7 +247,7 @@ def slow(path: Path) -> None:
 
 
 def fast(path: Path) -> None:
-    write(path, music(0.1), 384_000)
+    write(path, music(0.1), 2_822_400)
 
 
 def crowded(path: Path) -> None:
@@ -269,7 +269,7 @@ def m4a(path: Path) -> None:
         (random_bytes, "not a sound file"),
         (no_samples, "holds no samples"),
         (slow, "a sample rate of 4000 Hz"),
-        (fast, "a sample rate of 384000 Hz"),
+        (fast, "a sample rate of 2822400 Hz"),
         (crowded, "has 65 channels"),
         (m4a, r"is MP4 .* needs ffmpeg"),
     ],

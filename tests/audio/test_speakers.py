@@ -210,6 +210,23 @@ def test_any_layout(names: set[str], random: object) -> None:
         assert np.abs(mixed).max() <= 1 + 1e-6
 
 
+@pytest.mark.parametrize(("name", "subtype"), [("a.ogg", "VORBIS"), ("a.opus", "OPUS")])
+def test_chained_parts_with_fewer_channels_keep_their_speakers(
+    tmp_path: Path, name: str, subtype: str
+) -> None:
+    random, data = np.random.default_rng(0), b""
+    for n_channels in (1, 2, 6):
+        noise = 0.1 * random.normal(size=(48_000, n_channels))
+        sf.write(tmp_path / name, noise, 48_000, format="OGG", subtype=subtype)
+        data += (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(data)
+    with open_source(tmp_path / name) as source:
+        found = np.concatenate(list(source.blocks()), axis=1)
+        assert source.info.layout == ("L", "R", "C", "LFE", "Lb", "Rb")
+    sounding = [np.flatnonzero(np.abs(part).max(axis=1) > 1e-3) for part in np.split(found, 3, 1)]
+    assert [each.tolist() for each in sounding] == [[2], [0, 1], [0, 1, 2, 3, 4, 5]]
+
+
 def test_pairs_are_left_and_right() -> None:
     assert pairs_of(layout_of("5.0"), 5) == ((0, 1), (2, 2), (3, 4))
     assert pairs_of(layout_of("5.1"), 6) == ((0, 1), (2, 2), (3, 3), (4, 5))

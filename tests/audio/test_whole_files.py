@@ -217,6 +217,27 @@ def test_a_wav_over_4_gib_is_read_to_its_end(tmp_path: Path, is_unknown: bool) -
 
 
 @pytest.mark.usefixtures("either_way")
+@pytest.mark.parametrize(
+    ("name", "rate", "read_at"),
+    [("a.wav", 352_800, 176_400), ("a.flac", 384_000, 192_000), ("a.caf", 768_000, 192_000)],
+)
+def test_rates_above_192_khz_are_resampled(
+    tmp_path: Path, name: str, rate: int, read_at: int
+) -> None:
+    def tone(at_rate: int) -> NDArray[np.float64]:
+        return np.sin(2 * np.pi * 1000 * np.arange(at_rate // 2) / at_rate) * [[0.5], [-0.25]]
+
+    path = tmp_path / name
+    sf.write(path, tone(rate).T, rate, "PCM_24")
+    info, found, told = read(path, strict=True)
+    assert (info.sample_rate, info.subtype) == (read_at, "PCM_24")
+    assert told == [f"{path} has a sample rate of {rate} Hz and is read at {read_at} Hz"]
+    assert found.shape == tone(read_at).shape
+    assert np.abs(found - tone(read_at))[:, 2000:-2000].max() < 1e-5
+    with open_source(path) as source:
+        assert np.allclose(source.segment(5000, 1000), tone(read_at)[:, 5000:6000], atol=1e-5)
+
+
 @pytest.mark.parametrize("rate", [0, 8000, 44_100])
 def test_opus_is_read_at_48_khz_whatever_its_header_says(tmp_path: Path, rate: int) -> None:
     from mssgen.audio.containers.ogg_pages import checksum

@@ -196,6 +196,22 @@ def test_a_signal_that_a_library_swallows_is_not_lost(name: str, code: int, then
 
 
 @UNIX
+def test_a_signal_that_is_swallowed_while_data_load_ends_a_training() -> None:
+    body = """try:
+        os.kill(os.getpid(), signal.SIGTERM); time.sleep(5)
+    except BaseException:
+        pass
+    from mssgen.cli.reporters import reporter
+    from mssgen.events import Began
+    with reporter(as_json=False, quiet=True, verbose=False) as hook:
+        hook(Began(*[None] * 6))
+        os._exit(0)"""
+    source = SIGNALLED.format(body=body)
+    result = subprocess.run([sys.executable, "-c", source], capture_output=True, check=False)
+    assert result.returncode == 143, result.stderr
+
+
+@UNIX
 def test_a_signal_waits_for_an_import(here: Path) -> None:
     (here / "slow.py").write_text(
         "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(0.3)\n"

@@ -2,16 +2,22 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from mssgen.audio.encodings import AudioInfo
+from mssgen.audio.loudness import integrated_lufs
+from mssgen.codecs.coding import decode_coded, encode_source
+from mssgen.codecs.container import CodedAudio
 from mssgen.codecs.networks.compat import import_codec_package
 from mssgen.codecs.networks.dac import DAC_16KHZ, DAC_24KHZ, DacCodec
 from mssgen.codecs.networks.seanet import SeanetCodec
 from mssgen.errors import UsageError
+from mssgen.pipeline import _ArraySource as ArraySource
 
 SMALL: dict[str, Any] = {"encoder_dim": 4, "decoder_dim": 16, "n_codebooks": 3}
 # As DAC at 24 and 16 kHz: a stride of 5.
@@ -248,3 +254,36 @@ def test_codebooks_of_different_widths() -> None:
     coded = codec.encode(noise(1, 1, 700))
     assert codec.decode(coded).shape == (1, 1, 700)
     assert codec.options["codebook_dim"] == [8, 4, 2]
+
+
+# Loudness
+
+
+def coded_by(codec: DacCodec, samples: Tensor) -> CodedAudio:
+    """Samples [C, T] at 44.1 kHz."""
+    info = AudioInfo(44_100, len(samples), "", "")
+    return encode_source(ArraySource(samples.numpy(), info), codec)
+
+
+@pytest.mark.parametrize("factor", [0.003, 0.3, 1.0])
+def test_vampnets_codec_hears_every_song_at_24_lufs(factor: float) -> None:
+    codec = small_codec(VAMPNET)
+    samples = noise(2, 44_100) * torch.tensor([[1.0], [0.5]])
+    song = coded_by(codec, factor * samples)
+    heard = integrated_lufs((song.gain * factor * samples).mean(0, keepdim=True).numpy(), 44_100)
+    assert heard == pytest.approx(-24, abs=0.01)
+    normalised = song.gain * factor * samples.mean(0)
+    assert torch.equal(song.codes.codes[:1], codec.encode(normalised[None, None]).codes)
+    # Decoding undoes the gain.
+    found = np.concatenate(list(decode_coded(song, codec)), axis=1)
+    natural = np.concatenate(list(decode_coded(coded_by(codec, samples), codec)), axis=1)
+    assert np.allclose(found, factor * natural, rtol=1e-3, atol=1e-5 * factor)
+
+
+def test_vampnets_loudness_does_not_clip_peaks_and_leaves_short_sounds() -> None:
+    codec = small_codec(VAMPNET)
+    click = torch.zeros(1, 44_100)
+    click[0, 20_000:20_003] = 0.5
+    assert coded_by(codec, click).gain == pytest.approx(2.0)
+    assert coded_by(codec, 0.1 * torch.ones(1, 4000)).gain == 1.0
+    assert coded_by(small_codec(SMALL), 0.2 * noise(1, 44_100)).gain == 1.0

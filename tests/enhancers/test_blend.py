@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mssgen.audio.loudness import integrated_lufs
 from mssgen.enhancers.blend import MODES, Blend, blend_stream
 from mssgen.enhancers.lanes import Lanes
 from mssgen.errors import UsageError
-from mssgen.inspection.loudness import integrated_lufs
 
 from support.program import Program
 from support.toys import write_tiny_encoder

@@ -20,6 +20,7 @@ from mssgen.evaluation.summary import Row, Summary
 from mssgen.evaluation.tables import number, summary_md
 from mssgen.events import Done, Event, Failed, Progress, Warned
 
+from support.denied import deny
 from support.measures import CALLS, DIES, ERROR, FAILS, NOT_FINITE, OFFSET, metric
 from support.program import Program
 
@@ -170,6 +171,19 @@ def test_a_broken_file_fails_its_track_only(folder: Path) -> None:
     write(folder / "A" / "two" / "bass.wav", np.ones((2, 1000)))
     done, _, _ = run("A", "B")
     assert (done.n_done, done.n_skipped, done.n_failed) == (1, 11, 0)
+
+
+def test_a_folder_that_cannot_be_read_fails_and_the_others_go_on(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "A" / "closed").mkdir()
+    deny(monkeypatch, folder / "A" / "closed")
+    done, records, events = run("A", "B")
+    assert (done.n_done, done.n_failed) == (12, 1)
+    (failure,) = [event for event in events if isinstance(event, Failed)]
+    assert failure.track == str(Path("A/closed"))
+    assert failure.message == "cannot be read (Permission denied); change its permissions"
+    assert records["A", "two", "bass", "error"].value is not None
 
 
 def test_a_failing_metric_leaves_the_others(folder: Path) -> None:

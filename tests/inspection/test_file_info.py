@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from mssgen.audio.loudness import LoudnessMeter, integrated_lufs, k_weighting
 from mssgen.audio.resampling import resample
 from mssgen.codecs.base import Codes
 from mssgen.codecs.container import CodedAudio, write_codes
 from mssgen.errors import AudioError
 from mssgen.inspection.file_info import CodesInfo, Levels, SoundInfo, describe
-from mssgen.inspection.loudness import LoudnessMeter, integrated_lufs, k_weighting
 
 from support.models import EXCERPT
 from support.program import Program
@@ -241,6 +241,17 @@ def test_a_broken_file_does_not_stop_the_others(tmp_path: Path, program: Program
     assert [event["event"] for event in events] == ["error", "sound"]
     assert events[1]["peak_db"] == pytest.approx(-6.02, abs=0.01)
     assert json.dumps(events, allow_nan=False)
+
+
+def test_the_speakers_of_surround_are_named(tmp_path: Path, program: Program) -> None:
+    noise = np.random.default_rng(0).normal(0, 0.1, (RATE // 10, 6))
+    sf.write(tmp_path / "six.flac", noise, RATE)
+    sf.write(tmp_path / "five.caf", noise[:, :5], RATE)
+    (event,) = program("info", "--json", tmp_path / "six.flac").events
+    assert event["layout"] == ["L", "R", "C", "LFE", "Lb", "Rb"]
+    shown = program("info", tmp_path / "six.flac", tmp_path / "five.caf").out
+    assert "6 (L R C LFE Lb Rb)" in shown
+    assert "5 (speakers unknown)" in shown
 
 
 def test_nan_is_refused(tmp_path: Path) -> None:

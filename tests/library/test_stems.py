@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 from mssgen.audio.reading import open_source
 from mssgen.audio.resampling import resample
 from mssgen.errors import AudioError, UsageError
+from mssgen.library.check import check_library
 from mssgen.library.stems import SoundFile, open_library, read_at, to_channels
 
+from support.denied import deny
 from support.models import needs_ffmpeg
 
 RATE = 8000
@@ -268,6 +270,34 @@ def test_what_is_no_library(
             sound(tmp_path / file)
     with pytest.raises(UsageError, match=message):
         open_library(tmp_path, split=split)
+
+
+def test_a_folder_that_cannot_be_read_is_a_finding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sound(tmp_path / "song" / "bass.wav")
+    (tmp_path / "closed").mkdir()
+    deny(monkeypatch, tmp_path / "closed")
+    library = open_library(tmp_path)
+    assert [track.key for track in library.tracks] == ["song"]
+    assert list(library.unreadable) == [str(tmp_path / "closed")]
+    first = check_library(library).findings[0]
+    assert (first.track, first.fault) == (str(tmp_path / "closed"), "damaged")
+    shutil.rmtree(tmp_path / "song")
+    with pytest.raises(UsageError, match=r"closed cannot be read \(Permission denied\)"):
+        open_library(tmp_path)
+    deny(monkeypatch, tmp_path)
+    with pytest.raises(UsageError, match=r"cannot be read \(Permission denied\)"):
+        open_library(tmp_path)
+
+
+def test_links_in_a_circle_end(tmp_path: Path) -> None:
+    sound(tmp_path / "a" / "one" / "bass.wav")
+    sound(tmp_path / "b" / "two" / "bass.wav")
+    (tmp_path / "a" / "to_b").symlink_to(tmp_path / "b")
+    (tmp_path / "b" / "to_a").symlink_to(tmp_path / "a")
+    keys = [track.key for track in open_library(tmp_path).tracks]
+    assert keys == ["a/one", "a/to_b/two", "b/to_a/one", "b/two"]
 
 
 def test_no_folder(tmp_path: Path) -> None:

@@ -7,10 +7,12 @@ reads only the first one. Pages with a wrong checksum are skipped, as in libogg.
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import pairwise, starmap
 
+from mssgen.audio.containers import vorbis_packets
 from mssgen.audio.containers.byte_views import Piece
 from mssgen.audio.containers.file_layout import Bytes, FileLayout, Part, damaged, first_losses
+from mssgen.audio.containers.opus_packets import Framing, empty_packet, framing_of
 
 _HEADER_BYTES = 27
 _MAX_SEGMENTS = 255
@@ -91,16 +93,19 @@ def _parse(data: Bytes, start: int) -> Page | None:
 def scan(data: Bytes) -> FileLayout | None:
     """Layout of an Ogg file; None if it is one intact stream, or of an unknown kind."""
     links = _find_links(data)
-    if not links:
-        return None
-    is_plain = len(links) == 1 and not links[0].holes
     parts: list[Part] = []
     losses: list[str] = []
+    changed: dict[int, bytes] = {}
     for link in links:
-        header = _true_header(data, link)
-        if header is None and is_plain:
-            return None
-        _add_parts(data, link, header, parts, losses)
+        if link.kind == b"OpusHead":
+            changed |= _true_header(data, link)
+            changed |= _mended_opus(data, link, losses)
+        elif link.kind == b"\x01vorbis":
+            changed |= _mended_vorbis(data, link, losses)
+    if not links or (len(links) == 1 and not links[0].holes and not changed):
+        return None
+    for link in links:
+        _add_parts(data, link, changed, parts, losses)
     if not links[-1].pages[-1].is_last:
         losses.append(NO_END)
     return FileLayout(tuple(parts), first_losses(losses))
@@ -129,25 +134,128 @@ def _find_links(data: Bytes) -> list[_Link]:
     return links
 
 
-def _true_header(data: Bytes, link: _Link) -> bytes | None:
-    """First page of an Opus stream with its rate set to 48 kHz; None if it need not change.
+def _true_header(data: Bytes, link: _Link) -> dict[int, bytes]:
+    """First page of an Opus stream, by its start, with its rate set to 48 kHz; {} if it is.
 
     The rate in the header is that of the recording; Opus always decodes at 48 kHz (RFC 7845, 5.1).
     """
-    page = bytearray(data[link.first.start : link.first.stop])
-    at = link.first.body - link.first.start + 12
-    rate = _OPUS_RATE.to_bytes(4, "little")
-    if link.kind != b"OpusHead" or page[at : at + 4] == rate:
-        return None
-    page[at : at + 4], page[22:26] = rate, bytes(4)
-    page[22:26] = checksum(bytes(page)).to_bytes(4, "little")
-    return bytes(page)
+    at, rate = link.first.body + 12, _OPUS_RATE.to_bytes(4, "little")
+    if data[at : at + 4] == rate:
+        return {}
+    return {link.first.start: _page_with(data, link.first, {at: rate})}
+
+
+def _page_with(data: Bytes, page: Page, edits: dict[int, bytes]) -> bytes:
+    """A page with bytes replaced, by their position in the file, and a new checksum."""
+    content = bytearray(data[page.start : page.stop])
+    for position, changed in edits.items():
+        content[position - page.start : position - page.start + len(changed)] = changed
+    content[22:26] = bytes(4)
+    content[22:26] = checksum(bytes(content)).to_bytes(4, "little")
+    return bytes(content)
+
+
+_Packet = list[tuple[Page, range]]
+"""The byte ranges of a packet, and the pages that hold them."""
+
+
+def _mended_opus(data: Bytes, link: _Link, losses: list[str]) -> dict[int, bytes]:
+    """Pages of an Opus stream with packets that a decoder refuses replaced by empty ones, by start.
+
+    Each replaced packet is added to `losses`.
+    """
+    head = data[link.first.body : link.first.body + 20]
+    n_streams = head[19] if len(head) == 20 and head[18:19] != b"\0" else 1
+    mended: list[tuple[_Packet, bytes]] = []
+    like, position = Framing(0xFC, 1), 0  # CELT, 20 ms, stereo
+    for page, packets in _packets(data, link.pages[_n_header_pages(data, link) :]):
+        contents = [_content(data, packet) for packet in packets]
+        framings = [framing_of(content, n_streams) for content in contents]
+        n_samples = sum((framing or like).n_samples for framing in framings)
+        n_declared = page.position - position
+        is_off = n_declared > n_samples if page.is_last else n_declared != n_samples
+        for packet, content, framing in zip(packets, contents, framings, strict=True):
+            is_odd = is_off and framing is not None and framing.n_samples != like.n_samples
+            if framing is not None and not is_odd:
+                like = framing
+            elif empty := empty_packet(like, len(content), n_streams):
+                at_s = max(0, position - _pre_skip(data, link)) / _OPUS_RATE
+                losses.append(damaged(at_s, like.n_samples / _OPUS_RATE))
+                mended.append((packet, empty))
+            position += like.n_samples
+        position = page.position
+    return _changed(data, mended)
+
+
+def _mended_vorbis(data: Bytes, link: _Link, losses: list[str]) -> dict[int, bytes]:
+    """As `_mended_opus`, for a Vorbis stream."""
+    n_heads = _n_header_pages(data, link)
+    heads = [packet for _, packets in _packets(data, link.pages[:n_heads]) for packet in packets]
+    blocks = vorbis_packets.blocks_of([_content(data, packet) for packet in heads])
+    if blocks is None:
+        return {}
+    mended: list[tuple[_Packet, bytes]] = []
+    position, before, rate = 0, b"", _rate(data, link)
+    for page, packets in _packets(data, link.pages[n_heads:]):
+        contents = [_content(data, packet) for packet in packets]
+        known = [before, *contents] if before else contents
+        n_samples = sum(starmap(blocks.n_samples, pairwise(known)))
+        is_off = not page.is_last and page.position != position + n_samples
+        for packet, content, after in zip(packets, contents, [*contents[1:], b""], strict=True):
+            if vorbis_packets.is_damaged(before, content, after, is_off=is_off):
+                content = vorbis_packets.silent_packet(before, len(content), after)
+                mended.append((packet, content))
+                n_samples = blocks.n_samples(before, content)
+                losses.append(damaged(position / rate, n_samples / rate))
+            position += blocks.n_samples(before, content) if before else 0
+            before = content
+        position = page.position
+    return _changed(data, mended)
+
+
+def _content(data: Bytes, packet: _Packet) -> bytes:
+    return b"".join(data[at.start : at.stop] for _, at in packet)
+
+
+def _changed(data: Bytes, mended: list[tuple[_Packet, bytes]]) -> dict[int, bytes]:
+    """Pages, by their start, with packets replaced by others of the same size."""
+    edits: dict[Page, dict[int, bytes]] = {}
+    for packet, content in mended:
+        n_done = 0
+        for page, at in packet:
+            edits.setdefault(page, {})[at.start] = content[n_done : n_done + len(at)]
+            n_done += len(at)
+    return {page.start: _page_with(data, page, found) for page, found in edits.items()}
+
+
+def _packets(data: Bytes, found: list[Page]) -> Iterator[tuple[Page, list[_Packet]]]:
+    """Yield each page in which packets end, and these packets, whole ones only."""
+    spans: _Packet = []
+    before: Page | None = None
+    for page in found:
+        is_continued = bool(page.flags & 1)
+        if not is_continued or before is None or page.number != before.number + 1:
+            spans = []
+        is_whole = bool(spans) or not is_continued
+        packets, at = list[_Packet](), page.body
+        for lacing in data[page.start + _HEADER_BYTES : page.body]:
+            spans.append((page, range(at, at + lacing)))
+            at += lacing
+            if lacing < 255:
+                packets += [spans] * is_whole
+                spans, is_whole = [], True
+        if page.position >= 0:
+            yield page, packets
+        before = page
 
 
 def _add_parts(
-    data: Bytes, link: _Link, header: bytes | None, parts: list[Part], losses: list[str]
+    data: Bytes, link: _Link, changed: dict[int, bytes], parts: list[Part], losses: list[str]
 ) -> None:
-    """Append one part per gapless stretch of a stream to `parts`, and its damage to `losses`."""
+    """Append one part per gapless stretch of a stream to `parts`, and its damage to `losses`.
+
+    `changed` are pages to replace, by their start.
+    """
     n_heads = _n_header_pages(data, link)
     heads, rate = link.pages[:n_heads], _rate(data, link)
     bounds = [n_heads, *(hole for hole in link.holes if hole > n_heads), len(link.pages)]
@@ -160,10 +268,7 @@ def _add_parts(
             losses.append(damaged(last / rate, _n_lost(link, first) / rate))
         last = max([last, *(page.position for page in stretch)])
         ends_at = None if first == n_heads else last - _pre_skip(data, link)
-        pieces: list[Piece] = [header] if header is not None else []
-        shown = [*heads, *stretch][1 if header is not None else 0 :]
-        pieces += _joined(shown)
-        parts.append(Part(tuple(pieces), ends_at=ends_at))
+        parts.append(Part(_joined([*heads, *stretch], changed), ends_at=ends_at))
 
 
 def _pre_skip(data: Bytes, link: _Link) -> int:
@@ -206,12 +311,15 @@ def _n_header_pages(data: Bytes, link: _Link) -> int:
     return len(link.pages)
 
 
-def _joined(shown: list[Page]) -> list[range]:
-    """Byte ranges of the pages, adjacent ones merged."""
-    ranges: list[range] = []
+def _joined(shown: list[Page], changed: dict[int, bytes]) -> tuple[Piece, ...]:
+    """Byte ranges of the pages, adjacent ones merged, or what replaces a page."""
+    pieces: list[Piece] = []
     for page in shown:
-        if ranges and ranges[-1].stop == page.start:
-            ranges[-1] = range(ranges[-1].start, page.stop)
+        last = pieces[-1] if pieces else None
+        if page.start in changed:
+            pieces.append(changed[page.start])
+        elif isinstance(last, range) and last.stop == page.start:
+            pieces[-1] = range(last.start, page.stop)
         else:
-            ranges.append(range(page.start, page.stop))
-    return ranges
+            pieces.append(range(page.start, page.stop))
+    return tuple(pieces)

@@ -32,6 +32,7 @@ DAC_24KHZ: dict[str, Any] = {
 }
 DAC_16KHZ: dict[str, Any] = {**DAC_24KHZ, "sample_rate": 16_000, "n_codebooks": 12}
 _MAX_HOP = 2**15  # samples; published codecs use up to 1024
+_VAMPNET_LUFS = -24.0  # loudness of what VampNet was trained on
 _COMMITMENT = 0.25  # DAC's weight of the commitment loss; that of the codebook loss is 1
 
 
@@ -40,7 +41,8 @@ class DacCodec(Codec):
 
     Audio is coded at its own level. DAC's command line first normalises it to -16 LUFS with peaks
     below 1, and reverts that after decoding; here a stem must keep its level relative to the
-    mixture, and the targets of a trained encoder must not depend on the rest of the file.
+    mixture, and the targets of a trained encoder must not depend on the rest of the file. The codec
+    of VampNet codes whole files at -24 LUFS (`mssgen.codecs.coding`), as VampNet does.
     """
 
     architecture = "dac"
@@ -104,6 +106,8 @@ class DacCodec(Codec):
         model = import_codec_package("dac.model.dac")
         quantize = import_codec_package("dac.nn.quantize")
         self.name, self.sample_rate = name, sample_rate
+        if decoder_kind == "mrf":
+            self.loudness_lufs = _VAMPNET_LUFS
         self.hop_length = prod(encoder_rates)
         self.n_codebooks, self.codebook_size = n_codebooks, codebook_size
         self.latent_dim = latent_dim or encoder_dim * 2 ** len(encoder_rates)

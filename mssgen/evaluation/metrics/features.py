@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mssgen.audio.loudness import integrated_lufs
 from mssgen.evaluation.metrics.base import Audio, Metric, Score, TrackAudio, metric, titled
 from mssgen.evaluation.metrics.signals import (
     TOO_SHORT,
@@ -20,7 +21,6 @@ from mssgen.evaluation.metrics.signals import (
 )
 from mssgen.evaluation.metrics.spectral import power, spectra
 from mssgen.inspection.decibels import energy, rms_db
-from mssgen.inspection.loudness import integrated_lufs
 
 N_FFT, HOP_LENGTH = 2048, 512
 _REFERENCE_GATE_DB, _ESTIMATE_GATE_DB = -60.0, -80.0

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mssgen.audio.encodings import Encoding
+from mssgen.audio.loudness import integrated_lufs
 from mssgen.audio.reading import AudioSource, open_source
 from mssgen.audio.resampling import fit_length, resample
 from mssgen.audio.writing import StemWriter
 from mssgen.evaluation.metrics.signals import at_rate
-from mssgen.inspection.loudness import integrated_lufs
 
 Audio = NDArray[np.float32]
 

@@ -317,6 +317,8 @@ def open_datasets(
         AudioError: a file is damaged.
     """
     library = open_library(folder)
+    for place, reason in library.unreadable.items():
+        _log.warning("left out: %s %s", place, reason)
     training, validation = (
         SegmentDataset(
             library,

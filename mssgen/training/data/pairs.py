@@ -98,7 +98,9 @@ def make_pairs(
         existing="overwrite" if overwrite else "skip",
         has_manifest=False,  # replaced by pairs.json
     )
-    n_done = n_skipped = n_failed = 0
+    n_done, n_skipped, n_failed = 0, 0, len(library.unreadable)
+    for folder, reason in library.unreadable.items():
+        hook(Failed(folder, reason))
     for track in library.tracks:
         try:
             _remember(manifest, output, track)

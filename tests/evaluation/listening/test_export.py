@@ -15,12 +15,12 @@ import soundfile as sf
 import yaml
 from numpy.typing import NDArray
 
+from mssgen.audio.loudness import integrated_lufs
 from mssgen.errors import AudioError, MssgenError, UsageError
 from mssgen.evaluation.listening.export import export_ab, export_mushra, low_passed
 from mssgen.evaluation.listening.ratings import read_ratings
 from mssgen.evaluation.listening.trials import ListeningOptions
 from mssgen.events import Event, Warned
-from mssgen.inspection.loudness import integrated_lufs
 
 from support.browser import Page, browser, find_chromium
 

@@ -25,6 +25,7 @@ from mssgen.library.stems import open_library
 from mssgen.training.data.datasets import DataOptions, SegmentDataset
 from mssgen.training.data.pairs import make_pairs, open_pairs
 
+from support.denied import deny
 from support.models import EXCERPT, write_tiny_model
 
 RATE = 44_100
@@ -182,6 +183,18 @@ def test_one_bad_track_does_not_stop_the_others(folder: Path, tmp_path: Path, mo
     assert (done.n_done, done.n_failed) == (1, 2)
     assert [event.track for event in of_kind(events, Failed)] == ["train/A", "train/A0"]
     assert files(output) == {"pairs.json", "train/B/bass.wav"}
+
+
+def test_a_folder_that_cannot_be_read_fails_and_the_others_go_on(
+    folder: Path, tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "train/closed").mkdir()
+    deny(monkeypatch, folder / "train/closed")
+    done, events = make(folder, tmp_path / "pairs", model, stems=["bass"])
+    assert (done.n_done, done.n_failed) == (2, 1)
+    (failure,) = of_kind(events, Failed)
+    assert failure.track == str(folder / "train/closed")
+    assert "cannot be read (Permission denied)" in failure.message
 
 
 def test_segments_of_pairs(folder: Path, tmp_path: Path, model: Path) -> None:
