@@ -7,8 +7,7 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
-
-from mssgen.extras import missing
+from scipy.signal import sosfilt
 
 _HOP_S = 0.1
 _MOMENTARY_HOPS, _SHORT_TERM_HOPS = 4, 30
@@ -22,7 +21,6 @@ class LoudnessMeter:
     """Loudness meter: add all blocks of a signal, then read the values."""
 
     def __init__(self, sample_rate: int, n_channels: int) -> None:
-        """Raise UsageError if scipy is not installed."""
         self._filter = k_weighting(sample_rate)
         self._state = np.zeros((len(self._filter), n_channels, 2))
         self._weights = np.array(_CHANNEL_WEIGHTS.get(n_channels, (1.0,) * n_channels))
@@ -32,8 +30,6 @@ class LoudnessMeter:
 
     def add(self, block: NDArray[np.float32]) -> None:
         """The next samples, [C, T]."""
-        from scipy.signal import sosfilt
-
         weighted, self._state = sosfilt(
             self._filter, block.astype(np.float64), axis=-1, zi=self._state
         )
@@ -78,12 +74,8 @@ def k_weighting(sample_rate: int) -> NDArray[np.float64]:
     """K-weighting filters of BS.1770-4 as second-order sections [2, 6] at any sample rate.
 
     The recommendation prints coefficients for 48 kHz only; these are the analogue prototypes that
-    reproduce them (to 1e-6), with the bilinear transform. UsageError without scipy.
+    reproduce them (to 1e-6), with the bilinear transform.
     """
-    try:
-        import scipy.signal  # noqa: F401
-    except ModuleNotFoundError:
-        raise missing("scipy", "evaluate", "measuring loudness") from None
     # Shelf: +4 dB above 1.7 kHz, the head. High-pass at 38 Hz: "revised low-frequency B curve".
     gain, shelf_q = 10 ** (3.999843853973347 / 20), 0.7071752369554196
     edge = gain**0.4996667741545416

@@ -27,8 +27,14 @@ def resample(
 
 
 def at_rate(audio: NDArray[np.float32], in_rate: int, out_rate: int) -> NDArray[np.float32]:
-    """Resample audio [C, T] as a whole from `in_rate` to `out_rate` (Hz), without delay."""
-    return np.concatenate(list(resample([audio], len(audio), in_rate, out_rate)), axis=1)
+    """Resample audio [C, T] as a whole from `in_rate` to `out_rate` (Hz), without delay.
+
+    At least one sample is left if there was one: of one or two the resampler may leave none.
+    """
+    if in_rate == out_rate:
+        return audio
+    joined = np.concatenate(list(resample([audio], len(audio), in_rate, out_rate)), axis=1)
+    return joined if joined.shape[1] else audio[:, :1]
 
 
 def fit_length(

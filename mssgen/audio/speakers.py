@@ -47,7 +47,6 @@ _VORBIS: dict[int, Layout] = {
     8: _names("L C R Ls Rs Lb Rb LFE"),
 }
 _IN_VORBIS_ORDER = ("ogg", "opus")
-_HAVE_USUAL = (*_IN_VORBIS_ORDER, "flac")
 _MIRRORED = (("L", "R"), ("Lb", "Rb"), ("Lc", "Rc"), ("Ls", "Rs"), ("TL", "TR"), ("TLb", "TRb"))
 # Side and back surround: one name for both in containers that have only one pair.
 _BEHIND = {"Ls": "Lb", "Rs": "Rb"}

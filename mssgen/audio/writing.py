@@ -219,6 +219,27 @@ class StemWriter:
             raise
 
 
+def write_audio(
+    target: Path,
+    audio: NDArray[np.float32],
+    sample_rate: int,
+    encoding: Encoding,
+    *,
+    clip: str = "none",
+) -> Path:
+    """Write audio [C, T] at `sample_rate` (Hz) to a file of its own; see `StemWriter`."""
+    with StemWriter(
+        target,
+        sample_rate=sample_rate,
+        n_channels=audio.shape[0],
+        n_samples=audio.shape[1],
+        encoding=encoding,
+        clip=clip,
+    ) as writer:
+        writer.write(audio)
+        return writer.finish()
+
+
 def _seed(target: Path) -> int:
     """Seed of dither and Ogg serial number, from the file name: two runs write the same bytes."""
     return zlib.crc32(os.fsencode(target.name))

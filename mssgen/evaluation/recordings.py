@@ -9,9 +9,9 @@ from typing import Any, cast
 import numpy as np
 
 from mssgen.audio.reading import check_finite, open_source
+from mssgen.audio.resampling import at_rate
 from mssgen.errors import AudioError
 from mssgen.evaluation.metrics.base import Audio, TrackAudio
-from mssgen.evaluation.metrics.signals import at_rate
 from mssgen.inspection.cells import counted
 from mssgen.library.stems import SoundFile, StemFile, to_channels
 

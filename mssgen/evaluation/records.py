@@ -8,6 +8,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from mssgen import __version__
 from mssgen.errors import MssgenError
 from mssgen.evaluation.commits import own_commit
@@ -37,6 +39,9 @@ class Record:
         return Score(self.value, self.n, self.reason)
 
 
+_RECORD = TypeAdapter(Record)
+
+
 def write_scores(records: Iterable[Record], folder: Path) -> Path:
     """Write scores.jsonl, complete or not at all; raises MssgenError."""
     lines = [json.dumps(asdict(record), ensure_ascii=False) for record in records]
@@ -48,21 +53,11 @@ def read_scores(folder: Path) -> list[Record]:
     path = folder / SCORES
     try:
         text = path.read_text(encoding="utf-8")
-        return [_record(json.loads(line)) for line in text.splitlines()]
+        return [_RECORD.validate_json(line, strict=True) for line in text.splitlines()]
     except OSError as error:
         raise MssgenError(f"{path} cannot be read ({error.strerror or error})") from error
-    except (ValueError, TypeError, RecursionError) as error:
+    except ValueError as error:
         raise MssgenError(f"{path} is damaged; run mssgen evaluate again") from error
-
-
-def _record(entry: Mapping[str, Any]) -> Record:
-    """One line of scores.jsonl; TypeError if a value has the wrong type."""
-    record = Record(**entry)
-    names = (record.system, record.track, record.stem, record.metric, record.reason)
-    is_number = type(record.value) in (int, float, type(None)) and type(record.n) is int
-    if not all(isinstance(name, str) for name in names) or not is_number:
-        raise TypeError("a name is not text, or a value is not a number")
-    return record
 
 
 def evaluation_of(

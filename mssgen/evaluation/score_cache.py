@@ -37,10 +37,10 @@ def key_of(
 
 def identity(metric: Metric) -> str:
     """Name and version of a metric: scores are valid until mssgen or its source changes."""
-    measure = metric.measure
-    while isinstance(measure, partial):
-        measure = measure.func
-    parts = (__version__, metric.name, metric.definition, _source(measure.__module__))
+    function: Any = metric.function
+    while isinstance(function, partial):
+        function = function.func
+    parts = (__version__, metric.name, metric.definition, _source(function.__module__))
     return f"{metric.name}@{hashlib.sha256('|'.join(parts).encode()).hexdigest()[:12]}"
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from mssgen.audio.resampling import at_rate
 from mssgen.errors import MssgenError, UsageError
 from mssgen.evaluation.metrics.base import Metric
 from mssgen.evaluation.metrics.embeddings import EMBEDDINGS, Embedding, codec_embedding
 from mssgen.evaluation.metrics.frechet import Frames, frechet_audio_distance
-from mssgen.evaluation.metrics.signals import at_rate
 from mssgen.evaluation.metrics.table import CodecSource, codec_hash, shared_codec
 from mssgen.evaluation.pairing import Pairing
 from mssgen.evaluation.recordings import Recording

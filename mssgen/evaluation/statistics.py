@@ -3,7 +3,7 @@
 Intervals are percentile bootstrap intervals over tracks (Efron and Tibshirani, "An Introduction to
 the Bootstrap", 1993, chapter 13), not BCa: they are defined for medians and for few tracks, where
 the acceleration of BCa degenerates. The same seed draws the same tracks, so tables are
-reproducible. `scipy.stats.bootstrap` gives the same intervals, but every table would need scipy.
+reproducible.
 """
 
 from collections import Counter
@@ -13,9 +13,9 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import PermutationMethod, wilcoxon
 
 from mssgen.evaluation.metrics.base import Metric, Score
-from mssgen.extras import missing
 
 N_RESAMPLES = 2000
 CONFIDENCE = 0.95
@@ -133,13 +133,8 @@ def signed_rank(differences: NDArray[np.float64]) -> tuple[float, str]:
     """(p, method) of Wilcoxon's two-sided signed-rank test of `differences` [N], none of them 0.
 
     Without ties the distribution is exact up to 50 tracks. With ties it is enumerated up to 13
-    tracks, beyond that approximated by a normal one with tie correction. Raises UsageError if
-    scipy is not installed.
+    tracks, beyond that approximated by a normal one with tie correction.
     """
-    try:
-        from scipy.stats import PermutationMethod, wilcoxon
-    except ImportError:
-        raise missing("scipy", "evaluate", "comparing two systems") from None
     has_ties = len(np.unique(np.abs(differences))) < len(differences)
     if not has_ties and len(differences) <= _MAX_EXACT:
         return float(wilcoxon(differences, method="exact").pvalue), "exact"

@@ -105,6 +105,4 @@ class Summary:
 
 
 def _merit(value: float, metric: Metric) -> float:
-    return (
-        value if metric.better == "higher" else -value if metric.better == "lower" else -abs(value)
-    )
+    return {"higher": value, "lower": -value, "zero": -abs(value)}[metric.better]

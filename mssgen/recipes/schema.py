@@ -44,6 +44,9 @@ _WANTED = {
     "list_type": "a list",
     "tuple_type": "a list",
     "sequence_str": "a list",
+    "dataclass_type": "a table",
+    "dict_type": "a table",
+    "missing": "a longer list",
     "string_pattern_mismatch": "a plain name",
     "is_instance_of": "a list",
     "none_required": "null",
@@ -78,7 +81,7 @@ def checked_options(
     Raises CheckpointError for an unknown or missing key, and for a value of another type or out of
     range.
     """
-    schema = _schema(build)
+    schema = schema_of(build)
     try:
         model = schema.model_validate(dict(options))
     except ValidationError as error:
@@ -87,7 +90,7 @@ def checked_options(
 
 
 @cache
-def _schema(build: Callable[..., Any]) -> type[BaseModel]:
+def schema_of(build: Any) -> type[BaseModel]:
     """A pydantic model of the signature of `build`."""
     hints = get_type_hints(build.__init__ if inspect.isclass(build) else build, include_extras=True)
     fields: dict[str, Any] = {
@@ -108,25 +111,50 @@ def _problem(
     error: ValidationError, schema: type[BaseModel], options: Mapping[str, Any], cure: str
 ) -> str:
     """The message about the first wrong key, with the cure."""
-    errors = error.errors(include_url=False, include_input=False)
-    key = str(errors[0]["loc"][0]) if errors[0]["loc"] else "options"
-    kind = errors[0]["type"]
+    first = error.errors(include_url=False, include_input=False)[0]
+    key, kind = str(first["loc"][0]) if first["loc"] else "options", first["type"]
     if kind == "extra_forbidden":
         return f"has an unknown option {shown(key)}{closest(key, schema.model_fields)}"
-    if kind == "missing":
+    if kind == "missing" and len(first["loc"]) == 1:
         return f"lacks the option {key}, which has no default: {cure}"
-    of_key = [each for each in errors if each["loc"] and each["loc"][0] == key]
+    path, value, words = wrong_value(error, options)
+    return f"has the option {dotted(path)} = {shown(value)}, which must be {words}: {cure}"
+
+
+def wrong_value(error: ValidationError, options: Any) -> tuple[Sequence[str | int], Any, str]:
+    """(path, value, requirement) of the first error: (["ratios", 1], "x", "a whole number")."""
+    errors = error.errors(include_url=False, include_input=False)
+    path, value = _found(options, errors[0]["loc"])
+    alike = [each for each in errors if _found(options, each["loc"])[0] == path]
     # Some members of a union have vaguer errors than others.
-    of_key = [each for each in of_key if each["type"] not in _VAGUE] or of_key
-    words = " or ".join(dict.fromkeys(_wanted(each) for each in of_key))
-    value = shown(options.get(key))
-    return f"has the option {key} = {value}, which must be {words}: {cure}"
+    clear = [each for each in alike if each["type"] not in _VAGUE] or alike
+    return path, value, " or ".join(dict.fromkeys(map(_wanted, clear)))
+
+
+def dotted(path: Sequence[str | int]) -> str:
+    """A path as in Python: "inner.ratios[1]"."""
+    return "".join(f"[{each}]" if isinstance(each, int) else f".{each}" for each in path)[1:]
+
+
+def _found(values: Any, location: Sequence[str | int]) -> tuple[list[str | int], Any]:
+    """The part of an error's location that is in `values`, and the value there.
+
+    pydantic also names the members of a union, and keys that are missing.
+    """
+    path: list[str | int] = []
+    for step in location:
+        if isinstance(values, Mapping):
+            is_there = step in values
+        else:
+            is_there = isinstance(values, list | tuple) and step in range(len(values))
+        if is_there:
+            values = values[step]
+            path.append(step)
+    return path, values
 
 
 def _wanted(error: ErrorDetails) -> str:
     """The requirement of a pydantic error in our words."""
     template = _WANTED.get(error["type"])
-    inner = [part for part in error["loc"][1:] if isinstance(part, int)]
     words = template.format(**error.get("ctx", {})) if template else error["msg"].lower()
-    words = words.replace("True", "true").replace("False", "false")
-    return f"{words} at [{inner[0]}]" if inner else words
+    return words.replace("True", "true").replace("False", "false")

@@ -6,15 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.signal import butter, oaconvolve, resample_poly, sosfilt
 
 from mssgen.audio.levels import level
 from mssgen.audio.reading import open_source
 from mssgen.audio.resampling import at_rate
+from mssgen.rendering.sounds import SAMPLE_RATE, Audio, at_level
 
-SAMPLE_RATE = 44100
-Audio = NDArray[np.float32]
 _OVERSAMPLING = 4
 _MAX_RESPONSE_S = 0.2
 
@@ -37,7 +35,7 @@ def saturate(sound: Audio, drive_db: float, bias: float = 0.0) -> Audio:
     bent = np.tanh(driven + np.float32(bias))
     bent = resample_poly(bent, 1, _OVERSAMPLING, axis=1)[:, : sound.shape[1]]
     bent -= bent.mean(axis=1, keepdims=True)
-    return (bent * (level(sound) / max(level(bent), 1e-9))).astype(np.float32)
+    return at_level(bent, level(sound))
 
 
 def find_cabinets(folder: Path) -> tuple[Path, ...]:
@@ -61,23 +59,22 @@ def amplify(
         drive_db = rng.uniform(-6, 8) if rng.random() < 0.5 else rng.uniform(8, 32)
     sound = sound.mean(axis=0, keepdims=True)
     before = level(sound)
-    driven = saturate(sosfilt(_tight(30 if is_bass else 70), sound), drive_db, rng.uniform(0, 0.4))
+    tight = butter(2, 30 if is_bass else 70, "highpass", fs=SAMPLE_RATE, output="sos")
+    driven = saturate(sosfilt(tight, sound), drive_db, rng.uniform(0, 0.4))
     if cabinets:
         cabinet = cabinets[int(rng.integers(len(cabinets)))]
         heard, name = oaconvolve(driven, _response(cabinet), axes=1), cabinet.stem
     else:
         highest = rng.uniform(3500, 6500)
         heard, name = sosfilt(butter(3, highest, fs=SAMPLE_RATE, output="sos"), driven), "band"
-    heard = heard[:, : sound.shape[1]]
-    heard = heard * (before / max(level(heard), 1e-9))
+    heard = at_level(heard[:, : sound.shape[1]], before)
     share = 1.0
     if is_bass:
         share = float(rng.uniform(0.3, 0.8))
         crossing = butter(2, rng.uniform(150, 350), "highpass", fs=SAMPLE_RATE, output="sos")
         heard = share * sosfilt(crossing, heard) + (1 - share / 2) * sound
     facts = {"drive_db": round(drive_db, 1), "cabinet": name, "share": round(share, 2)}
-    heard = heard * (before / max(level(heard), 1e-9))
-    return np.repeat(heard.astype(np.float32), 2, axis=0), facts
+    return np.repeat(at_level(heard, before), 2, axis=0), facts
 
 
 def drum_bus(sound: Audio, rng: np.random.Generator) -> Audio:
@@ -85,10 +82,6 @@ def drum_bus(sound: Audio, rng: np.random.Generator) -> Audio:
     share = rng.uniform(0.0, 0.6)
     crushed = saturate(sound, rng.uniform(0, 14))
     return (sound * (1 - share) + crushed * share).astype(np.float32)
-
-
-def _tight(frequency: float) -> NDArray[np.float64]:
-    return butter(2, frequency, "highpass", fs=SAMPLE_RATE, output="sos")
 
 
 @lru_cache(maxsize=64)

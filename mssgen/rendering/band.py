@@ -12,9 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from mssgen.audio.levels import level
 from mssgen.errors import UsageError
 from mssgen.rendering.amplifiers import amplify, drum_bus
 from mssgen.rendering.drum_hits import choked, is_snare, kit_notes, midi_velocity, without_snares
@@ -29,8 +27,8 @@ from mssgen.rendering.midi import (
 from mssgen.rendering.recipe import Recorded, RecordedSource
 from mssgen.rendering.sampler import Note, Sampler
 from mssgen.rendering.sfz import Instrument, by_pitch, load_sfz
+from mssgen.rendering.sounds import Audio, at_level, mixed, pan_gains
 
-Audio = NDArray[np.float32]
 _GUITARS = range(24, 32)
 _TAKEN_OVER = range(24)
 """MIDI programs whose parts a guitar may play instead: pianos, mallets, organs."""
@@ -271,9 +269,7 @@ def _play_drums(song: MidiFile, band: Band, rng: np.random.Generator, played: Pl
                 [hit for hit in hits if is_snare(hit.note)], band, snare_peak, rng, played, facts
             )
         )
-    total = np.zeros((2, max((part.shape[1] for part in parts), default=0)), np.float32)
-    for part in parts:
-        total[:, : part.shape[1]] += part
+    total = mixed([(0, part) for part in parts])
     played.stems["drums"] = drum_bus(total, rng) if band.kits else total
     played.facts["drums"] = facts
 
@@ -339,13 +335,11 @@ def _play_guitar(song: MidiFile, band: Band, rng: np.random.Generator, played: P
             sound, amplifier = sampler.play(_strummed(human, rng)), dict[str, Any]()
             if rng.random() < band.how.p_amplifier:
                 sound, amplifier = amplify(sound, band.cabinets, rng, is_bass=False)
-            parts.append(_placed(sound, side))
+            mono = sound.mean(axis=0, keepdims=True)
+            parts.append((0, at_level(mono * pan_gains(side), 1.0)))
             facts.append({"instrument": instrument.name, "amplifier": amplifier})
         played.sources.append(instrument.as_source("guitar"))
-    total = np.zeros((2, max(part.shape[1] for part in parts)), np.float32)
-    for part in parts:
-        total[:, : part.shape[1]] += part / max(level(part), 1e-9)
-    played.stems["other"] = total * np.float32(0.05 / max(level(total), 1e-9))
+    played.stems["other"] = at_level(mixed(parts), 0.05)
     played.rest["other"] = without_notes(song, lambda message: message.channel in channels)
     played.facts["guitars"] = facts
 
@@ -367,10 +361,3 @@ def _strummed(notes: list[Note], rng: np.random.Generator) -> list[Note]:
             begins_s = start_s + place * step_s
             strummed.append(replace(note, start_s=begins_s, end_s=max(note.end_s, begins_s + 0.05)))
     return strummed
-
-
-def _placed(sound: Audio, place: float) -> Audio:
-    """Audio [2, T] panned from -1 (left) to 1 (right) at constant power."""
-    angle = (1 + place) * np.pi / 4
-    sides = np.array([[np.cos(angle)], [np.sin(angle)]]) * np.sqrt(2)
-    return (sound.mean(axis=0, keepdims=True) * sides).astype(np.float32)

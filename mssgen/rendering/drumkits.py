@@ -15,8 +15,8 @@ from mssgen.audio.resampling import at_rate
 from mssgen.errors import AudioError, MssgenError
 from mssgen.library.stems import to_channels
 from mssgen.rendering.midi import DrumHit
+from mssgen.rendering.sounds import SAMPLE_RATE, pan_gains
 
-SAMPLE_RATE = 44100
 _JITTER_S, _JITTER_DB = 0.003, 1.0
 _CHOKE_S = 0.03
 _MAX_SAMPLE_S = 6.0
@@ -93,8 +93,7 @@ class DrumKit:
             start = max(0, round((hit.time_s + late_s) * SAMPLE_RATE))
             # Layers already differ in level, so velocity counts less than linearly.
             gain = layer.gain * hit.velocity**0.7 * 10 ** (louder_db / 20)
-            angle = (1 + pans[hit.note]) * np.pi / 4  # constant power
-            sides = np.array([[np.cos(angle)], [np.sin(angle)]]) * np.sqrt(2) * gain
+            sides = pan_gains(pans[hit.note]) * gain
             mix[:, start : start + sound.shape[1]] += sound * sides.astype(np.float32)
         return mix
 

@@ -37,38 +37,19 @@ class Style:
 PLAIN = Style()
 
 
-def _interactive() -> type[ctypes.Structure]:
-    """openmpt_module_ext_interface_interactive of libopenmpt_ext.h: sixteen functions."""
+class _Interactive(ctypes.Structure):
+    """openmpt_module_ext_interface_interactive of libopenmpt_ext.h: sixteen functions in order, of
+    which three are used."""
 
-    def setter(*values: Any) -> Any:
-        return CFUNCTYPE(c_int, c_void_p, *values)
-
-    getter = CFUNCTYPE(c_double, c_void_p)
-    double, indexed, mute = setter(c_double), setter(c_int32, c_double), setter(c_int32, c_int)
-    get_indexed, get_mute = CFUNCTYPE(c_double, c_void_p, c_int32), setter(c_int32)
-    play = setter(c_int32, c_int32, c_double, c_double)
-    members = [
-        ("set_current_speed", setter(c_int32)),
-        ("set_current_tempo", setter(c_int32)),
-        ("set_tempo_factor", double),
-        ("get_tempo_factor", getter),
-        ("set_pitch_factor", double),
-        ("get_pitch_factor", getter),
-        ("set_global_volume", double),
-        ("get_global_volume", getter),
-        ("set_channel_volume", indexed),
-        ("get_channel_volume", get_indexed),
-        ("set_channel_mute_status", mute),
-        ("get_channel_mute_status", get_mute),
-        ("set_instrument_mute_status", mute),
-        ("get_instrument_mute_status", get_mute),
-        ("play_note", play),
-        ("stop_note", setter(c_int32)),
-    ]
-    return type("Interactive", (ctypes.Structure,), {"_fields_": members})
-
-
-_Interactive = _interactive()
+    _fields_ = (
+        ("_set_speed_and_tempo", c_void_p * 2),
+        ("set_tempo_factor", CFUNCTYPE(c_int, c_void_p, c_double)),
+        ("_get_tempo_factor", c_void_p),
+        ("set_pitch_factor", CFUNCTYPE(c_int, c_void_p, c_double)),
+        ("_pitch_volumes_and_channel_mutes", c_void_p * 7),
+        ("set_instrument_mute_status", CFUNCTYPE(c_int, c_void_p, c_int32, c_int)),
+        ("_instrument_mute_and_notes", c_void_p * 3),
+    )
 
 
 @cache

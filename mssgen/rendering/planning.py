@@ -17,7 +17,7 @@ from mssgen.rendering.amplifiers import find_cabinets
 from mssgen.rendering.band import Band, find_band
 from mssgen.rendering.drumkits import find_kits
 from mssgen.rendering.fetch import Package, fetch
-from mssgen.rendering.recipe import Counts, Names, RenderRecipe
+from mssgen.rendering.recipe import RenderRecipe
 
 Kind = Literal["module", "midi", "accompaniment", "sung"]
 _MODULE_SUFFIXES = (".xm", ".mod", ".it", ".s3m", ".stm")
@@ -87,7 +87,7 @@ def plan_songs(recipe: RenderRecipe, cache: Path, hook: Hook) -> Plan:
     """
     bands = {split: find_band(recipe.recorded, split) for split in SPLITS}  # before any download
     shelf = _Shelf(cache, hook)
-    songs = list(_module_songs(recipe, shelf))
+    songs = list(_songs_of_files(recipe, shelf, "module"))
     needs_sounds = any(recipe.midi.packages.of(s) for s in SPLITS if recipe.midi.versions.of(s))
     new = (recipe.accompaniments.songs, recipe.singing.songs)
     needs_sounds |= any(songs.of(split) for songs in new for split in SPLITS)
@@ -95,11 +95,12 @@ def plan_songs(recipe: RenderRecipe, cache: Path, hook: Hook) -> Plan:
     if needs_sounds:
         sounds = _sounds(recipe, shelf, bands)
         with_sounds = {split for split in SPLITS if sounds[split].fonts}
-        songs += [song for song in _midi_songs(recipe, shelf) if song.split in with_sounds]
-        songs += [song for song in _new_songs(recipe, shelf, "sung") if song.split in with_sounds]
-        songs += [
-            song for song in _new_songs(recipe, shelf, "accompaniment") if song.split in with_sounds
-        ]
+        notes = (
+            *_songs_of_files(recipe, shelf, "midi"),
+            *_new_songs(recipe, shelf, "sung"),
+            *_new_songs(recipe, shelf, "accompaniment"),
+        )
+        songs += [song for song in notes if song.split in with_sounds]
     used = tuple(package for package in shelf.packages.values() if package)
     return Plan(tuple(songs), sounds, used)
 
@@ -117,7 +118,8 @@ class _Shelf:
         self._cache, self._hook = cache, hook
         self.packages: dict[str, Package | None] = {}
 
-    def package(self, name: str) -> Package | None:
+    def package(self, name: str, *, is_optional: bool = False) -> Package | None:
+        """The package; where it cannot be fetched, None and a `Failed`, a `Warned` if optional."""
         if name not in self.packages:
             try:
                 self.packages[name] = fetch(name, self._cache)
@@ -125,18 +127,8 @@ class _Shelf:
                 raise
             except MssgenError as error:
                 self.packages[name] = None
-                self._hook(Failed(name, str(error)))
-        return self.packages[name]
-
-    def optional(self, name: str) -> Package | None:
-        """A package that is not required: only a warning if it cannot be fetched."""
-        try:
-            self.packages[name] = fetch(name, self._cache)
-        except UsageError:
-            raise
-        except MssgenError as error:
-            self.packages[name] = None
-            self._hook(Warned(name, f"left out: {error}"))
+                warned = Warned(name, f"left out: {error}")
+                self._hook(warned if is_optional else Failed(name, str(error)))
         return self.packages[name]
 
     def files(
@@ -157,51 +149,30 @@ class _Shelf:
         return list(found.values())
 
 
-def _files_of(
-    names: Names,
-    suffixes: tuple[str, ...],
-    avoid: tuple[str, ...],
-    shelf: _Shelf,
-) -> dict[str, list[SourceFile]]:
-    """The files of each split; a file that is in two splits goes to the later one (test last)."""
+def _songs_of_files(
+    recipe: RenderRecipe, shelf: _Shelf, kind: Literal["module", "midi"]
+) -> Iterator[Song]:
+    """The songs of modules or MIDI files.
+
+    Every file comes once before any file comes twice, so that an interrupted set is as broad as
+    possible. A file that is in two splits goes to the later one (test last).
+    """
+    how = recipe.modules if kind == "module" else recipe.midi
+    suffixes = _MODULE_SUFFIXES if kind == "module" else _MIDI_SUFFIXES
+    counts = {split: how.versions.of(split) for split in SPLITS}
     seen: set[str] = set()
     found: dict[str, list[SourceFile]] = {}
     for split in reversed(SPLITS):
-        files = [each for name in names.of(split) for each in shelf.files(name, suffixes, avoid)]
+        names = how.packages.of(split) if counts[split] else ()
+        files = [each for name in names for each in shelf.files(name, suffixes, how.avoid)]
         found[split] = [each for each in files if each.sha256 not in seen]
         seen |= {each.sha256 for each in files}
-    return found
-
-
-def _module_songs(recipe: RenderRecipe, shelf: _Shelf) -> Iterator[Song]:
-    how = recipe.modules
-    files = _files_of(_wanted(how.packages, how.versions), _MODULE_SUFFIXES, how.avoid, shelf)
-    yield from _versions(recipe, "module", files, how.versions)
-
-
-def _midi_songs(recipe: RenderRecipe, shelf: _Shelf) -> Iterator[Song]:
-    how = recipe.midi
-    files = _files_of(_wanted(how.packages, how.versions), _MIDI_SUFFIXES, how.avoid, shelf)
-    yield from _versions(recipe, "midi", files, how.versions)
-
-
-def _wanted(names: Names, versions: Counts) -> Names:
-    """The packages of splits that get at least one version."""
-    kept = {split: names.of(split) for split in SPLITS if versions.of(split)}
-    return Names(**kept)
-
-
-def _versions(
-    recipe: RenderRecipe, kind: Kind, files: dict[str, list[SourceFile]], versions: Counts
-) -> Iterator[Song]:
-    """Every file once before any file twice, so that an interrupted set is as broad as possible."""
-    counts = {split: versions.of(split) for split in SPLITS}
     for version in range(max(counts.values())):
         for split in SPLITS:
-            names: set[str] = set()
-            for file in files[split] if version < counts[split] else ():
-                name = _name(file, names)
-                names.add(name)
+            taken: set[str] = set()
+            for file in found[split] if version < counts[split] else ():
+                name = _name(file, taken)
+                taken.add(name)
                 key = f"{split}/{name}-{version + 1}"
                 yield Song(key, split, kind, file, _seed(recipe.render.seed, key))
 
@@ -270,7 +241,11 @@ def _cabinets(
     """The cabinets of each split, and the manifest's entry for them; both empty if the package is
     not named or cannot be fetched, since cabinets are optional."""
     found: dict[str, list[Path]] = {split: [] for split in SPLITS}
-    package = shelf.optional(recipe.recorded.cabinets) if recipe.recorded.cabinets else None
+    package = (
+        shelf.package(recipe.recorded.cabinets, is_optional=True)
+        if recipe.recorded.cabinets
+        else None
+    )
     if package is None:
         return dict.fromkeys(SPLITS, ()), None
     for path in find_cabinets(package.folder):

@@ -8,7 +8,7 @@ Sources are listed per split and may be in one split only: the same composer, so
 training and test would make the test too optimistic.
 """
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -232,18 +232,10 @@ class RenderRecipe:
     recorded: Recorded = field(default_factory=Recorded)
 
     def __post_init__(self) -> None:
-        units = (
-            ("modules.packages", self.modules.packages),
-            ("midi.packages", self.midi.packages),
-            ("instruments.fonts", self.instruments.fonts),
-            ("instruments.kits", self.instruments.kits),
-            ("recorded.basses", self.recorded.basses),
-            ("recorded.guitars", self.recorded.guitars),
-            ("recorded.kits", self.recorded.kits),
-            ("recorded.snares", self.recorded.snares),
-        )
-        for name, names in units:
-            _check_apart(name, names)
+        for section in _SECTIONS:
+            for name, value in vars(getattr(self, section)).items():
+                if isinstance(value, Names):
+                    _check_apart(f"{section}.{name}", value)
 
     def identity(self) -> dict[str, Any]:
         """All settings that affect the audio; a set can be continued as long as they are the same.
@@ -259,15 +251,8 @@ class RenderRecipe:
         return record
 
 
-_SECTIONS: dict[str, type[Any]] = {
-    "render": RenderOptions,
-    "treatment": Treatment,
-    "instruments": Instruments,
-    "modules": Modules,
-    "midi": Midi,
-    "accompaniments": Accompaniments,
-    "singing": Singing,
-    "recorded": Recorded,
+_SECTIONS: dict[str, Any] = {
+    each.name: each.type for each in fields(RenderRecipe) if is_dataclass(each.type)
 }
 _FAMILY = Family(("data",), tuple(_SECTIONS))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from mssgen import __version__
 from mssgen.audio.encodings import Encoding
 from mssgen.audio.levels import level_db
-from mssgen.audio.writing import StemWriter
+from mssgen.audio.writing import write_audio
 from mssgen.errors import MssgenError, UsageError
 from mssgen.events import Done, Event, Failed, Hook, Warned, Written, ignore
 from mssgen.files import is_there, reported, whole_folder
@@ -20,7 +20,7 @@ from mssgen.rendering import manifest
 from mssgen.rendering.planning import Plan, Song, Sounds, plan_songs
 from mssgen.rendering.recipe import RenderRecipe
 from mssgen.rendering.songs import Rendered, Unsuitable, render_song
-from mssgen.rendering.treatment import SAMPLE_RATE
+from mssgen.rendering.sounds import SAMPLE_RATE
 
 _ENCODING = Encoding("flac", "16")
 _MAX_JOBS = 256
@@ -148,17 +148,7 @@ def _write(song: Song, rendered: Rendered, output: Path) -> None:
     """The stems and the record of a track in a hidden folder, which is renamed when complete."""
     with reported(output, UsageError), whole_folder(output / song.key) as part:
         for name, stem in rendered.stems.items():
-            writer = StemWriter(
-                part / f"{name}.{_ENCODING.extension}",
-                sample_rate=SAMPLE_RATE,
-                n_channels=2,
-                n_samples=stem.shape[1],
-                encoding=_ENCODING,
-                clip="none",
-            )
-            with writer:
-                writer.write(stem)
-                writer.finish()
+            write_audio(part / f"{name}.{_ENCODING.extension}", stem, SAMPLE_RATE, _ENCODING)
         record = {
             "split": song.split,
             "kind": song.kind,

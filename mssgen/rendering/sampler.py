@@ -13,9 +13,8 @@ from mssgen.audio.reading import open_source
 from mssgen.audio.resampling import at_rate
 from mssgen.library.stems import to_channels
 from mssgen.rendering.sfz import Instrument, Region
+from mssgen.rendering.sounds import SAMPLE_RATE, Audio, mixed, pan_gains
 
-SAMPLE_RATE = 44100
-Audio = NDArray[np.float32]
 _MAX_SAMPLE_S = 30.0
 _EDGE_S = 0.0015
 """Length of the fade where a recording is cut, to avoid clicks."""
@@ -83,10 +82,7 @@ class Sampler:
                     ringing = Note(note.end_s, np.inf, note.key, note.velocity, note.articulation)
                     start = max(0, round(note.end_s * SAMPLE_RATE))
                     placed.append((start, self._sound(region, ringing, key)))
-        mix = np.zeros((2, max((start + s.shape[1] for start, s in placed), default=0)), np.float32)
-        for start, sound in placed:
-            mix[:, start : start + sound.shape[1]] += sound
-        return mix
+        return mixed(placed)
 
     def _fitted(self, note: Note) -> int:
         lowest, highest = self.instrument.keys
@@ -153,8 +149,7 @@ class Sampler:
         share = abs(track) / 100
         loudness = (note.velocity / 127) ** 2 if track >= 0 else 1 - (note.velocity / 127) ** 2
         gain = (1 - share + share * loudness) * 10 ** ((region.volume + note.gain_db) / 20)
-        angle = (1 + np.clip(region.pan, -100, 100) / 100) * np.pi / 4  # constant power
-        sides = np.array([[np.cos(angle)], [np.sin(angle)]]) * np.sqrt(2) * gain
+        sides = pan_gains(float(np.clip(region.pan, -100, 100)) / 100) * gain
         return sound * sides.astype(np.float32)
 
 

@@ -13,8 +13,8 @@ from mssgen.audio.resampling import at_rate
 from mssgen.errors import MssgenError, UsageError
 from mssgen.leftovers import scratch_folder
 from mssgen.rendering.accompaniments import Chord, Draft
+from mssgen.rendering.sounds import SAMPLE_RATE
 
-SAMPLE_RATE = 44100
 SINGER = {
     "package": "pysinsy",
     "version": "0.0.5",

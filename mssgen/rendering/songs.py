@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mssgen.audio.levels import level, level_db
 from mssgen.checkpoints.registry import STEMS
@@ -21,10 +20,10 @@ from mssgen.rendering.openmpt import Module, Style
 from mssgen.rendering.planning import Song, Sounds, SourceFile
 from mssgen.rendering.recipe import Instruments, Modules, RenderOptions, RenderRecipe
 from mssgen.rendering.singing import SINGER, draw_voice, sing
+from mssgen.rendering.sounds import SAMPLE_RATE, Audio, at_level, fitted, mixed
 from mssgen.rendering.synthesis import balanced, fluidsynth_version, render_groups
-from mssgen.rendering.treatment import SAMPLE_RATE, treat
+from mssgen.rendering.treatment import treat
 
-Audio = NDArray[np.float32]
 _HEARD_DB = -60.0
 """Stems below this RMS level relative to the loudest stem count as silent."""
 _TAIL_DB = -70.0
@@ -82,7 +81,7 @@ def _play_module(
     stems: dict[str, Audio] = {}
     for group in GROUPS:
         chosen = [index for index, label in enumerate(labels) if label.stem == group]
-        stems[group] = _fitted(
+        stems[group] = fitted(
             module.play(chosen, max_duration_s=longest_s, style=style), mixture.shape[1]
         )
     residual = mixture - sum(stems.values(), np.zeros_like(mixture))
@@ -147,7 +146,7 @@ def _play_sung(
     vocals = sing(draft_song(song.style, song.seed), melody, voice)
     rest_db = level_db(np.sum(list(stems.values()), axis=0))
     gain_db = rest_db + rng.uniform(-5, 1) - level_db(vocals) if np.any(vocals) else 0.0
-    vocals = _fitted(vocals * np.float32(10 ** (gain_db / 20)), stems["drums"].shape[1])
+    vocals = fitted(vocals * np.float32(10 ** (gain_db / 20)), stems["drums"].shape[1])
     facts["sources"].append({"role": "vocals", **SINGER})
     facts["played"]["voice"] = asdict(voice)
     return {**stems, "vocals": vocals}, facts
@@ -180,7 +179,7 @@ def _play_notes(
         rng=rng,
     )
     stems = _joined(stems, played, song.rng("balance"))
-    stems = {name: _fitted(stem, _end(stems, recipe.render)) for name, stem in stems.items()}
+    stems = {name: fitted(stem, _end(stems, recipe.render)) for name, stem in stems.items()}
     sources = [source_of(role, song.file), *played.sources]
     for group, file in fonts.items():
         if group not in played.rest:
@@ -205,18 +204,17 @@ def _joined(rest: dict[str, Audio], played: Played, rng: np.random.Generator) ->
     for name, sound in played.stems.items():
         beside = rest.get(name)
         if beside is not None and np.any(beside):
-            gain = level(beside) / max(level(sound), 1e-9) * 10 ** (rng.uniform(-4, 4) / 20)
-            n_samples = max(beside.shape[1], sound.shape[1])
-            sound = _fitted(sound * np.float32(gain), n_samples) + _fitted(beside, n_samples)
+            sound = at_level(sound, level(beside) * 10 ** (rng.uniform(-4, 4) / 20))
+            sound = mixed([(0, sound), (0, beside)])
         joined[name] = sound
     reference = level(joined["other"]) if "other" in joined else 0.0
     for name, (least_db, most_db) in _MIX_DB.items():
-        own = level(joined[name]) if name in played.stems else 0.0
-        if own and reference:  # the level of a recording does not determine its level in a mix
-            gain = reference / own * 10 ** (rng.uniform(least_db, most_db) / 20)
-            joined[name] = joined[name] * np.float32(gain)
+        # The level of a recording does not determine its level in a mix.
+        if name in played.stems and reference and level(joined[name]):
+            wanted = reference * 10 ** (rng.uniform(least_db, most_db) / 20)
+            joined[name] = at_level(joined[name], wanted)
     n_samples = max(sound.shape[1] for sound in joined.values())
-    return balanced({name: _fitted(sound, n_samples) for name, sound in joined.items()})
+    return balanced({name: fitted(sound, n_samples) for name, sound in joined.items()})
 
 
 def _draw_kit(sounds: Sounds, how: Instruments, rng: np.random.Generator) -> SourceFile | None:
@@ -230,12 +228,6 @@ def _end(stems: dict[str, Audio], options: RenderOptions) -> int:
     loud = np.flatnonzero(mixture > mixture.max(initial=0.0) * 10 ** (_TAIL_DB / 20))
     last = int(loud[-1]) + 1 if len(loud) else 0
     return min(last, round(options.max_duration_s * SAMPLE_RATE))
-
-
-def _fitted(sound: Audio, n_samples: int) -> Audio:
-    """Audio [2, T] cut or zero-padded to `n_samples`."""
-    sound = sound[:, :n_samples]
-    return np.pad(sound, ((0, 0), (0, n_samples - sound.shape[1])))
 
 
 def _check_stems(stems: dict[str, Audio], options: RenderOptions) -> None:

@@ -6,7 +6,6 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mssgen.audio.levels import level
 from mssgen.audio.reading import open_source
@@ -14,8 +13,8 @@ from mssgen.leftovers import scratch_folder
 from mssgen.rendering.drumkits import DrumKit
 from mssgen.rendering.fetch import find_tool, run_tool
 from mssgen.rendering.midi import MidiFile, count_notes, drum_hits
+from mssgen.rendering.sounds import SAMPLE_RATE, Audio, fitted
 
-SAMPLE_RATE = 44100
 _GAIN = "0.4"
 """Low, as headroom for many voices; the stems are scaled together later."""
 
@@ -28,7 +27,7 @@ def fluidsynth_version() -> str:
     return found[0] if found else "unknown"
 
 
-def synthesise(song: MidiFile, font: Path, *, reverb: bool = False) -> NDArray[np.float32]:
+def synthesise(song: MidiFile, font: Path, *, reverb: bool = False) -> Audio:
     """Play a MIDI file with a soundfont; returns audio [2, T] at 44.1 kHz.
 
     Args:
@@ -44,18 +43,7 @@ def synthesise(song: MidiFile, font: Path, *, reverb: bool = False) -> NDArray[n
         source, target = folder / "song.mid", folder / "song.wav"
         song.save(source)
         # Ignore the user's configuration file, which would change the sound.
-        settings = [
-            "-f",
-            "/dev/null",
-            "-R",
-            switch,
-            "-C",
-            switch,
-            "-g",
-            _GAIN,
-            "-r",
-            str(SAMPLE_RATE),
-        ]
+        settings = f"-f /dev/null -R {switch} -C {switch} -g {_GAIN} -r {SAMPLE_RATE}".split()
         options = ["-o", "synth.polyphony=4096", "-o", "synth.dynamic-sample-loading=1"]
         output = ["-O", "float", "-T", "wav", "-F", str(target)]
         command = [program, "-n", "-i", "-q", *settings, *options, *output, str(font), str(source)]
@@ -71,7 +59,7 @@ def render_groups(
     kit: DrumKit | None = None,
     reverb: bool = False,
     rng: np.random.Generator,
-) -> dict[str, NDArray[np.float32]]:
+) -> dict[str, Audio]:
     """A stem [2, T] for each group, all as long as the longest; groups without notes are silent.
 
     Args:
@@ -93,13 +81,10 @@ def render_groups(
         else:
             stems[name] = synthesise(song, fonts[name], reverb=reverb)
     n_samples = max((stem.shape[1] for stem in stems.values()), default=0)
-    stems = {
-        name: np.pad(stem, ((0, 0), (0, n_samples - stem.shape[1]))) for name, stem in stems.items()
-    }
-    return balanced(stems)
+    return balanced({name: fitted(stem, n_samples) for name, stem in stems.items()})
 
 
-def balanced(stems: dict[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+def balanced(stems: dict[str, Audio]) -> dict[str, Audio]:
     """Stems [2, T] raised to at most 8 dB below the loudest one, and drums lowered to its level:
     soundfonts and kits differ in level, and inaudible stems are useless for training."""
     levels = {name: level(stem) for name, stem in stems.items()}

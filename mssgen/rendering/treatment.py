@@ -17,9 +17,8 @@ from scipy.signal import lfilter, oaconvolve, sosfilt
 from mssgen.audio.levels import level
 from mssgen.recipes.schema import Share
 from mssgen.recipes.sections import check_fields
+from mssgen.rendering.sounds import SAMPLE_RATE, Audio, at_level
 
-SAMPLE_RATE = 44100
-Audio = NDArray[np.float32]
 Decibels = Annotated[float, Field(ge=0, le=24)]
 _CEILING = 0.98
 """Peak of the mixture: headroom for 16 bits and for decoders of lossy formats."""
@@ -130,8 +129,7 @@ def _treat_stem(name: str, sound: Audio, how: Treatment, rng: np.random.Generato
         wet_db = own.uniform(-22, -8) - (6 if name in ("bass", "drums") else 0)
         sound = _add_room(sound, own.uniform(0.2, 1.8), wet_db, own)
     # Make-up gain: the balance of the song changes by `level_db` only.
-    gain = before / max(level(sound), 1e-9) * 10 ** (own.uniform(-how.level_db, how.level_db) / 20)
-    return sound * np.float32(gain)
+    return at_level(sound, before * 10 ** (own.uniform(-how.level_db, how.level_db) / 20))
 
 
 def _equalise(sound: Audio, most_db: float, rng: np.random.Generator) -> Audio:

@@ -20,7 +20,7 @@ from support.program import Program
 from support.toys import tiny_codec
 
 RATE = 8000
-SDR, SAR, ISR = (metric(name, ERROR.measure) for name in ("sdr", "sar", "isr"))
+SDR, SAR, ISR = (metric(name, ERROR.function) for name in ("sdr", "sar", "isr"))
 
 
 @pytest.fixture

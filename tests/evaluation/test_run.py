@@ -150,8 +150,8 @@ def test_damaged_scores_are_measured_again(folder: Path) -> None:
 
 
 def test_a_changed_definition_is_another_version() -> None:
-    assert identity(ERROR) != identity(metric("error", ERROR.measure, definition="Another."))
-    assert identity(ERROR) == identity(metric("error", ERROR.measure))
+    assert identity(ERROR) != identity(metric("error", ERROR.function, definition="Another."))
+    assert identity(ERROR) == identity(metric("error", ERROR.function))
 
 
 def test_a_broken_file_fails_its_track_only(folder: Path) -> None:

@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mssgen.evaluation.metrics.base import Score
@@ -40,6 +40,7 @@ def test_no_value_and_one_value_have_no_interval() -> None:
     assert (one.value, one.low, one.high) == (3.0, None, None)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-100, 100), min_size=2, max_size=20), st.sampled_from(["mean", "median"]))
 def test_an_interval_lies_within_the_values_and_is_drawn_alike(
     values: list[float], how: str

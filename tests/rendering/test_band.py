@@ -262,7 +262,7 @@ def test_no_instrument_of_the_shipped_recipe_is_in_two_splits() -> None:
         ('[recorded.basses]\ntrain = ["bass-tuba"]', "bass-tuba, whose origin is unknown"),
         ('[recorded.basses]\nvalid = ["bass-growly"]', "bass-growly in valid"),
         ('[recorded.snares]\ntest = ["10"]', "has 10 in test"),
-        ("[recorded]\np_guitar = 2", "p_guitar = 2.0 is out of range; use 0 to 1"),
+        ("[recorded]\np_guitar = 2", "p_guitar = 2 is out of range; use 0 to 1"),
         ("[recorded]\nfolders = 'x'", "has no 'folders'; did you mean folder"),
     ],
 )

@@ -39,7 +39,8 @@ from mssgen.rendering.midi import (
 )
 from mssgen.rendering.recipe import load_recipe, recipe_names
 from mssgen.rendering.singing import SungNote, Voice, music_xml, sing, write_melody
-from mssgen.rendering.treatment import SAMPLE_RATE, Treatment, fit_to_scale, limit, treat
+from mssgen.rendering.sounds import SAMPLE_RATE
+from mssgen.rendering.treatment import Treatment, fit_to_scale, limit, treat
 
 from support.program import Program
 from support.sources import midi_bytes, package, soundfont

@@ -55,7 +55,7 @@ def metric(name: str, measure: object, **changes: str) -> Metric:
         "group": "waveform",
         **changes,
     }
-    return Metric(name=name, measure=measure, **about)  # type: ignore[arg-type]
+    return Metric(name=name, function=measure, **about)  # type: ignore[arg-type]
 
 
 ERROR = metric("error", error_db)

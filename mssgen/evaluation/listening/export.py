@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from scipy.signal import firwin, kaiserord, oaconvolve
 
 from mssgen.errors import AudioError, MssgenError, UsageError
 from mssgen.evaluation.listening import webmushra
@@ -26,7 +27,6 @@ from mssgen.evaluation.listening.trials import (
 from mssgen.evaluation.report.audio_files import amplified, match, read_excerpt
 from mssgen.evaluation.report.results import Results, StemFiles, read_results
 from mssgen.events import Hook, Warned, Written, ignore
-from mssgen.extras import missing
 from mssgen.files import write_text
 from mssgen.inspection.cells import slug
 
@@ -70,11 +70,7 @@ def export_ab(
 
 def low_passed(audio: Audio, sample_rate: int, cutoff_hz: float) -> Audio:
     """The low-pass anchor of BS.1534-3 [C, T] without delay: flat to the cut-off, 60 dB down a
-    seventh above it (3.5 and 4 kHz), steeper than required. UsageError without scipy."""
-    try:
-        from scipy.signal import firwin, kaiserord, oaconvolve
-    except ModuleNotFoundError:
-        raise missing("scipy", "evaluate", "a listening test") from None
+    seventh above it (3.5 and 4 kHz), steeper than required."""
     width_hz = cutoff_hz / 7
     if cutoff_hz + width_hz >= sample_rate / 2:
         return audio.copy()

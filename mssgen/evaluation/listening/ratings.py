@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import sem, t
 
 from mssgen.errors import MssgenError, UsageError
-from mssgen.evaluation.statistics import bootstrap
-from mssgen.extras import missing
+from mssgen.evaluation.statistics import CONFIDENCE, bootstrap
 from mssgen.files import write_text
 from mssgen.inspection.cells import csv_text, md_text
 
@@ -176,7 +176,7 @@ def summarise(
 ) -> list[ConditionMean]:
     """Mean of each condition over all stems and per stem, without excluded listeners.
 
-    Sorted by stem ("all" first), then best condition first. UsageError without scipy.
+    Sorted by stem ("all" first), then best condition first.
     """
     excluded = {screened.listener for screened in screening if screened.is_excluded}
     groups: dict[tuple[str, str, str], dict[str, list[float]]] = defaultdict(
@@ -298,19 +298,11 @@ def _summary(
     mean, n = float(means.mean()), len(means)
     low = high = None
     if n > 1:
-        half = _t_quantile(n - 1) * float(means.std(ddof=1)) / math.sqrt(n)
+        half = float(t.ppf((1 + CONFIDENCE) / 2, n - 1) * sem(means))
         low, high = mean - half, mean + half
     return ConditionMean(
         stem, condition, role, n, n_ratings, mean, low, high, *bootstrap(means, "mean", seed=seed)
     )
-
-
-def _t_quantile(n_free: int) -> float:
-    try:
-        from scipy.stats import t
-    except ModuleNotFoundError:
-        raise missing("scipy", "evaluate", "averaging ratings") from None
-    return float(t.ppf(0.975, n_free))
 
 
 def _markdown(screening: Sequence[Screening], summaries: Sequence[ConditionMean]) -> str:

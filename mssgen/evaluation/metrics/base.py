@@ -40,8 +40,12 @@ class Score:
     """Why `value` is None: "silent reference", "silent estimate", ..."""
 
 
+class Undefined(Exception):
+    """Raised where a metric has no value; the text is the reason: "silent reference"."""
+
+
 Measure = Callable[[TrackAudio, str], Score]
-"""Scores one stem of a track."""
+"""Scores one stem of a track; raises Undefined."""
 Better = Literal["higher", "lower", "zero"]
 """The better direction; "zero": a signed difference."""
 Average = Literal["mean", "median"]
@@ -63,7 +67,14 @@ class Metric:
     """Formula, settings, range and source, as one paragraph."""
     group: str
     """"waveform", "bsseval", "spectral", "proxies", "features", "bleed", "tokens", "embedding"."""
-    measure: Measure = field(repr=False)
+    function: Measure = field(repr=False)
+
+    def measure(self, track: TrackAudio, stem: str) -> Score:
+        """Score one stem of a track."""
+        try:
+            return self.function(track, stem)
+        except Undefined as reason:
+            return Score(None, 0, str(reason))
 
 
 def metric(
@@ -74,19 +85,19 @@ def metric(
     Its name is the metric's, and the first paragraph of its docstring the definition.
     """
 
-    def made(measure: Measure) -> Metric:
+    def made(function: Measure) -> Metric:
         # The module has the metric under the function's name: pickle finds the function inside it.
-        measure.__qualname__ = f"{measure.__qualname__}.measure"
-        paragraph = (inspect.getdoc(measure) or "").partition("\n\n")[0]
+        function.__qualname__ = f"{function.__qualname__}.function"
+        paragraph = (inspect.getdoc(function) or "").partition("\n\n")[0]
         return Metric(
-            name=measure.__name__,
+            name=function.__name__,
             title=titled(title, unit),
             unit=unit,
             better=better,
             aggregate=aggregate,
             definition=" ".join(paragraph.split()),
             group=group,
-            measure=measure,
+            function=function,
         )
 
     return made

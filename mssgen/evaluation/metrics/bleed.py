@@ -7,8 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from mssgen.evaluation.metrics.base import Score, TrackAudio, metric
-from mssgen.evaluation.metrics.signals import NO_OTHERS, check_both, others, per_track
+from mssgen.evaluation.metrics.base import Score, TrackAudio, Undefined, metric
+from mssgen.evaluation.metrics.signals import audible_pair, others, per_track, sources
 from mssgen.evaluation.metrics.spectral import FULLNESS_METRICS, mel_filters, power, spectra
 from mssgen.inspection.decibels import power_db
 
@@ -32,10 +32,10 @@ def bleed(track: TrackAudio, stem: str) -> Score:
     The gains allow for phases that differ between bands. What other references have in common with
     the target counts as target. A few thousandths of uncorrelated noise are explained by chance.
     """
-    missing = check_both(track, stem)
+    audible_pair(track, stem)
     rest = others(track, stem)
-    if missing is not None or not rest:
-        return missing or NO_OTHERS
+    if not rest:
+        raise Undefined("no other reference")
     names, products = _products(track)
     rows = [names.index(f"r {name}") for name in (stem, *rest)]
     last = names.index(f"e {stem}")
@@ -52,10 +52,7 @@ def bleed(track: TrackAudio, stem: str) -> Score:
 def _products(track: TrackAudio) -> tuple[list[str], NDArray[np.complex128]]:
     """Names of n references and estimates, and their inner products [W, G, C, n, n] in W windows
     and G bands: once for all stems of a track."""
-    signals = {f"r {name}": audio for name, audio in track.references.items()}
-    for stem in track.references:
-        signals |= {f"r {name}": audio for name, audio in others(track, stem).items()}
-    signals |= {f"e {name}": audio for name, audio in track.estimates.items()}
+    signals = sources(track)
     edges_hz = np.array(_BAND_EDGES_HZ)
     edges_hz = edges_hz[edges_hz < track.sample_rate / 2]
     edges = [*np.ceil(edges_hz * _N_FFT / track.sample_rate).astype(int), _N_FFT // 2 + 1]
@@ -91,12 +88,12 @@ def leakage(track: TrackAudio, stem: str) -> Score:
     they add up to at least 1 s. Not below -100 dBFS.
     """
     if not track.estimates[stem].size:
-        return Score(None, 0, "too short")
+        raise Undefined("too short")
     length = max(1, round(_FRAME_S * track.sample_rate))
     is_quiet = _frame_power(track.references[stem], length) < 10 ** (_GATE_DB / 10)
     n_quiet = int(is_quiet.sum())
     if n_quiet * _FRAME_S < 1:
-        return Score(None, 0, "the reference is never silent for long")
+        raise Undefined("the reference is never silent for long")
     power = _frame_power(track.estimates[stem], length)[is_quiet].mean()
     return Score(power_db(float(power), floor_db=-100.0), n_quiet)
 
@@ -111,10 +108,10 @@ def excess(track: TrackAudio, stem: str) -> Score:
     A stem may be slightly louder than its mixture where another stem cancels it; far louder means
     that it never sounded, such as a generated cymbal on a bass.
     """
-    missing = check_both(track, stem)
-    if missing is not None or track.mixture is None:
-        return missing or Score(None, 0, "no mixture")
-    ours, whole = (_regions(audio, track) for audio in (track.estimates[stem], track.mixture))
+    _, estimate = audible_pair(track, stem)
+    if track.mixture is None:
+        raise Undefined("no mixture")
+    ours, whole = (_regions(audio, track) for audio in (estimate, track.mixture))
     is_more = ours > 10 ** (_MARGIN_DB / 10) * whole
     share = float(ours[is_more].sum() / ours.sum())
     return Score(power_db(share, floor_db=_FLOOR_DB), ours.numel())

@@ -5,29 +5,21 @@ remembered. Stems that it refuses are handled so that the other stems keep their
 """
 
 import warnings
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mssgen.evaluation.metrics.base import Audio, Metric, Score, TrackAudio
-from mssgen.evaluation.metrics.signals import absent, per_track
+from mssgen.evaluation.metrics.base import Audio, Metric, Score, TrackAudio, Undefined
+from mssgen.evaluation.metrics.signals import package, per_track
 
 _NAMES = ("sdr", "isr", "sir", "sar")
 
 
-@dataclass(frozen=True)
-class Frames:
-    """museval's ratios of one stem."""
-
-    values: NDArray[np.float64]
-    """[4, W]: SDR, ISR, SIR and SAR in dB in W windows; NaN where museval has none."""
-
-
 @per_track
-def bsseval_frames(track: TrackAudio) -> dict[str, Frames | Score]:
-    """By stem with an estimate, the four ratios in windows of 1 s, or the reason for none.
+def bsseval_frames(track: TrackAudio) -> dict[str, NDArray[np.float64] | str]:
+    """By stem with an estimate: SDR, ISR, SIR and SAR in dB [4, W] in windows of 1 s, NaN where
+    museval has none; or the reason why there are none.
 
     - Stems whose reference is all zeros are left out, as if the track did not have them: museval
       refuses them.
@@ -39,15 +31,15 @@ def bsseval_frames(track: TrackAudio) -> dict[str, Frames | Score]:
 
     Raises UsageError where museval is not installed.
     """
-    found: dict[str, Frames | Score] = {}
+    found: dict[str, NDArray[np.float64] | str] = {}
     stems = []
     for stem in track.estimates:
         if _is_zero(track.references[stem]):
-            found[stem] = Score(None, 0, "silent reference")
+            found[stem] = "silent reference"
         else:
             stems.append(stem)
             if _is_zero(track.estimates[stem]):
-                found[stem] = Score(None, 0, "silent estimate")
+                found[stem] = "silent estimate"
     if len(found) == len(track.estimates):
         return found
     references = [track.references[stem] for stem in stems]
@@ -59,13 +51,13 @@ def bsseval_frames(track: TrackAudio) -> dict[str, Frames | Score]:
         mixture = _mixture(track)
         rest = None if mixture is None else mixture - references[0]
         if mixture is None or rest is None or _is_zero(rest):
-            return {**found, stems[0]: Score(None, 0, "one source only, and no mixture")}
+            return {**found, stems[0]: "one source only, and no mixture"}
         residual = mixture - estimates[0]
         references.append(rest)
         estimates.append(rest if _is_zero(residual) else residual)
     values = _museval(references, estimates, track.sample_rate)
     for index, stem in enumerate(stems):
-        found.setdefault(stem, Frames(values[:, index]))
+        found.setdefault(stem, values[:, index])
     return found
 
 
@@ -85,10 +77,7 @@ def _is_zero(audio: Audio) -> bool:
 
 def _museval(references: list[Audio], estimates: list[Audio], rate: int) -> NDArray[np.float64]:
     """SDR, ISR, SIR and SAR [4, S, W] of S stems [C, T]."""
-    try:
-        import museval
-    except ModuleNotFoundError:
-        raise absent("museval") from None
+    museval = package("museval")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         values: Any = museval.evaluate(
@@ -103,14 +92,15 @@ def _museval(references: list[Audio], estimates: list[Audio], rate: int) -> NDAr
 def _measure(index: int) -> Any:
     def measure(track: TrackAudio, stem: str) -> Score:
         found = bsseval_frames(track)[stem]
-        if isinstance(found, Score):
-            return found
+        if isinstance(found, str):
+            raise Undefined(found)
         # Infinite ratios count as missing, as in museval's own files.
-        values = found.values[index][np.isfinite(found.values[index])]
+        values = found[index][np.isfinite(found[index])]
         if not len(values):
-            perfect = np.isposinf(found.values[index]).any()
-            reason = "no error in any window" if perfect else "a silent source in every window"
-            return Score(None, 0, reason)
+            perfect = np.isposinf(found[index]).any()
+            raise Undefined(
+                "no error in any window" if perfect else "a silent source in every window"
+            )
         return Score(float(np.median(values)), len(values))
 
     return measure
@@ -134,7 +124,7 @@ BSSEVAL_METRICS = tuple(
         "whole track, median over windows of 1 s: BSS Eval v4 by museval (Liutkus, Stöter and Ito "
         "2018). Windows with a silent source, and an incomplete last window, do not count.",
         group="bsseval",
-        measure=_measure(index),
+        function=_measure(index),
     )
     for index, name in enumerate(_NAMES)
 )

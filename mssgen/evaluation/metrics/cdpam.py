@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mssgen.errors import CheckpointError
-from mssgen.evaluation.metrics.signals import absent
+from mssgen.extras import missing
 
 SAMPLE_RATE = 22_050
 _SHA256 = "453c8b6edee1a94f0120236156436ff28fe4d8d884485e4a67695c8e8570bdfe"
@@ -56,7 +56,7 @@ def load_cdpam() -> CdpamEncoder:
     """
     spec = importlib.util.find_spec("cdpam")
     if spec is None or not spec.submodule_search_locations:
-        raise absent("cdpam", "cdpam")
+        raise missing("cdpam", "cdpam", "this metric")
     path = Path(spec.submodule_search_locations[0]) / _FILE
     try:
         data = path.read_bytes()

@@ -6,27 +6,27 @@ process, when they are first needed.
 """
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F
 
 from mssgen.audio.channels import to_items
+from mssgen.audio.resampling import at_rate
 from mssgen.codecs.base import Codec
 from mssgen.codecs.networks.compat import import_codec_package
 from mssgen.codecs.streaming import stream_latents
 from mssgen.errors import UsageError
-from mssgen.evaluation.metrics.base import Audio, Metric, Score, TrackAudio
+from mssgen.evaluation.metrics.base import Audio, Metric, Score, TrackAudio, Undefined
 from mssgen.evaluation.metrics.cdpam import SAMPLE_RATE as CDPAM_RATE
 from mssgen.evaluation.metrics.cdpam import load_cdpam
 from mssgen.evaluation.metrics.frechet import MIN_FRAMES, Frames, Moments, frechet_distance
-from mssgen.evaluation.metrics.signals import at_rate, check_both, per_track
+from mssgen.evaluation.metrics.signals import audible_pair, per_track
 from mssgen.evaluation.metrics.spectral import mel_filters, power, spectra, to_decibels
 
 
@@ -78,12 +78,21 @@ def _log_mel(audio: Audio) -> Frames:
 @torch.inference_mode()
 def _codec_latents(codec: Codec, audio: Audio) -> Frames:
     """Unquantised latents [N, D]; with a mono codec, of the mid channel only."""
-    items = to_items(np.ascontiguousarray(audio), codec.n_channels)
-    items = items if codec.n_channels > 1 else items[::2]
-    device = codec.device
-    blocks = (block.to(device) for block in items.split(5 * codec.sample_rate, dim=-1))
+    blocks = in_blocks(codec, codec_items(codec, audio))
     latents = torch.cat([part.cpu() for part in stream_latents(codec, blocks)], dim=-1)
     return latents.transpose(1, 2).flatten(0, 1).float().numpy()
+
+
+def codec_items(codec: Codec, audio: Audio) -> torch.Tensor:
+    """Audio [C, T] as input [B, C, T] of a codec; for a mono codec only mid and unpaired channels,
+    as the side channel of stereo is close to silence."""
+    items = to_items(np.ascontiguousarray(audio), codec.n_channels)
+    return items if codec.n_channels > 1 else items[::2]
+
+
+def in_blocks(codec: Codec, items: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Blocks of 5 s of items [B, C, T], on the codec's device."""
+    return (block.to(codec.device) for block in items.split(5 * codec.sample_rate, dim=-1))
 
 
 _cdpam = cache(load_cdpam)
@@ -100,18 +109,22 @@ def _cdpam_frames(half: int, audio: Audio) -> Frames:
 @cache
 def _transformer(kind: str, name: str) -> Any:
     """A pretrained network from the hub; UsageError if it is unavailable or incomplete."""
-    # transformers imports torchaudio, as the codec packages do.
-    transformers = import_codec_package("transformers")
-    try:
-        # No code of the repository is run.
-        network, about = getattr(transformers, kind).from_pretrained(name, output_loading_info=True)
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().split("\n")[0][:200]
-        raise _not_loaded(name, reason) from None
+    network, about = _pretrained(kind, name, output_loading_info=True)
     # transformers would fill missing tensors with random weights.
     if about["missing_keys"]:
         raise _not_loaded(name, f"{min(about['missing_keys'])} is missing")
     return network.eval()
+
+
+@cache
+def _pretrained(kind: str, name: str, **options: bool) -> Any:
+    """Something of the package transformers from the hub; no code of the repository is run."""
+    # transformers imports torchaudio, as the codec packages do.
+    transformers = import_codec_package("transformers")
+    try:
+        return getattr(transformers, kind).from_pretrained(name, **options)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise _not_loaded(name, str(error).strip().split("\n")[0][:200]) from None
 
 
 def _not_loaded(name: str, reason: str) -> UsageError:
@@ -125,7 +138,7 @@ def _not_loaded(name: str, reason: str) -> UsageError:
 def _clap_frames(name: str, audio: Audio) -> Frames:
     """One vector [512] per 10 s."""
     network = _transformer("ClapModel", name)
-    features = _clap_features(name)
+    features = _pretrained("ClapFeatureExtractor", name)
     chunks = _seconds(audio, 48_000, 10.0)
     outputs = []
     for chunk in chunks:
@@ -136,15 +149,6 @@ def _clap_frames(name: str, audio: Audio) -> Frames:
         found = network.get_audio_features(**inputs)
         outputs.append(getattr(found, "pooler_output", found))
     return torch.cat(outputs).numpy()
-
-
-@cache
-def _clap_features(name: str) -> Any:
-    transformers = import_codec_package("transformers")
-    try:
-        return transformers.ClapFeatureExtractor.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise _not_loaded(name, str(error).strip().split("\n")[0][:200]) from None
 
 
 @torch.inference_mode()
@@ -280,7 +284,7 @@ def embedding_metrics(embedding: Embedding) -> list[Metric]:
             definition=f"Fréchet distance between the {what} of estimate and reference of the same "
             "track (intrusive, per song: Gui et al. 2024); biased upwards if there are few frames.",
             group="embedding",
-            measure=partial(_frechet, embedding),
+            function=partial(_frechet, embedding),
         ),
         Metric(
             name=f"mse_{embedding.name}",
@@ -289,31 +293,27 @@ def embedding_metrics(embedding: Embedding) -> list[Metric]:
             definition=f"Mean squared difference between the time-aligned {what} of estimate and "
             "reference.",
             group="embedding",
-            measure=partial(_squared_difference, embedding),
+            function=partial(_squared_difference, embedding),
         ),
     ]
 
 
-def _pair(embedding: Embedding, track: TrackAudio, stem: str) -> list[NDArray[np.float32]] | Score:
-    missing = check_both(track, stem)
-    return missing or [track_frames(track, stem, side, embedding) for side in (False, True)]
+def _pair(embedding: Embedding, track: TrackAudio, stem: str) -> list[Frames]:
+    audible_pair(track, stem)
+    return [track_frames(track, stem, is_estimate, embedding) for is_estimate in (False, True)]
 
 
 def _frechet(embedding: Embedding, track: TrackAudio, stem: str) -> Score:
-    pair = _pair(embedding, track, stem)
-    if isinstance(pair, Score):
-        return pair
-    if min(map(len, pair)) < MIN_FRAMES:
-        return Score(None, 0, "fewer than two frames")
-    return Score(frechet_distance(Moments.of(pair[0]), Moments.of(pair[1])), len(pair[1]))
+    ours, theirs = _pair(embedding, track, stem)
+    if min(len(ours), len(theirs)) < MIN_FRAMES:
+        raise Undefined("fewer than two frames")
+    return Score(frechet_distance(Moments.of(ours), Moments.of(theirs)), len(theirs))
 
 
 def _squared_difference(embedding: Embedding, track: TrackAudio, stem: str) -> Score:
-    pair = _pair(embedding, track, stem)
-    if isinstance(pair, Score):
-        return pair
-    n_frames = min(map(len, pair))
+    ours, theirs = _pair(embedding, track, stem)
+    n_frames = min(len(ours), len(theirs))
     if not n_frames:
-        return Score(None, 0, "no frame")
-    difference = pair[1][:n_frames].astype(np.float64) - pair[0][:n_frames]
+        raise Undefined("no frame")
+    difference = theirs[:n_frames].astype(np.float64) - ours[:n_frames]
     return Score(float(np.square(difference).mean()), n_frames)

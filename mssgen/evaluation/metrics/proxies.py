@@ -9,8 +9,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mssgen.evaluation.metrics.base import Audio, Metric, Score, TrackAudio, metric, titled
-from mssgen.evaluation.metrics.signals import absent, at_rate, check_both, per_track
+from mssgen.audio.resampling import at_rate
+from mssgen.evaluation.metrics.base import (
+    Audio,
+    Metric,
+    Score,
+    TrackAudio,
+    Undefined,
+    metric,
+    titled,
+)
+from mssgen.evaluation.metrics.signals import audible_pair, package, per_track
 
 SAMPLE_RATE = 16_000
 ROLL_PERCENT = 0.98
@@ -21,34 +30,24 @@ _ONSET_THRESHOLD = 0.75
 
 
 @per_track
-def _pair(track: TrackAudio, stem: str) -> tuple[Any, Any] | Score:
-    """Reference and estimate [T] at 16 kHz mono, or a score without value."""
-    missing = check_both(track, stem)
-    if missing is not None:
-        return missing
-    pair = [
-        _prepared(audio, track.sample_rate)
-        for audio in (track.references[stem], track.estimates[stem])
-    ]
-    for audio, whose in zip(pair, ("reference", "estimate"), strict=True):
-        if audio is None:
-            return Score(None, 0, f"{whose} silent at 16 kHz mono")
-    return pair[0], pair[1]
+def _pair(track: TrackAudio, stem: str) -> list[NDArray[np.float32]]:
+    """Reference and estimate [T] at 16 kHz mono."""
+    signals = zip(("reference", "estimate"), audible_pair(track, stem), strict=True)
+    return [_prepared(audio, track.sample_rate, whose) for whose, audio in signals]
 
 
-def _prepared(audio: Audio, sample_rate: int) -> NDArray[np.float32] | None:
+def _prepared(audio: Audio, sample_rate: int, whose: str) -> NDArray[np.float32]:
     mono = at_rate(audio.mean(axis=0, keepdims=True), sample_rate, SAMPLE_RATE)[0]
     mono = np.pad(mono, (0, max(0, _N_FFT - len(mono))))
     peak = float(np.abs(mono).max(initial=0))
-    return np.asarray(mono / peak, np.float32) if peak > 1e-5 else None
+    if peak <= 1e-5:
+        raise Undefined(f"{whose} silent at 16 kHz mono")
+    return np.asarray(mono / peak, np.float32)
 
 
 def _rolloff(audio: NDArray[np.float32]) -> NDArray[np.float64]:
     """98 % roll-off [N] in Hz; NaN in frames whose RMS is below the gate."""
-    try:
-        from librosa import feature
-    except ModuleNotFoundError:
-        raise absent("librosa") from None
+    feature = package("librosa.feature")
     rolloff = feature.spectral_rolloff(
         y=audio, sr=SAMPLE_RATE, roll_percent=ROLL_PERCENT, n_fft=_N_FFT, hop_length=_HOP_LENGTH
     )[0]
@@ -57,18 +56,15 @@ def _rolloff(audio: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 @per_track
-def rolloff_differences(track: TrackAudio, stem: str) -> NDArray[np.float64] | Score:
+def rolloff_differences(track: TrackAudio, stem: str) -> NDArray[np.float64]:
     """Roll-off of estimate minus reference, [2, N]: in Hz and octaves, frames above both gates.
 
     Concatenate these to pool frames over tracks, as the source does.
     """
-    pair = _pair(track, stem)
-    if isinstance(pair, Score):
-        return pair
-    ours, theirs = (_rolloff(audio) for audio in pair)
+    ours, theirs = map(_rolloff, _pair(track, stem))
     counts = np.isfinite(ours) & np.isfinite(theirs)
     if not counts.any():
-        return Score(None, 0, "no frame above the gate in both")
+        raise Undefined("no frame above the gate in both")
     ours, theirs = ours[counts], theirs[counts]
     return np.stack([theirs - ours, np.log2(theirs) - np.log2(ours)])
 
@@ -76,8 +72,6 @@ def rolloff_differences(track: TrackAudio, stem: str) -> NDArray[np.float64] | S
 def _rolloff_measure(index: int) -> Any:
     def measure(track: TrackAudio, stem: str) -> Score:
         found = rolloff_differences(track, stem)
-        if isinstance(found, Score):
-            return found
         return Score(float(np.median(found[index])), found.shape[1])
 
     return measure
@@ -89,22 +83,17 @@ def onset_f1(track: TrackAudio, stem: str) -> Score:
     frame by frame without tolerance: 16 kHz mono, peak 1, librosa (hop 256) (Schaffer et al. 2022,
     Music Separation Enhancement with Generative Modeling). 0 to 1.
     """
-    pair = _pair(track, stem)
-    if isinstance(pair, Score):
-        return pair
-    ours, theirs = (_onsets(audio) for audio in pair)
+    ours, theirs = map(_onsets, _pair(track, stem))
     if not ours.any():
-        return Score(None, 0, "no onset in the reference")
+        raise Undefined("no onset in the reference")
     n_common = int((ours & theirs).sum())
     return Score(2 * n_common / int(ours.sum() + theirs.sum()), int(ours.sum()))
 
 
 def _onsets(audio: NDArray[np.float32]) -> NDArray[np.bool_]:
-    try:
-        from librosa import onset
-    except ModuleNotFoundError:
-        raise absent("librosa") from None
-    strength = onset.onset_strength(y=audio, sr=SAMPLE_RATE, hop_length=_ONSET_HOP_LENGTH)
+    strength = package("librosa.onset").onset_strength(
+        y=audio, sr=SAMPLE_RATE, hop_length=_ONSET_HOP_LENGTH
+    )
     return np.asarray(strength >= _ONSET_THRESHOLD)
 
 
@@ -120,7 +109,7 @@ def _rolloff_metric(name: str, unit: str, index: int) -> Metric:
         "frames in which either is below -40 dBFS left out (Schaffer et al. 2022, Music Separation "
         "Enhancement with Generative Modeling).",
         group="proxies",
-        measure=_rolloff_measure(index),
+        function=_rolloff_measure(index),
     )
 
 

@@ -1,4 +1,4 @@
-"""Shared by all metrics: silence, other sources, resampling, results remembered per track."""
+"""Shared by all metrics: silence, other sources, results remembered per track."""
 
 import weakref
 from collections.abc import Callable
@@ -7,30 +7,23 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from mssgen.audio.resampling import resample
-from mssgen.errors import UsageError
-from mssgen.evaluation.metrics.base import Audio, Score, TrackAudio
-from mssgen.extras import missing
+from mssgen.evaluation.metrics.base import Audio, TrackAudio, Undefined
+from mssgen.extras import require
 from mssgen.inspection.decibels import rms_db
 
 SILENCE_DB = -80.0
 """Audio with less mean power, in dBFS, counts as silent; above 16-bit dither."""
 
-NO_OTHERS = Score(None, 0, "no other reference")
-SILENT_REFERENCE = Score(None, 0, "silent reference")
-SILENT_ESTIMATE = Score(None, 0, "silent estimate")
-TOO_SHORT = Score(None, 0, "too short")
-
 Result = TypeVar("Result")
 
 
 def per_track(function: Callable[..., Result]) -> Callable[..., Result]:
-    """Decorator: remember results of `function(track, ...)` as long as the track object lives.
+    """Decorator: remember results of `function(track, ...)`, Undefined too, while the track lives.
 
     Tracks are told apart by identity, because comparing them would compare all samples. Further
     arguments must be hashable and positional.
     """
-    kept: dict[int, dict[tuple[Any, ...], Result]] = {}
+    kept: dict[int, dict[tuple[Any, ...], Result | Undefined]] = {}
 
     def remembered(track: TrackAudio, *arguments: Any) -> Result:
         key = id(track)
@@ -39,8 +32,14 @@ def per_track(function: Callable[..., Result]) -> Callable[..., Result]:
             weakref.finalize(track, kept.pop, key, None)
         results = kept[key]
         if arguments not in results:
-            results[arguments] = function(track, *arguments)
-        return results[arguments]
+            try:
+                results[arguments] = function(track, *arguments)
+            except Undefined as reason:
+                results[arguments] = reason
+        found = results[arguments]
+        if isinstance(found, Undefined):
+            raise found
+        return found
 
     return remembered
 
@@ -67,33 +66,39 @@ def others(track: TrackAudio, stem: str) -> dict[str, Audio]:
     return {} if is_silent(rest) else {"accompaniment": rest}
 
 
+def sources(track: TrackAudio) -> dict[str, Audio]:
+    """Everything that an estimate is explained by, "r NAME", and all estimates, "e NAME"."""
+    found = {f"r {name}": audio for name, audio in track.references.items()}
+    for stem in track.references:
+        found |= {f"r {name}": audio for name, audio in others(track, stem).items()}
+    return found | {f"e {name}": audio for name, audio in track.estimates.items()}
+
+
 @per_track
 def _is_silent_reference(track: TrackAudio, stem: str) -> bool:
     return is_silent(track.references[stem])
 
 
-@per_track
-def check(track: TrackAudio, stem: str) -> Score | None:
-    """A score without value if the reference is silent, else None."""
-    return SILENT_REFERENCE if _is_silent_reference(track, stem) else None
+def pair(track: TrackAudio, stem: str) -> tuple[Audio, Audio]:
+    """(reference, estimate), each [C, T]; raises Undefined if the reference is silent."""
+    if _is_silent_reference(track, stem):
+        raise Undefined("silent reference")
+    return track.references[stem], track.estimates[stem]
+
+
+def audible_pair(track: TrackAudio, stem: str) -> tuple[Audio, Audio]:
+    """(reference, estimate), each [C, T]; raises Undefined if one of them is silent."""
+    both = pair(track, stem)
+    if _is_silent_estimate(track, stem):
+        raise Undefined("silent estimate")
+    return both
 
 
 @per_track
-def check_both(track: TrackAudio, stem: str) -> Score | None:
-    """A score without value if the reference or the estimate is silent, else None."""
-    missing = check(track, stem)
-    return missing or (SILENT_ESTIMATE if is_silent(track.estimates[stem]) else None)
+def _is_silent_estimate(track: TrackAudio, stem: str) -> bool:
+    return is_silent(track.estimates[stem])
 
 
-def at_rate(audio: Audio, in_rate: int, out_rate: int) -> Audio:
-    """[C, T] resampled as a whole, not shifted in time; at least one sample if there was one."""
-    if in_rate == out_rate:
-        return audio
-    joined = np.concatenate(list(resample([audio], len(audio), in_rate, out_rate)), axis=1)
-    # The resampler may return nothing for one or two samples.
-    return joined if joined.shape[1] or not audio.shape[1] else audio[:, :1]
-
-
-def absent(package: str, extra: str = "evaluate") -> UsageError:
-    """The error for a metric whose package is not installed."""
-    return missing(package, extra, "this metric")
+def package(module: str, extra: str = "evaluate") -> Any:
+    """The module of an optional package; UsageError if it is not installed."""
+    return require(module, extra, "this metric")

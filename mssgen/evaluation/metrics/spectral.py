@@ -4,17 +4,19 @@ Spectrograms are computed in blocks of frames, so memory does not grow with the 
 auraloss, whose multi-resolution distance this reproduces, needs a gigabyte per track.
 """
 
+import warnings
 from collections.abc import Iterator
 from functools import cache, partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.signal import oaconvolve
 from torch import Tensor
 from torch.nn import functional as F
 
 from mssgen.evaluation.metrics.base import Audio, Score, TrackAudio, metric
-from mssgen.evaluation.metrics.signals import absent, check, per_track
+from mssgen.evaluation.metrics.signals import package, pair, per_track
 
 FFT_SIZES = (256, 512, 1024, 2048, 4096)
 _EPSILON = 1e-8  # auraloss'
@@ -62,12 +64,7 @@ def magnitudes(spectrum: Tensor) -> Tensor:
 @cache
 def mel_filters(sample_rate: int, n_fft: int, n_mels: int) -> Tensor:
     """Slaney mel filters [M, F] of librosa, 0 Hz to half the rate; UsageError without librosa."""
-    try:
-        import librosa
-    except ModuleNotFoundError:
-        raise absent("librosa") from None
-    import warnings
-
+    librosa = package("librosa")
     with warnings.catch_warnings():
         # Warns of bands narrower than a bin, which stay empty.
         warnings.simplefilter("ignore", UserWarning)
@@ -87,11 +84,7 @@ def mr_stft(track: TrackAudio, stem: str) -> Score:
     256 to 4096 at 75 % overlap, after A-weighting: the loss of auraloss (Steinmetz and Reiss 2020)
     with the settings of arXiv 2507.11427. 0 for equal signals.
     """
-    missing = check(track, stem)
-    if missing is not None:
-        return missing
-    reference = _a_weighted(track.references[stem], track.sample_rate)
-    estimate = _a_weighted(track.estimates[stem], track.sample_rate)
+    reference, estimate = (_a_weighted(audio, track.sample_rate) for audio in pair(track, stem))
     total = sum(stft_distance(reference, estimate, n_fft) for n_fft in FFT_SIZES)
     return Score(total / len(FFT_SIZES))
 
@@ -112,8 +105,6 @@ def stft_distance(reference: Tensor, estimate: Tensor, n_fft: int) -> float:
 
 
 def _a_weighted(audio: Audio, sample_rate: int) -> Tensor:
-    from scipy.signal import oaconvolve
-
     taps = _a_weighting(sample_rate)
     return torch.from_numpy(oaconvolve(audio, taps[None], mode="same", axes=1).astype(np.float32))
 
@@ -121,12 +112,8 @@ def _a_weighted(audio: Audio, sample_rate: int) -> Tensor:
 @cache
 def _a_weighting(sample_rate: int) -> NDArray[np.float32]:
     """A-weighting filter of auraloss (101 taps, symmetric); UsageError without auraloss."""
-    try:
-        from auraloss.perceptual import FIRFilter
-    except ModuleNotFoundError:
-        raise absent("auraloss") from None
-    taps: NDArray[np.float32] = FIRFilter("aw", fs=sample_rate).fir.weight.detach().numpy().ravel()
-    return taps
+    filters = package("auraloss.perceptual").FIRFilter("aw", fs=sample_rate)
+    return np.asarray(filters.fir.weight.detach().numpy().ravel())
 
 
 @metric("Log-mel distance", unit="dB", better="lower", group="spectral")
@@ -135,14 +122,11 @@ def log_mel(track: TrackAudio, stem: str) -> Score:
     """Mean absolute difference of 128 mel magnitudes in dB (FFT 2048, hop 512, Hann); values more
     than 80 dB below the maximum of the reference are set to that floor. 0 for equal signals.
     """
-    missing = check(track, stem)
-    if missing is not None:
-        return missing
     n_fft, hop_length = 2048, 512
     filters = mel_filters(track.sample_rate, n_fft, _N_MELS)
     filters = filters[filters.any(dim=1)]
     levels = []
-    for audio in (track.references[stem], track.estimates[stem]):
+    for audio in pair(track, stem):
         parts = [filters @ magnitudes(block) for block in spectra(audio, n_fft, hop_length)]
         levels.append(torch.cat(parts, dim=-1))
     floor = float(levels[0].max()) * 10 ** (-_RANGE_DB / 20)
@@ -156,13 +140,9 @@ def l1_freq(track: TrackAudio, stem: str) -> Score:
     """100 / (1 + 10 d), where d is the mean absolute difference of STFT magnitudes (FFT 2048, hop
     1024, no window), as in Music-Source-Separation-Training. 0 to 100.
     """
-    missing = check(track, stem)
-    if missing is not None:
-        return missing
     stft = partial(spectra, n_fft=2048, hop_length=1024, is_windowed=False)
     total, n_values = 0.0, 0
-    pairs = zip(stft(track.references[stem]), stft(track.estimates[stem]), strict=True)
-    for ours, theirs in pairs:
+    for ours, theirs in zip(*map(stft, pair(track, stem)), strict=True):
         total += float((magnitudes(ours) - magnitudes(theirs)).abs_().sum(dtype=torch.float64))
         n_values += ours.numel()
     return Score(100 / (1 + 10 * total / n_values))
@@ -175,7 +155,7 @@ def _mel_differences(track: TrackAudio, stem: str) -> tuple[float, float]:
     n_fft, hop_length, n_mels = 4096, 1024, 512
     filters = mel_filters(track.sample_rate, n_fft, n_mels)
     levels = []
-    for audio in (track.references[stem], track.estimates[stem]):
+    for audio in pair(track, stem):
         blocks = spectra(audio, n_fft, hop_length, pad_mode="constant")
         levels.append(
             to_decibels(torch.cat([filters @ magnitudes(part) for part in blocks], dim=-1))
@@ -192,7 +172,7 @@ def bleedless(track: TrackAudio, stem: str) -> Score:
     """100 / (1 + d), where d is the mean excess of 512 mel magnitudes in dB (FFT 4096, hop 1024)
     over the reference, as in Music-Source-Separation-Training. 0 to 100.
     """
-    return check(track, stem) or Score(100 / (1 + _mel_differences(track, stem)[0]))
+    return Score(100 / (1 + _mel_differences(track, stem)[0]))
 
 
 @metric("Fullness", better="higher", group="bleed")
@@ -200,7 +180,7 @@ def fullness(track: TrackAudio, stem: str) -> Score:
     """100 / (1 + d), where d is the mean deficit of 512 mel magnitudes in dB (FFT 4096, hop 1024)
     against the reference, as in Music-Source-Separation-Training. 0 to 100.
     """
-    return check(track, stem) or Score(100 / (1 + _mel_differences(track, stem)[1]))
+    return Score(100 / (1 + _mel_differences(track, stem)[1]))
 
 
 SPECTRAL_METRICS = (mr_stft, log_mel, l1_freq)

@@ -19,10 +19,10 @@ from mssgen.evaluation.metrics.bsseval import BSSEVAL_METRICS
 from mssgen.evaluation.metrics.embeddings import EMBEDDINGS, codec_embedding, embedding_metrics
 from mssgen.evaluation.metrics.features import FEATURE_METRICS
 from mssgen.evaluation.metrics.proxies import PROXY_METRICS
-from mssgen.evaluation.metrics.signals import absent
 from mssgen.evaluation.metrics.spectral import SPECTRAL_METRICS
 from mssgen.evaluation.metrics.tokens import token_metrics
 from mssgen.evaluation.metrics.waveform import WAVEFORM_METRICS
+from mssgen.extras import missing
 
 METRICS: Mapping[str, Metric] = MappingProxyType(
     {
@@ -46,8 +46,8 @@ _OFFLINE = ("fad_log_mel", "mse_log_mel")
 DEFAULT = ("fast",)
 _PACKAGES = {
     "bsseval": ("museval",),
-    "spectral": ("librosa", "auraloss", "scipy"),
-    "features": ("librosa", "scipy"),
+    "spectral": ("librosa", "auraloss"),
+    "features": ("librosa",),
     "bleed": ("librosa",),
     "proxies": ("librosa",),
     "embedding": ("librosa",),
@@ -91,7 +91,7 @@ def choose_metrics(words: Iterable[str] = DEFAULT) -> list[Metric]:
 def _check_packages(metric: Metric) -> None:
     for package in _PACKAGES.get(metric.group, ()):
         if importlib.util.find_spec(package) is None:
-            raise absent(package)
+            raise missing(package, "evaluate", "this metric")
     for program in _PROGRAMS.get(metric.group, ()):
         if shutil.which(program) is None:
             raise UsageError(

@@ -3,16 +3,16 @@
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mssgen.audio.channels import to_items
+from mssgen.audio.resampling import at_rate
 from mssgen.codecs.base import Codec
 from mssgen.codecs.streaming import encode_stream
-from mssgen.evaluation.metrics.base import Audio, Metric, Score, TrackAudio
-from mssgen.evaluation.metrics.signals import at_rate, check, per_track
+from mssgen.evaluation.metrics.base import Metric, Score, TrackAudio, Undefined
+from mssgen.evaluation.metrics.embeddings import codec_items, in_blocks
+from mssgen.evaluation.metrics.signals import pair, per_track
 
 _GATE_DB = -60.0
 
@@ -45,7 +45,7 @@ def token_metrics(codec: Codec) -> list[Metric]:
             f"running), where the reference is above -60 dBFS. Chance is "
             f"{100 / codec.codebook_size:.3g} %.",
             group="tokens",
-            measure=partial(_share, codec, "accuracies", k),
+            function=partial(_share, codec, "accuracies", k),
         )
         for k in range(codec.n_codebooks)
     ]
@@ -58,7 +58,7 @@ def token_metrics(codec: Codec) -> list[Metric]:
             definition=f"Share of the same frames that have the most frequent code {k + 1} of the "
             f"reference in {codec.codec_id}: the accuracy of always guessing it.",
             group="tokens",
-            measure=partial(_share, codec, "majorities", k),
+            function=partial(_share, codec, "majorities", k),
         )
         for k in range(codec.n_codebooks)
     ]
@@ -66,39 +66,27 @@ def token_metrics(codec: Codec) -> list[Metric]:
 
 
 def _share(codec: Codec, field: str, codebook: int, track: TrackAudio, stem: str) -> Score:
-    missing = check(track, stem)
-    found = missing or _compare(track, stem, codec)
-    if isinstance(found, Score):
-        return found
+    found = _compare(track, stem, codec)
     return Score(100 * getattr(found, field)[codebook], found.n_frames)
 
 
 @per_track
-def _compare(track: TrackAudio, stem: str, codec: Codec) -> _Agreement | Score:
-    reference = at_rate(track.references[stem], track.sample_rate, codec.sample_rate)
-    estimate = at_rate(track.estimates[stem], track.sample_rate, codec.sample_rate)
-    items = _items(codec, reference)
-    ours, theirs = (_codes(codec, part) for part in (items, _items(codec, estimate)))
+def _compare(track: TrackAudio, stem: str, codec: Codec) -> _Agreement:
+    items, others = (
+        codec_items(codec, at_rate(audio, track.sample_rate, codec.sample_rate))
+        for audio in pair(track, stem)
+    )
+    ours, theirs = (
+        encode_stream(codec, in_blocks(codec, part)).codes.cpu() for part in (items, others)
+    )
     counts = _is_audible(codec, items, ours.shape[-1])
     if not counts.any():
-        return Score(None, 0, "no frame above the gate")
+        raise Undefined("no frame above the gate")
     # [B, K, N] of the frames that count -> [K, M]
     ours, theirs = (codes.transpose(1, 2)[counts].T for codes in (ours, theirs))
     accuracies = (ours == theirs).double().mean(dim=1)
     majorities = [float(torch.bincount(row).max()) / ours.shape[1] for row in ours]
     return _Agreement(ours.shape[1], accuracies.tolist(), majorities)
-
-
-def _items(codec: Codec, audio: Audio) -> Tensor:
-    """Input [B, C, T] for the codec; for a mono codec only mid and unpaired channels."""
-    items = to_items(np.ascontiguousarray(audio), codec.n_channels)
-    return items if codec.n_channels > 1 else items[::2]
-
-
-def _codes(codec: Codec, items: Tensor) -> Tensor:
-    device = codec.device
-    blocks = (block.to(device) for block in items.split(5 * codec.sample_rate, dim=-1))
-    return encode_stream(codec, blocks).codes.cpu()
 
 
 def _is_audible(codec: Codec, items: Tensor, n_frames: int) -> Tensor:

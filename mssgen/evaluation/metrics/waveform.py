@@ -7,14 +7,8 @@ All sums are float64 over the whole track.
 import numpy as np
 from numpy.typing import NDArray
 
-from mssgen.evaluation.metrics.base import Score, TrackAudio, metric
-from mssgen.evaluation.metrics.signals import (
-    NO_OTHERS,
-    SILENT_ESTIMATE,
-    check,
-    others,
-    per_track,
-)
+from mssgen.evaluation.metrics.base import Score, TrackAudio, Undefined, metric
+from mssgen.evaluation.metrics.signals import others, pair, per_track, sources
 from mssgen.inspection.decibels import BLOCK_SAMPLES, MAX_RATIO_DB, energy, power_db, ratio_db
 
 _DELTA = 1e-7  # demucs' new_sdr
@@ -29,10 +23,7 @@ def usdr(track: TrackAudio, stem: str) -> Score:
     all channels and the whole track (Mitsufuji et al. 2022, Music Demixing Challenge 2021).
     Undefined for a silent reference.
     """
-    missing = check(track, stem)
-    if missing is not None:
-        return missing
-    reference, estimate = track.references[stem], track.estimates[stem]
+    reference, estimate = pair(track, stem)
     starts = range(0, reference.shape[1], BLOCK_SAMPLES)
     blocks = (slice(start, start + BLOCK_SAMPLES) for start in starts)
     error = sum(energy(reference[:, at] - estimate[:, at]) for at in blocks)
@@ -46,10 +37,7 @@ def si_sdr(track: TrackAudio, stem: str) -> Score:
     gain for the whole track and all channels, means not removed (Le Roux et al. 2019, "SDR -
     half-baked or well done?", eq. 4). Limited to +-120 dB.
     """
-    parts = _decomposed(track, stem)
-    if isinstance(parts, Score):
-        return parts
-    target, interference, artefacts = parts
+    target, interference, artefacts = _decomposed(track, stem)
     return Score(ratio_db(target, interference + artefacts))
 
 
@@ -59,10 +47,10 @@ def si_sir(track: TrackAudio, stem: str) -> Score:
     a s its projection on its own reference (Le Roux et al. 2019). If there is only one reference,
     the mixture minus that reference serves as the other. Limited to +-120 dB.
     """
-    parts = _decomposed(track, stem)
-    if isinstance(parts, Score) or not others(track, stem):
-        return parts if isinstance(parts, Score) else NO_OTHERS
-    return Score(ratio_db(parts[0], parts[1]))
+    target, interference, _ = _decomposed(track, stem)
+    if not others(track, stem):
+        raise Undefined("no other reference")
+    return Score(ratio_db(target, interference))
 
 
 @metric("SI-SAR", unit="dB", better="higher", group="waveform")
@@ -71,27 +59,23 @@ def si_sar(track: TrackAudio, stem: str) -> Score:
     a s its projection on its own reference (Le Roux et al. 2019; BSS Eval has p in the numerator).
     Limited to +-120 dB.
     """
-    parts = _decomposed(track, stem)
-    if isinstance(parts, Score) or not others(track, stem):
-        return parts if isinstance(parts, Score) else NO_OTHERS
-    return Score(ratio_db(parts[0], parts[2]))
+    target, _, artefacts = _decomposed(track, stem)
+    if not others(track, stem):
+        raise Undefined("no other reference")
+    return Score(ratio_db(target, artefacts))
 
 
 @per_track
-def _decomposed(track: TrackAudio, stem: str) -> tuple[float, float, float] | Score:
-    """Energies of target, interference and artefacts in an estimate, or a score without value."""
-    missing = check(track, stem)
-    if missing is not None:
-        return missing
+def _decomposed(track: TrackAudio, stem: str) -> tuple[float, float, float]:
+    """Energies of target, interference and artefacts in an estimate."""
+    pair(track, stem)
     names, products = _products(track)
-    rows = [
-        names.index(name) for name in (f"r {stem}", *(f"r {name}" for name in others(track, stem)))
-    ]
+    rows = [names.index(f"r {name}") for name in (stem, *others(track, stem))]
     last = names.index(f"e {stem}")
     among, across = products[np.ix_(rows, rows)], products[rows, last]
     total = float(products[last, last])
     if total <= 0:
-        return SILENT_ESTIMATE
+        raise Undefined("silent estimate")
     target = float(across[0] ** 2 / among[0, 0])
     # References scaled to unit energy: a quiet one counts as a direction all the same.
     scale = 1 / np.sqrt(np.diag(among))
@@ -114,10 +98,7 @@ def _decomposed(track: TrackAudio, stem: str) -> tuple[float, float, float] | Sc
 @per_track
 def _products(track: TrackAudio) -> tuple[list[str], NDArray[np.float64]]:
     """Inner products of all references and estimates, once for all stems and metrics."""
-    signals = {f"r {name}": audio for name, audio in track.references.items()}
-    for stem in track.references:
-        signals |= {f"r {name}": audio for name, audio in others(track, stem).items()}
-    signals |= {f"e {name}": audio for name, audio in track.estimates.items()}
+    signals = sources(track)
     return list(signals), gram(list(signals.values()))
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mssgen.audio.channels import downmixed
 from mssgen.audio.encodings import Encoding
 from mssgen.audio.loudness import integrated_lufs
 from mssgen.audio.reading import AudioSource, open_source
-from mssgen.audio.resampling import fit_length, resample
-from mssgen.audio.writing import StemWriter
-from mssgen.evaluation.metrics.signals import at_rate
+from mssgen.audio.resampling import at_rate, fit_length, resample
+from mssgen.audio.writing import write_audio
 
 Audio = NDArray[np.float32]
 
@@ -95,8 +95,6 @@ def _read(source: AudioSource, start_s: float, n_samples: int, rate: int) -> Aud
     n_own = -(-n_samples * own_rate // rate)
     block = source.segment(round(start_s * own_rate), n_own)
     if len(block) > 2:
-        from mssgen.audio.channels import downmixed
-
         block = downmixed(block, source.info.layout)
     # The evaluation reports NaN; a page must not fail because of it.
     block = np.nan_to_num(block, posinf=0.0, neginf=0.0)
@@ -105,10 +103,7 @@ def _read(source: AudioSource, start_s: float, n_samples: int, rate: int) -> Aud
 
 
 def loudness_lufs(audio: Audio, sample_rate: int) -> float | None:
-    """Integrated loudness of [C, T] by ITU-R BS.1770-4; None for (near) silence.
-
-    Raises UsageError if scipy is not installed.
-    """
+    """Integrated loudness of [C, T] by ITU-R BS.1770-4; None for (near) silence."""
     shortfall = math.ceil(_LONGEST_BLOCK_S * sample_rate) + 1 - audio.shape[1]
     if shortfall > 0:
         # Repeating keeps the level of signals too short to measure.
@@ -150,14 +145,4 @@ def write_sound(audio: Audio, sample_rate: int, target: Path, container: str) ->
     ramp = np.linspace(0, 1, n_fade, endpoint=False, dtype=np.float32)
     audio[:, :n_fade] *= ramp
     audio[:, audio.shape[1] - n_fade :] *= ramp[::-1]
-    writer = StemWriter(
-        target,
-        sample_rate=sample_rate,
-        n_channels=len(audio),
-        n_samples=audio.shape[1],
-        encoding=Encoding(container, "16"),
-        clip="clamp",
-    )
-    with writer:
-        writer.write(audio)
-        writer.finish()
+    write_audio(target, audio, sample_rate, Encoding(container, "16"), clip="clamp")

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mssgen.extras import missing
+from mssgen.extras import require
 from mssgen.inspection.spectrograms import to_hz, to_mel
 
 Image = NDArray[np.float32]
@@ -125,8 +125,5 @@ def _coloured(shares: NDArray[np.floating[Any]], colours: str) -> NDArray[np.uin
 
 
 def _write(pixels: NDArray[np.uint8], path: Path) -> None:
-    try:
-        from PIL import Image as Pillow
-    except ModuleNotFoundError:
-        raise missing("pillow", "evaluate", "drawing pictures") from None
-    Pillow.fromarray(pixels).save(path, "WEBP", quality=_QUALITY, method=3)
+    pillow = require("PIL.Image", "evaluate", "drawing pictures")
+    pillow.fromarray(pixels).save(path, "WEBP", quality=_QUALITY, method=3)

@@ -18,6 +18,7 @@ from songs import Excerpt, write
 
 import mssgen
 from mssgen import enhancers
+from mssgen.audio.resampling import at_rate
 from mssgen.codecs.base import Codec
 from mssgen.encoders.stem_encoder import StemEncoder, StemEncoderOptions
 from mssgen.enhancers.blend import Blend
@@ -27,7 +28,6 @@ from mssgen.enhancers.loading import Refining, load_enhancer
 from mssgen.evaluation.metrics.base import Audio, Metric, Score, TrackAudio
 from mssgen.evaluation.metrics.embeddings import EMBEDDINGS, Embedding
 from mssgen.evaluation.metrics.frechet import Frames
-from mssgen.evaluation.metrics.signals import at_rate
 from mssgen.evaluation.metrics.table import METRICS, codec_hash
 from mssgen.evaluation.metrics.tokens import token_metrics
 from mssgen.inspection.decibels import rms_db
