@@ -280,7 +280,7 @@ class TestHowItRuns:
     def test_precision(self, cli: Program) -> None:
         for precision in ("fp32", "bf16"):
             result = cli("song.wav", "--precision", precision, "--json", "-o", precision)
-            assert result.events[0]["precision"] == precision
+            assert result.events[1]["precision"] == result.events[-1]["precision"] == precision
         exact, reduced = (read(f"{name}/song/other.wav") for name in ("fp32", "bf16"))
         assert 0 < np.abs(exact - reduced).max() < 0.05
 
@@ -312,9 +312,10 @@ class TestWhatIsSaid:
         assert result.err == ""
         names = [event["event"] for event in result.events]
         in_order = [name for name in names if name != "progress"]
-        assert in_order == ["start", *["written"] * 4, "error", "done"]
-        assert names[1] == "progress"
-        start, done, error = result.events[0], result.events[-1], result.events[-2]
+        assert in_order == ["loading", "start", *["written"] * 4, "error", "done"]
+        assert names[2] == "progress"
+        start, done, error = result.events[1], result.events[-1], result.events[-2]
+        assert (start["index"], start["total"]) == (1, 2)
         assert start["track"] == "song.wav"
         assert (start["sample_rate"], start["n_channels"], start["duration_s"]) == (RATE, 2, 0.4)
         progress = [event for event in result.events if event["event"] == "progress"]
