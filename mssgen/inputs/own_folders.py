@@ -1,5 +1,6 @@
 """Recognises folders that mssgen wrote, whose files are results and not songs."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -24,6 +25,21 @@ def is_own_folder(folder: Path, names: set[str], *, with_outputs: bool) -> bool:
     if with_outputs and OUTPUTS in names:
         return True
     return any(_says(folder / name, words) for name, words in _DERIVED.items() if name in names)
+
+
+def recorded_outputs(folder: Path) -> set[str]:
+    """Paths in the manifest of an output folder, relative to it; empty if there is none."""
+    found = set()
+    try:
+        lines = (folder / OUTPUTS).read_bytes().splitlines()
+    except OSError:
+        return set()
+    for line in lines:
+        try:
+            found |= {output["path"] for output in json.loads(line)["outputs"]}
+        except (ValueError, TypeError, KeyError, RecursionError):  # damaged, or another program's
+            continue
+    return found
 
 
 def _says(path: Path, words: tuple[bytes, ...]) -> bool:

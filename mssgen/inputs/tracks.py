@@ -104,6 +104,7 @@ def find_tracks(
                 excluded=_excluded(Path(name), output_dir),
                 with_outputs=skip_outputs,
                 with_own=not skip_own,
+                is_output=output_dir is not None and Path(name).resolve() == output_dir.resolve(),
                 left_out=left_out,
             )
             found = _in_folder(scan.run())

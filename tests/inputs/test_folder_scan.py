@@ -1,5 +1,6 @@
 """What is taken from folders, and what is told of the rest."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 
+from mssgen.errors import AudioError
 from mssgen.inputs.tracks import find_tracks
 
 from support.models import needs_ffmpeg, shared
@@ -241,3 +243,22 @@ def test_the_files_of_others_are_no_marks(music: Path, song: Path) -> None:
     Path("site/index.html").write_text("<html>my site</html>")
     Path("site/manifest.json").write_text('{"name": "my site"}')
     assert names() == ["plain", "site/a"]
+
+
+def test_stems_beside_their_songs_are_no_songs(music: Path, song: Path, mssgen: Program) -> None:
+    """After `separate . -o .` the folder holds songs and stems."""
+    for name in ("plain/bass.wav", "plain_vocals.wav"):
+        Path(name).parent.mkdir(exist_ok=True)
+        shutil.copy(song, name)
+    outputs = [{"path": "plain/bass.wav"}, {"path": "plain_vocals.wav"}]
+    Path("manifest.jsonl").write_text("damaged\n" + json.dumps({"outputs": outputs}) + "\n")
+    for output in (Path("."), Path("elsewhere"), None):
+        assert [track.path for track in find_tracks(["."], output_dir=output)] == ["plain.wav"]
+    assert "2 files that mssgen wrote: name one" in warnings(mssgen("info", "--json", "."))[0]
+    assert len(find_tracks(["."], skip_outputs=False)) == 3
+    assert [track.path for track in find_tracks(["plain"])] == ["plain/bass.wav"]
+    # A folder of outputs alone was named to take them.
+    Path("plain.wav").unlink()
+    assert len(find_tracks(["."])) == 2
+    with pytest.raises(AudioError, match="2 files that mssgen wrote"):
+        find_tracks(["."], output_dir=Path())
