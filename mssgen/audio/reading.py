@@ -241,7 +241,8 @@ def _identify(
         raise AudioError(f"{name} holds no sound that ffmpeg can decode; convert it to wav")
     for note in decoded.notes:
         said.note(note)
-    for loss in decoded.losses:
+    layout = find_layout(file)  # knows of a missing end where ffmpeg does not
+    for loss in decoded.losses or (layout.losses if layout is not None else ()):
         said.loss(loss)
     container = file.suffix.lstrip(".").lower()
     info = replace(source.info, container=container, subtype=decoded.subtype)

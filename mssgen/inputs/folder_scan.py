@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mssgen.audio import ffmpeg
 from mssgen.errors import UsageError
-from mssgen.inputs.own_folders import is_own_folder
+from mssgen.inputs.own_folders import is_own_folder, outputs_in
 
 SOUND_EXTENSIONS = (
     *(".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".caf"),
@@ -109,8 +109,8 @@ class FolderScan:
     """Whether the output folders of `separate` and `enhance` count as written by mssgen."""
     with_own: bool = False
     """Whether to enter folders that mssgen wrote."""
-    own_files: Collection[str] = ()
-    """Real paths of files that mssgen wrote."""
+    is_output: bool = False
+    """Whether `root` is the output folder of this call."""
     left_out: LeftOut = field(default_factory=LeftOut)
     songs: list[Path] = field(default_factory=list)
     unreadable: list[Path] = field(default_factory=list)
@@ -130,9 +130,25 @@ class FolderScan:
                 folders += self._enter(folder)
             except OSError:
                 self.unreadable.append(folder)
+        if self.with_outputs:
+            self._leave_outputs()
         self.songs.sort(key=self._order)
         self.unreadable.sort(key=self._order)
         return self
+
+    def _leave_outputs(self) -> None:
+        """Leave out the recorded outputs of `root`, if it holds other songs too.
+
+        A folder of outputs alone, that is not written to, was named to take them.
+        """
+        written = outputs_in(self.root)
+        ours = {song for song in self.songs if os.path.realpath(song) in written}
+        if len(ours) == len(self.songs) and not self.is_output:
+            return
+        for song in sorted(ours):
+            one, many = "file that mssgen wrote", "files that mssgen wrote"
+            self.left_out.add(song, f"{one}: name it to take it", f"{many}: name one to take it")
+        self.songs = [song for song in self.songs if song not in ours]
 
     def _order(self, path: Path) -> list[tuple[bool, str]]:
         parts = path.relative_to(self.root).parts
@@ -196,9 +212,6 @@ class FolderScan:
             # macOS writes "._song.wav" beside "song.wav" on foreign disks.
             if not (path.name.startswith("._") and path.with_name(path.name[2:]).exists()):
                 self.left_out.add(path, "hidden file", "hidden files")
-        elif self.own_files and os.path.realpath(path) in self.own_files:
-            one, many = "file that mssgen wrote", "files that mssgen wrote"
-            self.left_out.add(path, f"{one}: name it to take it", f"{many}: name one to take it")
         elif kind != stat.S_IFREG:  # a named pipe may never end
             self.left_out.add(path, "pipe or device", "pipes or devices")
         elif suffix in VIDEO_EXTENSIONS and shutil.which("ffmpeg") is None:

@@ -40,7 +40,7 @@ def outputs_in(folder: Path) -> set[str]:
             found |= {
                 os.path.realpath(folder / each["path"]) for each in json.loads(line)["outputs"]
             }
-        except (ValueError, KeyError, TypeError):  # another program's line, or a torn one
+        except (ValueError, KeyError, TypeError, RecursionError):  # another program
             continue
     return found
 

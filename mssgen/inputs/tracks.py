@@ -9,7 +9,6 @@ from pathlib import Path
 from mssgen.errors import AudioError, UsageError
 from mssgen.inputs.folder_scan import SOUND_EXTENSIONS, VIDEO_EXTENSIONS, FolderScan, LeftOut
 from mssgen.inputs.lists import STDIN, read_list
-from mssgen.inputs.own_folders import outputs_in
 
 # Suffixes of files taken from folders; a file that is named itself may have any suffix.
 EXTENSIONS = (*SOUND_EXTENSIONS, *VIDEO_EXTENSIONS)
@@ -75,8 +74,7 @@ def find_tracks(
     Args:
         inputs: paths; "-" is standard input.
         list_file: list of more inputs, see `mssgen.inputs.lists.read_list`.
-        output_dir: folder to skip, so that a second run does not separate the stems of the first;
-            of a folder in it, the outputs that its manifest records.
+        output_dir: folder to skip, so that a second run does not separate the stems of the first.
         extensions: suffixes of the files to take from folders, with the dot.
         skip_outputs: skip the output folders of `separate` and `enhance`, wherever they are.
         skip_own: skip other folders that mssgen wrote: reports, training pairs, ...
@@ -100,16 +98,13 @@ def find_tracks(
         if name == STDIN:
             found: Iterable[Track] = [Track(STDIN, "stdin")]
         elif os.path.isdir(name):  # Path.is_dir raises where a name is too long
-            excluded = _excluded(Path(name), output_dir)
-            # Outputs beside the songs that they were made of.
-            beside = output_dir if skip_outputs and excluded is None else None
             scan = FolderScan(
                 Path(name),
                 extensions,
-                excluded=excluded,
-                own_files=outputs_in(beside) if beside is not None else (),
+                excluded=_excluded(Path(name), output_dir),
                 with_outputs=skip_outputs,
                 with_own=not skip_own,
+                is_output=output_dir is not None and Path(name).resolve() == output_dir.resolve(),
                 left_out=left_out,
             )
             found = _in_folder(scan.run())

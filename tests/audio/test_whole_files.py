@@ -436,3 +436,48 @@ def test_stems_have_the_tags_bits_and_time_line_of_what_ffmpeg_reads(
     assert {"composer", "tracknumber", "discnumber", "albumartist"} <= found.fields.keys()
     assert sf.info(tmp_path / "alac24" / "bass.flac").subtype == "PCM_24"
     assert abs(sf.info(tmp_path / "delayed" / "bass.flac").duration - 5.02) < 0.05
+
+
+# More headers that are wrong, or that few programs write.
+
+
+def test_joined_wav_files_are_read_to_the_last(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    first, second = encoded(path, music(0.5)), encoded(path, music(0.3)[:, :1])
+    path.write_bytes(first + second)
+    _, found, told = read(path)
+    assert told == []
+    expected = np.concatenate([music(0.5), music(0.3)[:, :1].repeat(2, axis=1)]).T
+    assert np.abs(found - expected).max() <= 2**-15
+
+
+def test_a_vbri_header_is_no_audio(tmp_path: Path) -> None:
+    """Fraunhofer's encoders write it in place of the Xing header."""
+    path = tmp_path / "a.mp3"
+    data = bytearray(encoded(path, music(1.0)))
+    whole = read(path)[1]
+    at = max(data.find(b"Info"), data.find(b"Xing"))
+    n_frames = int.from_bytes(data[at + 8 : at + 12], "big")
+    header = b"VBRI" + struct.pack(">HHHII", 1, 0, 75, len(data), n_frames)
+    data[at : at + 120] = header + bytes(120 - len(header))
+    path.write_bytes(data)
+    _, found, told = read(path)
+    assert told == []
+    assert abs(found.shape[1] - n_frames * 1152) <= 1152
+    # LAME's header also states the encoder's delay.
+    matches = [
+        delay
+        for delay in range(2500)
+        if np.allclose(found[:, delay + 5000 : delay + 5200], whole[:, 5000:5200], atol=1e-4)
+    ]
+    assert matches
+
+
+def test_ogg_flac_without_its_end_is_told(tmp_path: Path) -> None:
+    needs_ffmpeg()
+    sf.write(tmp_path / "a.wav", music(2.0), RATE)
+    path = tmp_path / "a.oga"
+    make = ["ffmpeg", "-v", "error", "-i", tmp_path / "a.wav", "-c:a", "flac", path]
+    subprocess.run(make, check=True)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert "no end mark" in read(path)[2][0]

@@ -1,5 +1,6 @@
 """What is taken from folders, and what is told of the rest."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 
+from mssgen.errors import AudioError
 from mssgen.inputs.tracks import find_tracks
 
 from support.models import needs_ffmpeg, shared
@@ -251,8 +253,6 @@ def test_outputs_beside_their_songs_are_no_songs(
         assert told.endswith("plain_bass.wav)")
     named = find_tracks(["plain_bass.wav"], output_dir=Path())
     assert [track.name for track in named] == ["plain_bass"]
-    # A folder that this run does not write to is taken as it is.
-    assert names() == ["plain", "plain_bass"]
 
 
 def test_the_output_folder_is_left_out_with_a_word(
@@ -280,3 +280,22 @@ def test_the_files_of_others_are_no_marks(music: Path, song: Path) -> None:
     Path("site/index.html").write_text("<html>my site</html>")
     Path("site/manifest.json").write_text('{"name": "my site"}')
     assert names() == ["plain", "site/a"]
+
+
+def test_stems_beside_their_songs_are_no_songs(music: Path, song: Path, mssgen: Program) -> None:
+    """After `separate . -o .` the folder holds songs and stems."""
+    for name in ("plain/bass.wav", "plain_vocals.wav"):
+        Path(name).parent.mkdir(exist_ok=True)
+        shutil.copy(song, name)
+    outputs = [{"path": "plain/bass.wav"}, {"path": "plain_vocals.wav"}]
+    Path("manifest.jsonl").write_text("damaged\n" + json.dumps({"outputs": outputs}) + "\n")
+    for output in (Path("."), Path("elsewhere"), None):
+        assert [track.path for track in find_tracks(["."], output_dir=output)] == ["plain.wav"]
+    assert "2 files that mssgen wrote: name one" in warnings(mssgen("info", "--json", "."))[0]
+    assert len(find_tracks(["."], skip_outputs=False)) == 3
+    assert [track.path for track in find_tracks(["plain"])] == ["plain/bass.wav"]
+    # A folder of outputs alone was named to take them.
+    Path("plain.wav").unlink()
+    assert len(find_tracks(["."])) == 2
+    with pytest.raises(AudioError, match="2 files that mssgen wrote"):
+        find_tracks(["."], output_dir=Path())

@@ -6,6 +6,7 @@ that writes to a pipe -1. The samples are there nevertheless.
 
 import struct
 from collections.abc import Iterator
+from itertools import pairwise
 
 from mssgen.audio.containers.byte_views import patched
 from mssgen.audio.containers.file_layout import Bytes, FileLayout, Part, cut_short
@@ -17,9 +18,13 @@ _TAGS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICSBEGIN")
 
 
 def scan_wav(data: Bytes) -> FileLayout | None:
-    """Layout of a WAV file whose data are longer than declared; None if the size is right."""
+    """Layout of joined WAV files, or of one that is longer than declared; None if all is right."""
     if data[:4] != b"RIFF" or data[8:12] != b"WAVE":
         return None
+    starts = _riff_starts(data)
+    if len(starts) > 1:
+        parts = (Part((range(*ends),)) for ends in pairwise([*starts, len(data)]))
+        return FileLayout(tuple(parts))
     for name, start, size in _chunks(data):
         if name != b"data":
             continue
@@ -43,6 +48,18 @@ def scan_wav(data: Bytes) -> FileLayout | None:
             )
         return None
     return None
+
+
+def _riff_starts(data: Bytes) -> list[int]:
+    """Where each of several joined WAV files starts."""
+    starts, position = list[int](), 0
+    while (
+        data[position : position + 4] == b"RIFF" and data[position + 8 : position + 12] == b"WAVE"
+    ):
+        starts.append(position)
+        size = int.from_bytes(data[position + 4 : position + 8], "little")
+        position += 8 + size + size % 2
+    return starts
 
 
 def _whole(data: Bytes, start: int, n_bytes: int | None = None) -> Part:

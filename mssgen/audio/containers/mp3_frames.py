@@ -139,7 +139,8 @@ def scan(data: Bytes) -> FileLayout | None:
             losses.append(cut_short(n_s - begin_s, n_s - begin_s + n_lost * frame / rate))
     if has_rest and not losses:
         losses.append(f"ends within a frame after {n_s:.2f} s: it may be cut short")
-    is_plain = len(runs) == 1 and runs[0].n_declared == runs[0].n_frames and not losses
+    is_right = runs[0].n_declared == runs[0].n_frames and runs[0].count_at is not None
+    is_plain = len(runs) == 1 and is_right and not losses
     return None if is_plain else FileLayout(tuple(parts), first_losses(losses))
 
 
@@ -206,8 +207,8 @@ def _count(frame: bytes, header: Header) -> tuple[int | None, int | None] | None
             return None, None
         return int.from_bytes(frame[at + 8 : at + 12], "big"), at + 8
     if frame[_VBRI_OFFSET : _VBRI_OFFSET + 4] == b"VBRI":
-        at = _VBRI_OFFSET + 14
-        return int.from_bytes(frame[at : at + 4], "big"), at
+        # Without its place, an Info header replaces it: libmpg123 decodes a VBRI frame as audio.
+        return int.from_bytes(frame[_VBRI_OFFSET + 14 : _VBRI_OFFSET + 18], "big"), None
     return None
 
 

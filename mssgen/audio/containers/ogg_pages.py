@@ -102,7 +102,11 @@ def scan(data: Bytes) -> FileLayout | None:
             changed |= _mended_opus(data, link, losses)
         elif link.kind == b"\x01vorbis":
             changed |= _mended_vorbis(data, link, losses)
-    if not links or (len(links) == 1 and not links[0].holes and not changed):
+    if not links:
+        return None
+    # libsndfile says for the other kinds that the end is missing.
+    is_cut = links[0].kind == b"\x7fFLAC" and not links[0].pages[-1].is_last
+    if len(links) == 1 and not (links[0].holes or changed or is_cut):
         return None
     for link in links:
         _add_parts(data, link, changed, parts, losses)
