@@ -10,7 +10,7 @@ from mssgen.errors import CheckpointError
 _MAX_BYTES = 2**17  # the published configuration with the most stems, 53, has about 2**13
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
     """yaml's safe loader, which also reads `!!python/tuple`, as a list."""
 
 

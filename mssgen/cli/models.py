@@ -52,7 +52,7 @@ def list_models(as_json: Json = False) -> None:
                 _megabytes(row["size_bytes"]),
                 row["where"] if row["verified"] else f"{row['where']}, unverified",
                 row["licence"],
-                row["sdr"] or "",
+                (row["sdr"] or "").split(" (")[0],
             )
             for row in rows
         ],

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mssgen.checkpoints.families import yaml_beside
 from mssgen.checkpoints.folders import CARD, TRAINING, checkpoint_files
 from mssgen.checkpoints.formats import CONFIG, EMBEDDED_CODEC, read_json
 from mssgen.checkpoints.registry import REGISTRY
@@ -128,8 +129,9 @@ def hashes_of(path: Path) -> list[str]:
     if path.is_dir():
         names = [name for name in checkpoint_files(path) if name not in (TRAINING, CARD)]
         return [_hash(path / name) for name in names]
-    beside = path.with_name(CONFIG)  # options of files that hold none
-    return [_hash(path), *([_hash(beside)] if beside.is_file() else [])]
+    config, described = path.with_name(CONFIG), yaml_beside(path)  # options of files without any
+    beside = [config] if config.is_file() else [described] if described else []
+    return [_hash(each) for each in (path, *beside)]
 
 
 def _hash(path: Path) -> str:

@@ -85,15 +85,10 @@ class DemucsSeparator:
         precision: str = "fp32",
         options: SeparationOptions | None = None,
     ) -> None:
-        first = members[0].network
-        for member in members:
-            network = member.network
-            if (network.sources, network.sample_rate, network.n_channels) != (
-                first.sources,
-                first.sample_rate,
-                first.n_channels,
-            ):
-                raise CheckpointError(f"the members of {name} differ in stems, rate or channels")
+        first, *others = [member.network for member in members]
+        for fact in ("sources", "sample_rate", "n_channels", "is_normalised"):
+            if any(getattr(network, fact) != getattr(first, fact) for network in others):
+                raise CheckpointError(f"the members of {name} differ in {fact}")
         self.members, self.name, self.device, self.precision = members, name, device, precision
         given = {stem for member in members for stem in member.stems}
         self.sources = tuple(source for source in first.sources if source in given)

@@ -5,16 +5,26 @@ import sys
 import pytest
 
 from mssgen.checkpoints.bundles import Bundle
+from mssgen.checkpoints.families import FAMILIES
 from mssgen.checkpoints.registry import LAYOUTS, REGISTRY, lookup
+from mssgen.checkpoints.warned import WARNED
 from mssgen.errors import UsageError
+from mssgen.recipes.schema import checked_options
+from mssgen.separators.loading import TRUNKS
 
-BUNDLES = pytest.mark.parametrize("bundle", REGISTRY.values(), ids=lambda bundle: bundle.name)
+RELEASED = [bundle for bundle in REGISTRY.values() if bundle.options]
+BUNDLES = pytest.mark.parametrize(
+    "bundle",
+    [bundle for bundle in REGISTRY.values() if not bundle.options],
+    ids=lambda bundle: bundle.name,
+)
 FILE_NAMES = {"separate": r"[0-9a-f]{8}\.safetensors", "codec": r"model\.safetensors|codec\.pth"}
 
 
 def test_the_four_models_of_the_demucs_family() -> None:
     separators = [name for name, bundle in REGISTRY.items() if bundle.stage == "separate"]
-    assert separators == ["htdemucs", "htdemucs_ft", "htdemucs_6s", "hdemucs_mmi"]
+    assert separators[:4] == ["htdemucs", "htdemucs_ft", "htdemucs_6s", "hdemucs_mmi"]
+    assert separators[4:] == [bundle.name for bundle in RELEASED]
     assert all(name == bundle.name for name, bundle in REGISTRY.items())
 
 
@@ -73,6 +83,29 @@ def test_all_statements_about_the_licence_are_kept(bundle: Bundle) -> None:
         assert "facebookresearch/demucs#327" in bundle.licence_note
     if bundle.name.startswith("encodec"):
         assert "CC BY-NC 4.0" in bundle.licence_note
+
+
+def test_rows_of_released_separators_are_consistent() -> None:
+    for bundle in RELEASED:
+        (file,) = bundle.files
+        assert re.fullmatch(r"[0-9a-f]{64}", str(file.sha256))
+        assert re.fullmatch(r"(?!.*\.\.)[\w-][\w/.-]*\.(ckpt|safetensors)", file.name)
+        assert file.size_bytes
+        assert file.size_bytes > 4e7
+        assert (bundle.page is None) == bool(bundle.repo)
+        assert bundle.page is None or bundle.page.startswith("https://github.com/")
+        assert bundle.revision is None or re.fullmatch(r"[0-9a-f]{40}", bundle.revision)
+        assert bundle.architecture in FAMILIES
+        assert bundle.origin
+        assert not bundle.embedded
+        assert bundle.licence in ("none stated", "MIT", "GPL-3.0")
+        assert ("No licence" in bundle.licence_note) == (bundle.licence == "none stated")
+        trunk = TRUNKS[bundle.architecture]
+        assert trunk.Options(**checked_options(trunk.Options, bundle.options, bundle.name))
+    licensed = {bundle.name for bundle in RELEASED if bundle.licence != "none stated"}
+    assert licensed == {"bs_roformer_anvuew", "bs_roformer_anvuew_ft1", "mel_roformer_kim"}
+    listed = {(file.size_bytes, file.sha256) for bundle in RELEASED for file in bundle.files}
+    assert not listed & set(WARNED)
 
 
 def test_no_two_files_share_a_hash() -> None:

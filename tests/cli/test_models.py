@@ -29,7 +29,7 @@ def models(
 ) -> Callable[..., Result]:
     """Run a command in this process, with an empty hub cache: (exit code, stdout, stderr)."""
     monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "300")
 
     def call(*arguments: str) -> Result:
         code = run(lambda: app(list(arguments), standalone_mode=False), verbose=False)
@@ -64,6 +64,8 @@ def test_list_shows_where_every_model_is(models: Callable[..., Result]) -> None:
     assert "336 MB" in rows["htdemucs_ft"]
     assert "guitar piano" in rows["htdemucs_6s"]
     assert "unknown" in rows["hdemucs_mmi"]
+    assert all(word in rows["scnet_small"] for word in ("by hand", "none stated", "9.03 on the"))
+    assert "53 stems" in rows["bs_roformer_mega"]
 
 
 def test_list_as_json_says_the_same(models: Callable[..., Result]) -> None:
@@ -82,6 +84,16 @@ def test_info_prints_both_statements_about_the_licence(models: Callable[..., Res
     assert "model card on the hub carried the tag `mit`" in text
     assert "facebookresearch/demucs#327" in text
     assert str(REGISTRY["htdemucs"].files[0].sha256) in text
+
+
+def test_info_says_where_a_model_comes_from(models: Callable[..., Result]) -> None:
+    facts = json.loads(models("info", "scnet_xl_ihf", "--json")[1])
+    assert facts["licence"] == "none stated"
+    assert facts["origin"].startswith("ZFTurbo, trained on MUSDB18-HQ only")
+    assert facts["sdr"].startswith("10.08 on the MUSDB18-HQ test set")
+    code, _, err = models("pull", "scnet_small")
+    assert code == 1
+    assert "download https://github.com/" in err
 
 
 def test_info_says_what_is_not_known(models: Callable[..., Result]) -> None:

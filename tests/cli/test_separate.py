@@ -18,12 +18,14 @@ import torch
 from numpy.typing import NDArray
 
 import mssgen
-from mssgen.checkpoints import hub
+from mssgen.checkpoints import hub, warned
 from mssgen.cli import app
 from mssgen.cli.console import run
+from mssgen.files import sha256_of
 from mssgen.jobs.manifest import MANIFEST
 from mssgen.separators.demucs import SeparationOptions
 
+from support import families
 from support.models import EXCERPT, write_tiny_model
 from support.program import Result
 
@@ -96,6 +98,24 @@ def files(folder: Path | str) -> set[str]:
 
 def stem_files(*stems: str, track: str = "song") -> set[str]:
     return {f"{track}/{stem}.wav" for stem in stems}
+
+
+def test_a_released_checkpoint_needs_consent_if_its_origin_says_so(
+    cli: Program, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = here / "models" / "model.ckpt"
+    path.parent.mkdir()
+    torch.save({"state_dict": families.state_of("mel_roformer")}, path)
+    path.with_suffix(".yaml").write_text(families.yaml_text("mel_roformer"))
+    known = (path.stat().st_size, sha256_of(path))
+    monkeypatch.setitem(warned.WARNED, known, "a document says where it is from")
+    result = cli("song.wav", "--model", str(path), "--stem", "other")
+    assert result.code == 2
+    assert "where it is from; use --accept-unlicensed" in result.err
+    result = cli("song.wav", "--model", str(path), "--stem", "other", "--accept-unlicensed")
+    assert result.code == 0
+    assert "where it is from" in result.err
+    assert files("separated") == stem_files("other")
 
 
 def test_all_stems_by_default(cli: Program) -> None:

@@ -15,6 +15,7 @@ from mssgen.checkpoints.bundles import Bundle, RemoteFile
 from mssgen.checkpoints.families import FAMILIES
 from mssgen.checkpoints.formats import Checkpoint, read_checkpoint
 from mssgen.checkpoints.resolving import resolve
+from mssgen.checkpoints.shrinking import quantize_checkpoint
 from mssgen.errors import CheckpointError, UsageError
 from mssgen.pipeline import load_separator
 from mssgen.separators.base import measure_level
@@ -96,6 +97,14 @@ def test_state_dicts_in_every_wrapping(kind: str, tmp_path: Path) -> None:
     assert loaded.sources == ("vocals", "other")
     expected = separator("mel_roformer")(noise())
     assert snr_db(expected, loaded(noise())) > (40 if kind == "fp16" else 100)
+
+
+def test_a_smaller_copy_describes_itself(tmp_path: Path) -> None:
+    path = write(tmp_path / "released", "scnet")
+    quantize_checkpoint(path, tmp_path / "copy")
+    loaded = load_separator(str(tmp_path / "copy"), precision="fp32")
+    assert loaded.sources == ("bass", "other")
+    assert snr_db(separator("scnet")(noise()), loaded(noise())) > 40
 
 
 def test_one_stem_leaves_the_other() -> None:

@@ -30,7 +30,9 @@ from mssgen.encoders.stem_encoder import StemEncoder, StemEncoderOptions
 from mssgen.errors import MssgenError
 from mssgen.pipeline import load_separator
 from mssgen.refiners.files import load_refiner, save_refiner
+from mssgen.separators.loading import TRUNKS
 
+from support import families
 from support.models import TINY_OPTIONS
 from support.toys import tiny_codec, tiny_refiner, tiny_stem_codec
 
@@ -76,6 +78,21 @@ def _demucs(kind: type, **options: Any) -> Callable[[Path], None]:
         state = {key: value.contiguous() for key, value in network.state_dict().items()}
         save_file(state, folder / "model.safetensors")
         config = {"format_version": 1, "architecture": kind.__name__.lower(), "options": given}
+        (folder / "config.json").write_text(json.dumps(config))
+
+    return write
+
+
+def _released(name: str) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        case = families.CASES[name]
+        folder.mkdir(parents=True)
+        save_file(families.state_of(name), folder / "model.safetensors")
+        config = {
+            "format_version": 1,
+            "architecture": case.architecture,
+            "options": case.options,
+        }
         (folder / "config.json").write_text(json.dumps(config))
 
     return write
@@ -144,6 +161,11 @@ def models() -> list[Model]:
         Model("htdemucs", _demucs(HTDemucs), _separate, of_htdemucs),
         Model("original", _demucs(HTDemucs, norm_starts=1, depth=2), _separate, of_htdemucs),
         Model("hdemucs", _demucs(HDemucs, depth=6, nfft=1024), _separate, of_hdemucs),
+        *(
+            Model(name, _released(name), _separate, _parameters(TRUNKS[case.architecture].Options))
+            for name, case in families.CASES.items()
+            if name in TRUNKS
+        ),
         _codec("seanet", tiny_codec),
         _codec("bands", lambda: tiny_codec(n_bands=4, n_noise_channels=2)),
         _codec("segments", lambda: tiny_codec(segment_s=0.2, normalize=True)),

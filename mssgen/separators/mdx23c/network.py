@@ -6,8 +6,9 @@ into sub-bands, which are channels of the network. Module names are those of the
 dicts.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -30,13 +31,14 @@ class MDX23COptions(TrunkOptions):
     act: Literal["gelu"] = "gelu"
 
 
-def _conv(shapes: Shapes, key: str, **options: int) -> nn.Conv2d:
-    n_out, n_in, *kernel = shapes.of(f"{key}.weight", 4)
-    return nn.Conv2d(n_in, n_out, (kernel[0], kernel[1]), bias=False, **options)
+def _conv(shapes: Shapes, key: str, padding: int = 0) -> nn.Conv2d:
+    n_out, n_in, height, width = shapes.of(f"{key}.weight", 4)
+    return nn.Conv2d(n_in, n_out, (height, width), padding=padding, bias=False)
 
 
 def _norm(shapes: Shapes, key: str) -> nn.InstanceNorm2d:
-    return nn.InstanceNorm2d(*shapes.of(f"{key}.weight", 1), affine=True)
+    (n_channels,) = shapes.of(f"{key}.weight", 1)
+    return nn.InstanceNorm2d(n_channels, affine=True)
 
 
 def _dense(shapes: Shapes, key: str) -> nn.Linear:
@@ -108,6 +110,8 @@ class MDX23C(Trunk):
 
     Options: ClassVar = MDX23COptions
     takes_bf16: ClassVar = True
+    encoder_blocks: Iterable[Any]
+    decoder_blocks: Iterable[Any]
 
     def __init__(self, options: MDX23COptions, shapes: Shapes) -> None:
         super().__init__(options, shapes)
@@ -136,7 +140,8 @@ class MDX23C(Trunk):
             _conv(shapes, "final_conv.0"), nn.GELU(), _conv(shapes, "final_conv.2")
         )
         self.stft = STFT(options.n_fft, options.hop_length, options.segment_samples)
-        n_inputs, n_outputs = self.first_conv.in_channels, self.final_conv[2].out_channels
+        n_inputs = self.first_conv.in_channels
+        n_outputs = shapes.of("final_conv.2.weight", 4)[0]
         self.n_channels, self.n_stems = _N_CHANNELS, n_outputs // n_inputs
         self.n_subbands = n_inputs // (2 * _N_CHANNELS)
         if n_inputs % (2 * _N_CHANNELS) or n_outputs % n_inputs:

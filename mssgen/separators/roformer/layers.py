@@ -3,6 +3,9 @@
 Axes: frames N, bands K, features D. Module names are those of the published state dicts.
 """
 
+from collections.abc import Iterable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -98,6 +101,8 @@ class FeedForward(nn.Module):
 class Transformer(nn.Module):
     """Attention and feed-forward layers along one axis, then a norm if the file has one."""
 
+    layers: Iterable[Any]
+
     def __init__(self, shapes: Shapes, prefix: str) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
@@ -123,6 +128,8 @@ class Transformer(nn.Module):
 class BandSplit(nn.Module):
     """Features of each band from its bins."""
 
+    to_features: Iterable[Any]
+
     def __init__(self, shapes: Shapes) -> None:
         super().__init__()
         prefixes = [
@@ -144,6 +151,8 @@ class BandSplit(nn.Module):
 
 class MaskEstimator(nn.Module):
     """Mask of one stem: a perceptron for each band."""
+
+    to_freqs: Iterable[Any]
 
     def __init__(self, shapes: Shapes, prefix: str) -> None:
         super().__init__()

@@ -10,10 +10,10 @@ scale.
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,7 @@ class RoFormer(Trunk):
     Options: ClassVar = RoFormerOptions
     ignored: ClassVar = re.compile(r".*\.rotary_embed\.freqs")  # a constant
     takes_bf16: ClassVar = True
+    layers: Iterable[Any]
     bins: Tensor
     n_bands_of: Tensor
 

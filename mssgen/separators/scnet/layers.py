@@ -5,8 +5,9 @@ the published state dicts.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -64,9 +65,11 @@ def _norm_bins(x: Tensor, norm: nn.GroupNorm) -> Tensor:
 class FrameConvolutions(nn.Module):
     """Residual branches over the frames of each bin on its own, then GELU."""
 
+    layers: Iterable[Any]
+
     def __init__(self, shapes: Shapes, prefix: str) -> None:
         super().__init__()
-        self.layers = nn.ModuleList()
+        layers = []
         for index in range(shapes.count(f"{prefix}.layers.")):
             name = f"{prefix}.layers.{index}"
             n_channels, n_hidden, _ = shapes.of(f"{name}.6.weight", 3)
@@ -79,7 +82,8 @@ class FrameConvolutions(nn.Module):
                 "4": nn.GroupNorm(1, n_hidden),
                 "6": nn.Conv1d(n_hidden, n_channels, 1),
             }
-            self.layers.append(nn.ModuleDict(layer))
+            layers.append(nn.ModuleDict(layer))
+        self.layers = nn.ModuleList(layers)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B, F, N, C] -> the same shape."""
@@ -92,6 +96,8 @@ class FrameConvolutions(nn.Module):
 
 class Encoder(nn.Module):
     """Downsamples each band in frequency by its own stride."""
+
+    SDlayer: Any
 
     def __init__(self, shapes: Shapes, prefix: str, strides: Sequence[int]) -> None:
         super().__init__()
@@ -168,21 +174,22 @@ class DualPath(nn.Module):
         (n_channels,) = shapes.of(f"{prefix}.norm_layers.0.weight", 1)
         _, n_hidden = shapes.of(f"{prefix}.lstm_layers.0.weight_hh_l0", 2)
         self.lstm_layers = nn.ModuleList(
-            nn.LSTM(n_channels, n_hidden, bidirectional=True, batch_first=is_along_frames)
-            for is_along_frames in (False, True)
+            nn.LSTM(n_channels, n_hidden, bidirectional=True) for _ in range(2)
         )
         self.linear_layers = nn.ModuleList(nn.Linear(2 * n_hidden, n_channels) for _ in range(2))
         self.norm_layers = nn.ModuleList(nn.GroupNorm(1, n_channels) for _ in range(2))
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B, F, N, C] -> the same shape."""
-        n_examples, n_bins, n_frames, n_channels = x.shape
-        y = self._normed(x, 0).transpose(0, 1).reshape(n_bins, -1, n_channels)
-        y = self.linear_layers[0](self.lstm_layers[0](y)[0])
-        x = x + y.unflatten(1, (n_examples, n_frames)).transpose(0, 1)
-        y = self._normed(x, 1).reshape(-1, n_frames, n_channels)
-        y = self.linear_layers[1](self.lstm_layers[1](y)[0])
-        return x + y.unflatten(0, (n_examples, n_bins))
+        y = self._normed(x, 0).transpose(0, 1)  # [F, B, N, C]
+        x = x + self._recur(y, 0).transpose(0, 1)
+        y = self._normed(x, 1).permute(2, 0, 1, 3)  # [N, B, F, C]
+        return x + self._recur(y, 1).permute(1, 2, 0, 3)
 
     def _normed(self, x: Tensor, index: int) -> Tensor:
         return self.norm_layers[index](x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+    def _recur(self, x: Tensor, index: int) -> Tensor:
+        """Run a recurrent and a linear layer along the first axis of x [L, ., ., C]."""
+        y, _ = self.lstm_layers[index](x.flatten(1, 2))
+        return self.linear_layers[index](y).unflatten(1, x.shape[1:3])

@@ -7,8 +7,9 @@ transform along frames, and a decoder restores the bands. Also its masked varian
 multiplies the mixture's spectrogram.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -48,14 +49,16 @@ class SCNet(Trunk):
 
     Options: ClassVar = SCNetOptions
     takes_bf16: ClassVar = True
+    encoder: Sequence[Encoder]
+    decoder: Sequence[Any]
+    separation_net: Any
 
     def __init__(self, options: SCNetOptions, shapes: Shapes) -> None:
         super().__init__(options, shapes)
         depth, strides = shapes.count("encoder."), options.band_strides
-        self.encoder = nn.ModuleList(
-            Encoder(shapes, f"encoder.{level}", strides) for level in range(depth)
-        )
-        self.decoder = nn.ModuleList(
+        encoders = [Encoder(shapes, f"encoder.{level}", strides) for level in range(depth)]
+        self.encoder = nn.ModuleList(encoders)  # type: ignore[assignment]
+        self.decoder = nn.ModuleList(  # type: ignore[assignment]
             nn.Sequential(
                 Fusion(shapes, f"decoder.{level}.0"),
                 Upsampler(shapes, f"decoder.{level}.1", strides),
@@ -91,7 +94,7 @@ class SCNet(Trunk):
             is_orthonormal=True,
         )
         self.bands, n_bins = [], self.n_bins
-        for encoder in self.encoder:
+        for encoder in encoders:
             self.bands.append(Bands(n_bins, options.band_shares, strides, encoder.kernels))
             n_bins = sum(self.bands[-1].inner_lengths)
         self.n_channels, self.n_stems = n_inputs // 2, n_outputs // n_inputs
