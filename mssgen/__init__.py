@@ -10,9 +10,17 @@
 Importing this package loads neither torch nor numpy; its names load what they need.
 """
 
+import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+# Threads of torch that wait for one another spin by default, which beside busy programs takes up to
+# a hundred times the time of the work. OpenMP reads these variables once, when torch is loaded.
+_WAIT_POLICY = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"}
+if "torch" not in sys.modules and not _WAIT_POLICY & os.environ.keys():
+    os.environ["OMP_WAIT_POLICY"] = "passive"
 
 if TYPE_CHECKING:
     from mssgen.errors import MssgenError as MssgenError

@@ -29,6 +29,7 @@ from mssgen.separators.demucs import (
     Member,
     SeparationOptions,
 )
+from mssgen.separators.htdemucs.attention import attention
 from mssgen.separators.htdemucs.network import HTDemucs
 from mssgen.separators.loading import build_network, build_separator
 from mssgen.separators.original import OriginalNetwork
@@ -132,6 +133,41 @@ def test_batches_do_not_change_segments(music: NDArray[np.float32]) -> None:
     segments = normalised(music)[..., : 4 * length].unflatten(-1, (4, length))[0].transpose(0, 1)
     alone = torch.cat([network(segment[None]) for segment in segments])
     assert snr_db(alone, network(segments)) >= 100
+
+
+def test_attention_rounds_alike_on_any_number_of_threads() -> None:
+    query, key, value = torch.randn(3, 1, 2, 2688, 64, generator=torch.manual_seed(0)).bfloat16()
+    expected = torch.softmax(query.float() @ key.float().mT / 8, dim=-1) @ value.float()
+    n_threads = torch.get_num_threads()
+    try:
+        results = []
+        for n in (1, 2):
+            torch.set_num_threads(n)
+            results.append(attention(query, key, value))
+    finally:
+        torch.set_num_threads(n_threads)
+    assert torch.equal(*results)
+    assert snr_db(expected, results[0].float()) >= 30
+
+
+def test_a_lone_segment_gets_the_free_threads(
+    monkeypatch: pytest.MonkeyPatch, music: NDArray[np.float32]
+) -> None:
+    options = {**TINY_OPTIONS, "segment": Fraction(1, 8)}
+    network = build_network(checkpoint_of(DemucsHTDemucs(**options), options))
+    segment = normalised(music)[..., : network.segment_samples]
+    used: list[int] = []
+    forward = network._forward
+
+    def spy(mixture: Tensor) -> Tensor:
+        used.append(torch.get_num_threads())
+        return forward(mixture)
+
+    monkeypatch.setattr(network, "_forward", spy)
+    for n_free in (1, 3):
+        monkeypatch.setattr(network, "_free_threads", lambda n_free=n_free: n_free)
+        network(segment)
+    assert used == [1, 3]
 
 
 def test_bf16_is_close(music: NDArray[np.float32]) -> None:

@@ -15,7 +15,9 @@ The computation is a new implementation with the same result in another order:
 * Reduced precision holds the weights and activations of the convolutions and products; Fourier
   transforms, statistics, the transformer's residual stream and the last layer stay in fp32.
 * On a CPU, segments run in parallel, each on its own cores: a segment has thousands of small steps,
-  and cores that share a step wait for each other after each one, above all on a busy machine.
+  and cores that share a step wait for each other after each one, above all on a busy machine. So a
+  lone segment gets only the cores that other programs leave free.
+* The order of sums does not depend on the number of threads, nor does the result.
 
 Activations: spectrogram branch [B, F, N, C] (bins, frames), waveform branch [B, T, C].
 """
@@ -28,6 +30,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import Tensor
 
+from mssgen.devices import FreeThreads, usable_threads
 from mssgen.separators.htdemucs.layers import (
     EPS,
     Decoder,
@@ -98,7 +101,8 @@ class HTDemucs:
             for name in ("layers", "layers_t")
         ]
         self.window = torch.hann_window(config.nfft, device=self.device)
-        self._pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
+        self._free_threads = FreeThreads()
+        self._pools: dict[tuple[int, int, int], ThreadPoolExecutor] = {}
         self._positions: dict[tuple[int, ...], Tensor] = {}
 
     def __call__(self, mixture: Tensor) -> Tensor:
@@ -111,18 +115,19 @@ class HTDemucs:
             [B, S, C, T] fp32, the stems in the order of `sources`.
         """
         mixture = mixture.to(self.device, torch.float32)
-        if self.device.type != "cpu" or len(mixture) == 1:
+        if self.device.type != "cpu":
             return self._forward(mixture)
         return torch.cat(list(self._workers(len(mixture)).map(self._forward, mixture.split(1))))
 
     def _workers(self, n_segments: int) -> ThreadPoolExecutor:
-        """Pool that runs one segment per worker, each on an equal share of torch's threads."""
-        n_threads = torch.get_num_threads()
+        """Pool that runs one segment per worker, each on an equal share of the threads."""
+        n_threads = usable_threads() if n_segments > 1 else self._free_threads()
         n_workers = min(n_segments, n_threads)
-        key = (os.getpid(), n_workers)  # a forked process does not inherit threads
+        # A forked process does not inherit threads.
+        key = (os.getpid(), n_workers, n_threads // n_workers)
         if key not in self._pools:
             self._pools[key] = ThreadPoolExecutor(
-                n_workers, "htdemucs", torch.set_num_threads, (n_threads // n_workers,)
+                n_workers, "htdemucs", torch.set_num_threads, key[2:]
             )
         return self._pools[key]
 
