@@ -117,18 +117,23 @@ def _problem(
         return f"has an unknown option {shown(key)}{closest(key, schema.model_fields)}"
     if kind == "missing" and len(first["loc"]) == 1:
         return f"lacks the option {key}, which has no default: {cure}"
-    path, value, words = wrong_value(error, options)
+    _, path, value, words = wrong_value(error, options)
     return f"has the option {dotted(path)} = {shown(value)}, which must be {words}: {cure}"
 
 
-def wrong_value(error: ValidationError, options: Any) -> tuple[Sequence[str | int], Any, str]:
-    """(path, value, requirement) of the first error: (["ratios", 1], "x", "a whole number")."""
+def wrong_value(
+    error: ValidationError, options: Any
+) -> tuple[ErrorDetails, list[str | int], Any, str]:
+    """(error, path, value, requirement) of the first wrong key: (..., ["ratios", 1], "x", "a
+    number"). Of several members of a union, the one that fits furthest counts."""
     errors = error.errors(include_url=False, include_input=False)
-    path, value = _found(options, errors[0]["loc"])
-    alike = [each for each in errors if _found(options, each["loc"])[0] == path]
+    of_key = [each for each in errors if each["loc"][:1] == errors[0]["loc"][:1]]
+    first = max(of_key, key=lambda each: len(_found(options, each["loc"])[0]))
+    path, value = _found(options, first["loc"])
+    alike = [each for each in of_key if _found(options, each["loc"])[0] == path]
     # Some members of a union have vaguer errors than others.
     clear = [each for each in alike if each["type"] not in _VAGUE] or alike
-    return path, value, " or ".join(dict.fromkeys(map(_wanted, clear)))
+    return first, path, value, " or ".join(dict.fromkeys(map(_wanted, clear)))
 
 
 def dotted(path: Sequence[str | int]) -> str:

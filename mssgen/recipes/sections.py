@@ -3,7 +3,8 @@
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, is_dataclass
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from pydantic import ValidationError
 
@@ -60,8 +61,7 @@ def check_fields(options: Any, section: str) -> None:
 
 def _problem(error: ValidationError, cls: Any, values: Mapping[str, Any], name: str) -> str:
     """One sentence about the first wrong key of `values`, a section called `name`."""
-    first = error.errors(include_url=False, include_input=False)[0]
-    path, value, wanted = wrong_value(error, values)
+    first, path, value, wanted = wrong_value(error, values)
     missing = first["loc"][-1]
     if first["type"] == "missing" and isinstance(missing, str):
         section = ".".join([name, *map(str, path)])
@@ -87,6 +87,8 @@ def _annotation(kind: Any, path: Iterable[str | int]) -> Any:
             kind = get_type_hints(kind, include_extras=True)[str(step)]
         else:
             kind = get_args(kind)[-1]
+        if get_origin(kind) in (Union, UnionType):
+            kind = next((each for each in get_args(kind) if is_dataclass(each)), kind)
     return kind
 
 

@@ -150,6 +150,7 @@ class Options:
     limit: int | None = None
     either: int | tuple[int, ...] = 1
     anything: Any = None
+    maybe: Inner | None = None
 
 
 def test_a_section_becomes_a_dataclass() -> None:
@@ -191,6 +192,8 @@ def test_a_section_becomes_a_dataclass() -> None:
         ({"needed": "x", "limit": 1.5}, "limit = 1.5 must be a whole number"),
         ({"needed": "x", "either": "no"}, "either = 'no' must be"),
         ({"needed": "x", "zebra": 1}, "it knows needed, inner"),
+        ({"needed": "x", "maybe": {"rat": 3}}, r"\[model.maybe\] has no 'rat'; did you mean rate"),
+        ({"needed": "x", "either": [1, "2"]}, r"either\[1\] = '2' must be a whole number"),
     ],
 )
 def test_a_wrong_section_is_refused(section: dict[str, Any], said: str) -> None:
