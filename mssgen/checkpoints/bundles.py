@@ -41,6 +41,8 @@ class Bundle:
     note: str
     member_stems: tuple[tuple[str, ...], ...] | None = None
     """For a bag, the stems to take from each file; None: all stems from each."""
+    is_joint: bool = False
+    """Whether the files are parts of one network, with a stem each, and not a bag of networks."""
     segment_s: float | None = None
     """Segment length in seconds that replaces the network's own; None keeps that."""
     quality_note: str | None = None

@@ -54,6 +54,8 @@ FAMILIES: dict[str, Family] = {
             "band_strides": "model.band_stride",
         },
     ),
+    "spleeter": Family("stems.0.down.0.weight", {}),
+    "openunmix": Family("stems.0.lstm.weight_ih_l0", {}),
 }
 
 _SHARED_KEYS = {

@@ -353,9 +353,11 @@ def check_stated_hash(path: Path) -> None:
 def check_promised_hash(path: Path) -> None:
     """Raise CheckpointError if a file differs from the hash in its name.
 
-    Demucs and EnCodec name their files <NAME>-<first 8 hex digits of sha256>.th.
+    Demucs, EnCodec and Open-Unmix name files <NAME>-<first 8 hex digits of sha256>.th or .pth.
     """
-    promise = re.fullmatch(r"(?:[0-9a-f]{8}|encodec_\w+)-([0-9a-f]{8})\.th", path.name)
+    promise = re.fullmatch(
+        r"(?:[0-9a-f]{8}|encodec_\w+|vocals|drums|bass|other)-([0-9a-f]{8})\.p?th", path.name
+    )
     if promise and not (got := sha256_of(path)).startswith(promise[1]):
         raise CheckpointError(
             f"{path} is damaged: its name promises sha256 {promise[1]}… but it is {got[:8]}…; "

@@ -14,6 +14,7 @@ from typing import Any
 
 from mssgen.checkpoints.bundles import Bundle, RemoteFile
 from mssgen.checkpoints.released import released_separators
+from mssgen.checkpoints.stem_files import separators_by_stem
 from mssgen.errors import UsageError
 from mssgen.files import sha256_of
 
@@ -202,6 +203,7 @@ REGISTRY: dict[str, Bundle] = {
             "download follows the default branch unchecked.",
         ),
         *released_separators(),
+        *separators_by_stem(),
         _ours(
             "stem_codec",
             "codec",

@@ -96,10 +96,10 @@ def resolve(
     if (folder := embedded_checkpoint(bundle.name)) is not None:
         return ResolvedModel(bundle.name, bundle, (folder,), (None,), "embedded", bundle.segment_s)
     if bundle.page is not None:
-        raise CheckpointError(
-            f"{bundle.name} is not on the hub: download {bundle.page}, and give the path of the "
-            "file instead of the name"
-        )
+        cure = "and give the path of the file instead of the name"
+        if bundle.is_joint:
+            cure = "unpack and convert it with `mssgen models convert`, and give the path of that"
+        raise CheckpointError(f"{bundle.name} is not on the hub: download {bundle.page}, {cure}")
     if not bundle.repo:
         raise CheckpointError(
             f"{bundle.name} should be in {embedded_dir() / bundle.name}: install mssgen again"

@@ -1,7 +1,7 @@
 """`mssgen models`: which models exist, where they are, and whether their files are intact.
 
-Only `quantize` imports torch, and only `pull` uses the network. `export` and `push` are in
-`publish`.
+Only `quantize` imports torch, and only `pull` uses the network. `convert` has a file
+of its own, `export` and `push` are in `publish`.
 """
 
 import statistics
@@ -13,6 +13,7 @@ import typer
 
 from mssgen.checkpoints.bundles import Bundle
 from mssgen.checkpoints.registry import REGISTRY, lookup
+from mssgen.cli.convert import convert
 from mssgen.cli.groups import App
 from mssgen.cli.publish import export, push
 from mssgen.cli.tables import print_json, print_table
@@ -293,6 +294,7 @@ def _pull_address(address: str, *, progress: bool) -> list[str]:
     return [str(path) for path in (folder, *(path for found in named for path in found.paths))]
 
 
+app.command()(convert)
 app.command()(export)
 app.command()(push)
 

@@ -101,7 +101,8 @@ AcceptUnlicensed = Annotated[
     bool,
     typer.Option(
         "--accept-unlicensed",
-        help="Load weights that are said to come out of a product; see `mssgen models info`.",
+        help="Load weights that are said to come out of a product, or that allow non-commercial "
+        "use only; see `mssgen models info`.",
         rich_help_panel="Model",
     ),
 ]

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import typer
 
@@ -103,6 +103,24 @@ class Speed(given.SeparatorMachine):
         int,
         typer.Option(help="Random seed for --shifts and --refine.", metavar="N", min=0),
     ] = 0
+    high_frequencies: Annotated[
+        Literal["zeros", "average", "mixture"] | None,
+        typer.Option(
+            help="Sound above 11 kHz, which Spleeter does not separate: zeros (none), average (the "
+            "stem's share below), or mixture (all of it in the last stem).",
+            show_default="zeros",
+        ),
+    ] = None
+    wiener_iterations: Annotated[
+        int | None,
+        typer.Option(
+            help="Rounds of the multichannel Wiener filter, for Spleeter and Open-Unmix.",
+            metavar="N",
+            min=0,
+            max=64,
+            show_default="0 for Spleeter, 1 for Open-Unmix",
+        ),
+    ] = None
 
     def n_segments(self) -> int | None:
         """The number in --batch-size; None for auto."""
@@ -164,7 +182,14 @@ def separate(
 
         share_heaps()
         write = files.write_options(tracks)
-        cut = SeparationOptions(speed.overlap, speed.shifts, speed.seed, n_segments)
+        cut = SeparationOptions(
+            speed.overlap,
+            speed.shifts,
+            speed.seed,
+            n_segments,
+            speed.high_frequencies,
+            speed.wiener_iterations,
+        )
         speed.use_threads()
 
         if not enhance and (blending.blend is not None or blending.mix is not None):

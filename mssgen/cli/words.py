@@ -42,7 +42,7 @@ _PLAIN = frozenset((
     "overwrite", "packages", "pairs", "precision", "private", "ratings", "recipe",
     "references", "refine", "refiner", "residual", "resume", "sample_rate", "seconds", "seed",
     "set", "shifts", "steps", "stem", "strength", "strict", "table", "temperature", "template",
-    "n_codebooks", "two_stems", "without",
+    "high_frequencies", "n_codebooks", "two_stems", "wiener_iterations", "without",
 ))
 # fmt: on
 _PARAMETER = re.compile(r"`(\w+)(?:=(\"[^\"`]*\"|'[^'`]*'|[^`\s]*))?`")

@@ -35,6 +35,7 @@ def of_separator(
     is another precision. Raises CheckpointError if a file cannot be read.
     """
     how: dict[str, Any] = {"overlap": options.overlap, "shifts": options.shifts}
+    how |= options.of_masks
     if options.shifts:
         how["seed"] = options.seed
     if resolved.segment_s is not None:

@@ -16,20 +16,23 @@ cancel in mono still have a level (see `base.measure_level`).
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from mssgen.errors import CheckpointError, OutOfMemoryError, UsageError
-from mssgen.memory import is_out_of_memory
+from mssgen.errors import CheckpointError, UsageError
 from mssgen.separators.base import Level, Network, measure_level
+from mssgen.separators.batches import BatchRunner
 from mssgen.separators.htdemucs.network import HTDemucs
+from mssgen.separators.wiener import MAX_ITERATIONS
 from mssgen.streams import align, overlap_add
 
 _MAX_AUTO_BATCH_CPU = 4
 _MAX_AUTO_BATCH_GPU = 8
 _MAX_SEED = 2**63 - 1  # limit of torch's generator
 _SILENCE_STD = 1e-8  # as in demucs.api: keeps the division finite
+HighFrequencies = Literal["zeros", "average", "mixture"]
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,10 @@ class SeparationOptions:
     """Random seed for the shifts."""
     batch_size: int | None = None
     """Segments per batch; None: chosen for the device."""
+    high_frequencies: HighFrequencies | None = None
+    """Sound of the stems above the highest bin that Spleeter sees; None: as the checkpoint says."""
+    wiener_iterations: int | None = None
+    """Rounds of the Wiener filter of Spleeter and Open-Unmix; None: as the checkpoint says."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.overlap < 1:
@@ -64,9 +71,23 @@ class SeparationOptions:
             raise UsageError(
                 f"`batch_size` {self.batch_size} is too small; use 1 or more, or leave it out"
             )
+        if self.wiener_iterations is not None and not 0 <= self.wiener_iterations <= MAX_ITERATIONS:
+            raise UsageError(
+                f"`wiener_iterations` {self.wiener_iterations} is out of range; use 0 to "
+                f"{MAX_ITERATIONS}"
+            )
+
+    @property
+    def of_masks(self) -> dict[str, str | int]:
+        """The options that only networks with masks have, as far as they are given."""
+        given = {
+            "high_frequencies": self.high_frequencies,
+            "wiener_iterations": self.wiener_iterations,
+        }
+        return {name: value for name, value in given.items() if value is not None}
 
 
-class DemucsSeparator:
+class DemucsSeparator(BatchRunner):
     """Separates streams or whole mixtures; a `base.Separator`.
 
     Args:
@@ -101,7 +122,8 @@ class DemucsSeparator:
         """The options that change the result, as text for tags."""
         options = self.options
         shifts = f", shifts {options.shifts}, seed {options.seed}" if options.shifts else ""
-        return f"overlap {options.overlap:g}{shifts}"
+        of_masks = "".join(f", {name} {value}" for name, value in options.of_masks.items())
+        return f"overlap {options.overlap:g}{shifts}{of_masks}"
 
     def __call__(self, mixture: Tensor) -> Tensor:
         """Separate whole mixtures.
@@ -181,7 +203,7 @@ class DemucsSeparator:
         """Run one network over the whole stream, with segments shifted by `lead_samples`."""
         return overlap_add(
             blocks,
-            lambda segments: self._run(network, segments, warn),
+            lambda segments: self.run(network, segments, warn),
             n_samples=n_samples,
             segment_samples=network.segment_samples,
             overlap=self.options.overlap,
@@ -189,34 +211,6 @@ class DemucsSeparator:
             lead_samples=lead_samples,
             has_fixed_length=network.has_fixed_length,
         )
-
-    def _run(
-        self, network: Network, segments: Tensor, warn: Callable[[str], None] | None
-    ) -> Tensor:
-        """Run segments [n, B, C, T] -> [n, B, S, C, T], in smaller batches if memory runs out."""
-        flat = segments.flatten(0, 1)
-        results: list[Tensor] = []
-        n_done = 0
-        while n_done < len(flat):
-            try:
-                results.append(network(flat[n_done : n_done + self.batch_size]).cpu())
-            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                if self.batch_size == 1:
-                    cure = "" if self.device == "cpu" else ', or use `device="cpu"`'
-                    raise OutOfMemoryError(
-                        f"memory on {self.device} is too small for one segment of {self.name}: "
-                        f"close other programs{cure}"
-                    ) from None
-                self.batch_size //= 2
-                if warn is not None:
-                    warn(f"memory ran out; continuing with `batch_size={self.batch_size}`")
-                if torch.cuda.is_available():
-                    torch.cuda.empty_cache()
-                continue
-            n_done += len(results[-1])
-        return torch.cat(results).unflatten(0, segments.shape[:2])
 
     def _leads(self) -> list[int]:
         """Random shifts of up to half a second in samples, as in demucs.apply but seeded."""

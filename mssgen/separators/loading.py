@@ -1,5 +1,6 @@
 """From the files of a model to its separator: which network each architecture is built from."""
 
+from collections.abc import Iterator
 from dataclasses import fields, replace
 
 import torch
@@ -8,23 +9,30 @@ from mssgen.checkpoints.formats import Checkpoint, read_checkpoint
 from mssgen.checkpoints.resolving import ResolvedModel
 from mssgen.checkpoints.warned import check_origin
 from mssgen.devices import DTYPES, choose_precision
-from mssgen.errors import CheckpointError
-from mssgen.separators.base import Network
+from mssgen.errors import CheckpointError, UsageError
+from mssgen.recipes.schema import checked_options
+from mssgen.separators.base import Network, Separator
 from mssgen.separators.demucs import DemucsSeparator, Member, SeparationOptions
+from mssgen.separators.foreign import join
 from mssgen.separators.htdemucs.network import HTDemucs
 from mssgen.separators.htdemucs.state import HTDemucsConfig, check_unet
 from mssgen.separators.mdx23c.network import MDX23C
+from mssgen.separators.openunmix.network import OpenUnmix
 from mssgen.separators.original import OriginalNetwork
 from mssgen.separators.original_options import DemucsOptions, HTDemucsOptions, demucs_options
 from mssgen.separators.roformer.network import BSRoFormer, MelRoFormer
 from mssgen.separators.scnet.network import SCNet
+from mssgen.separators.spleeter.network import Spleeter, SpleeterConfig
+from mssgen.separators.spleeter.network import build_network as build_spleeter
+from mssgen.separators.spleeter.separator import SpleeterSeparator
 from mssgen.separators.state_dicts import StateDictNetwork, Trunk
 
-# A new family is a row here and one in `checkpoints.families`.
+# A new family is a row here and one in `checkpoints.families`; Spleeter has a separator of its own.
 TRUNKS: dict[str, type[Trunk]] = {
     "bs_roformer": BSRoFormer,
     "mdx23c": MDX23C,
     "mel_roformer": MelRoFormer,
+    "openunmix": OpenUnmix,
     "scnet": SCNet,
 }
 
@@ -61,7 +69,7 @@ def build_separator(
     precision: str = "auto",
     options: SeparationOptions | None = None,
     accept_unlicensed: bool = False,
-) -> DemucsSeparator:
+) -> Separator:
     """Read the checkpoints of a resolved model and build its separator.
 
     With precision "auto", networks whose quality was not measured in lower precision run in fp32,
@@ -69,12 +77,16 @@ def build_separator(
     fit, UsageError for the precision, for a missing demucs package, and for a file that needs
     `accept_unlicensed` (see `checkpoints.warned`).
     """
-    chosen = choose_precision(precision, device)
-    members = []
-    for path, stems in zip(model.paths, model.stems_of, strict=True):
+    chosen, options = choose_precision(precision, device), options or SeparationOptions()
+    for path in model.paths:
         check_origin(path, accept_unlicensed=accept_unlicensed)
-        checkpoint = read_checkpoint(path)
+    members = []
+    for checkpoint, stems in _checkpoints(model):
+        path, checkpoint = checkpoint.path, _with_chosen(checkpoint, options)
         try:
+            if checkpoint.architecture == "spleeter":
+                chosen = "fp32" if precision == "auto" else chosen
+                return _build_spleeter(checkpoint, model.name, device, chosen, options)
             if precision == "auto" and not _is_measured(checkpoint):
                 chosen = "fp32"
             network = build_network(
@@ -86,6 +98,65 @@ def build_separator(
     return DemucsSeparator(
         members, name=model.name, device=str(device), precision=chosen, options=options
     )
+
+
+def _checkpoints(model: ResolvedModel) -> Iterator[tuple[Checkpoint, tuple[str, ...] | None]]:
+    """Yield each network's checkpoint, and the stems to take from it (None: all)."""
+    if model.bundle is not None and model.bundle.is_joint and len(model.paths) > 1:
+        yield join(model.paths), None
+        return
+    for path, stems in zip(model.paths, model.stems_of, strict=True):
+        yield read_checkpoint(path), stems
+
+
+def _with_chosen(checkpoint: Checkpoint, options: SeparationOptions) -> Checkpoint:
+    """The checkpoint with the options of masks that the user chose instead of its own.
+
+    Raises UsageError for an option that the network has not.
+    """
+    known: set[str] = set()
+    if checkpoint.architecture == "spleeter":
+        known = {field.name for field in fields(SpleeterConfig)}
+    elif (trunk := TRUNKS.get(checkpoint.architecture)) is not None:
+        known = {field.name for field in fields(trunk.Options)}
+    if unknown := sorted(set(options.of_masks) - known):
+        raise UsageError(f"{checkpoint.architecture} has no `{unknown[0]}`: leave it out")
+    return replace(checkpoint, options={**checkpoint.options, **options.of_masks})
+
+
+def _build_spleeter(
+    checkpoint: Checkpoint,
+    name: str,
+    device: torch.device,
+    precision: str,
+    options: SeparationOptions,
+) -> SpleeterSeparator:
+    if options.shifts:
+        raise UsageError("Spleeter's blocks are not shifted: leave out `shifts`")
+    return SpleeterSeparator(
+        _spleeter_network(checkpoint),
+        name=name,
+        device=device,
+        precision=precision,
+        dtype=DTYPES[precision],
+        batch_size=options.batch_size,
+    )
+
+
+def _spleeter_network(checkpoint: Checkpoint) -> Spleeter:
+    checked = checked_options(SpleeterConfig, checkpoint.options, "the checkpoint")
+    return build_spleeter(SpleeterConfig(**checked), checkpoint.state)
+
+
+def check_fits(checkpoint: Checkpoint) -> None:
+    """Raise CheckpointError, which names the file, unless its network can be built."""
+    try:
+        if checkpoint.architecture == "spleeter":
+            _spleeter_network(checkpoint)
+        else:
+            build_network(checkpoint)
+    except CheckpointError as error:
+        raise CheckpointError(f"{checkpoint.path}: {error}") from None
 
 
 def build_network(
