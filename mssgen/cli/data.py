@@ -8,6 +8,7 @@ import typer
 from mssgen.cli import options as given
 from mssgen.cli.groups import App
 from mssgen.cli.render import check, render
+from mssgen.errors import UsageError
 
 app = App(help="Prepare data for training.")
 app.command("render")(render)
@@ -61,12 +62,21 @@ def pairs(
             show_default="the whole track",
         ),
     ] = None,
+    imported: Annotated[
+        Path | None,
+        typer.Option(
+            "--import",
+            help="Do not separate: take the stems that any separator wrote to DIR/TRACK/STEM.wav.",
+            metavar="DIR",
+            show_default=False,
+        ),
+    ] = None,
     overwrite: given.Overwrite = False,
     machine: given.SeparatorMachine = given.SeparatorMachine(),
     offline: given.Offline = False,
     messages: given.Messages = given.Messages(),
 ) -> int:
-    """Separate every track once, as training input.
+    """Separate every track once, as training input; or import separated stems.
 
     Writes PAIRS/TRACK/STEM.wav; run it again to resume. Exit codes: 0 done, 1 a track failed, 2
     wrong usage, 130 interrupted.
@@ -74,13 +84,22 @@ def pairs(
     with messages.session() as hook:
         from mssgen.devices import share_heaps
         from mssgen.library.stems import open_library
+        from mssgen.training.data.imported_pairs import import_pairs
         from mssgen.training.data.pairs import make_pairs
 
         share_heaps()
         machine.use_threads()
         found = open_library(library, split=split)
+        found = found if split else found.without_test()
+        if imported is not None:
+            if excerpt_s is not None:
+                raise UsageError("--import takes whole tracks: leave `excerpt_s` out")
+            done = import_pairs(
+                found, output, imported, stems=stem or (), overwrite=overwrite, hook=hook
+            )
+            return 1 if done.n_failed else 0
         done = make_pairs(
-            found if split else found.without_test(),
+            found,
             output,
             model=model,
             stems=stem or (),

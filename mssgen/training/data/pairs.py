@@ -20,7 +20,7 @@ from mssgen import __version__
 from mssgen.audio.encodings import Encoding
 from mssgen.audio.writing import StemWriter
 from mssgen.checkpoints.formats import WEIGHTS
-from mssgen.checkpoints.resolving import ResolvedModel, resolve
+from mssgen.checkpoints.resolving import resolve
 from mssgen.errors import MssgenError, UsageError
 from mssgen.events import Done, Event, Failed, Hook, ignore
 from mssgen.files import is_there, reported, safe_target, sha256_of, whole_file
@@ -29,7 +29,15 @@ from mssgen.inputs.tracks import Track
 from mssgen.jobs.batch import WriteOptions, separate_files
 from mssgen.leftovers import holds_nothing, scratch_folder
 from mssgen.library.excerpts import Excerpt, excerpts
-from mssgen.library.stems import MIXTURE, PAIRS_MANIFEST, Library, SoundFile, StemFile, TrackStems
+from mssgen.library.stems import (
+    MIXTURE,
+    PAIRS_MANIFEST,
+    Library,
+    SoundFile,
+    StemFile,
+    TrackStems,
+    read_sum,
+)
 from mssgen.outputs import OutputPlan, plan_outputs
 from mssgen.pipeline import load_separator
 from mssgen.separators.base import Separator
@@ -77,7 +85,9 @@ def make_pairs(
     resolved = resolve(model, offline=offline, progress=progress, wanted_stems=stems or None)
     if excerpt_s is not None:
         library = excerpts(library, excerpt_s)
-    manifest = _begin(output, resolved, excerpt_s, overwrite=overwrite)
+    files = [path / WEIGHTS if path.is_dir() else path for path in resolved.paths]
+    hashes = [sha256_of(file) for file in files]
+    manifest = begin(output, resolved.name, hashes, excerpt_s, overwrite=overwrite)
     separator = load_separator(
         model,
         stems=stems or None,
@@ -100,7 +110,7 @@ def make_pairs(
     n_done = n_skipped = n_failed = 0
     for track in library.tracks:
         try:
-            _remember(manifest, output, track)
+            remember(manifest, output, track)
             done = _separate(track, separator, plan, output, options, hook)
             n_done += done.n_done
             n_skipped += done.n_skipped
@@ -138,7 +148,7 @@ def open_pairs(folder: Path, tracks: Sequence[TrackStems], stem: str) -> dict[st
     known = {composed(key): fingerprint for key, fingerprint in manifest["tracks"].items()}
     found: dict[str, StemFile] = {}
     for track in tracks:
-        path = as_on_disk(_target(folder, track.key, stem))
+        path = as_on_disk(target_of(folder, track.key, stem))
         key = composed(track.key)
         if known.get(key) not in (None, track.fingerprint):
             raise UsageError(
@@ -166,7 +176,7 @@ def _separate(
         if not isinstance(event, Done):  # of this track only
             hook(replace(event, track=track.key))
 
-    targets = [_target(output, track.key, stem) for stem in plan.names]
+    targets = [target_of(output, track.key, stem) for stem in plan.names]
     is_complete = options.existing == "skip" and all(map(is_there, targets))
     # A complete track needs no mixture; the path is not read.
     with _mixture(track, needed=not is_complete) as path:
@@ -185,27 +195,38 @@ def _mixture(track: TrackStems, *, needed: bool) -> Iterator[Path]:
         return
     rate, n_samples = track.sample_rate, track.n_samples(track.sample_rate)
     with scratch_folder() as folder:
-        writer = StemWriter(
-            folder / "mixture.wav",
-            sample_rate=rate,
-            n_channels=2,
-            n_samples=n_samples,
-            encoding=_ENCODING,
-            clip="none",
-        )
-        with writer:
-            for start in range(0, n_samples, _BLOCK_SAMPLES):
-                length = min(_BLOCK_SAMPLES, n_samples - start)
-                writer.write(track.read(MIXTURE, start, length, sample_rate=rate, n_channels=2))
-            yield writer.finish()
+        yield write_whole(folder / "mixture.wav", track.recordings(MIXTURE), rate, n_samples)
 
 
-def _begin(
-    output: Path, resolved: ResolvedModel, excerpt_s: int | None, *, overwrite: bool
+def write_whole(path: Path, files: Sequence[StemFile], sample_rate: int, n_samples: int) -> Path:
+    """Write the sum of recordings as one stereo file, and return its path."""
+    writer = StemWriter(
+        path,
+        sample_rate=sample_rate,
+        n_channels=2,
+        n_samples=n_samples,
+        encoding=_ENCODING,
+        clip="none",
+    )
+    with writer:
+        for start in range(0, n_samples, _BLOCK_SAMPLES):
+            length = min(_BLOCK_SAMPLES, n_samples - start)
+            writer.write(read_sum(files, start, length, sample_rate=sample_rate, n_channels=2))
+        return writer.finish()
+
+
+def begin(
+    output: Path, model: str, hashes: list[str], excerpt_s: int | None, *, overwrite: bool
 ) -> dict[str, Any]:
-    """The manifest of `output`, new or existing; raises UsageError if it is of another model."""
-    files = [path / WEIGHTS if path.is_dir() else path for path in resolved.paths]
-    hashes = [sha256_of(file) for file in files]
+    """The manifest of `output`, new or existing; raises UsageError if it is of another model.
+
+    Args:
+        output: folder of the pairs.
+        model: name of the model for messages.
+        hashes: what identifies it, by default the sha256 of each of its files.
+        excerpt_s: see `make_pairs`.
+        overwrite: whether pairs of another model are replaced.
+    """
     manifest = _read(output)
     if manifest is None and output.exists() and (not output.is_dir() or not holds_nothing(output)):
         # Stale stems are deleted, so nothing else may be in the folder.
@@ -213,7 +234,7 @@ def _begin(
     is_same = manifest is not None and manifest.get("sha256") == hashes
     if manifest is not None and not is_same and not overwrite:
         raise UsageError(
-            f"{output} holds stems separated by {manifest.get('model')}, not {resolved.name}; "
+            f"{output} holds stems separated by {manifest.get('model')}, not {model}; "
             "choose another `output`"
         )
     if is_same and manifest is not None and manifest.get("excerpt_s") != excerpt_s:
@@ -226,21 +247,21 @@ def _begin(
     return {
         "format_version": FORMAT_VERSION,
         "mssgen_version": __version__,
-        "model": resolved.name,
+        "model": model,
         "sha256": hashes,
         "excerpt_s": excerpt_s,
         "tracks": manifest["tracks"] if manifest is not None and is_same else {},
     }
 
 
-def _remember(manifest: dict[str, Any], output: Path, track: TrackStems) -> None:
+def remember(manifest: dict[str, Any], output: Path, track: TrackStems) -> None:
     """Record the track's fingerprint before it is separated, and delete stems of an earlier one."""
     if manifest["tracks"].get(track.key) == track.fingerprint:
         return
     manifest["tracks"][track.key] = track.fingerprint
     with reported(output, UsageError):
         # Stems of an earlier state of the track would count as complete.
-        for path in _target(output, track.key, MIXTURE).parent.glob("*.wav"):
+        for path in target_of(output, track.key, MIXTURE).parent.glob("*.wav"):
             path.unlink()
         with whole_file(output / PAIRS_MANIFEST) as draft:
             draft.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
@@ -265,5 +286,5 @@ def _read(folder: Path) -> dict[str, Any] | None:
     return manifest
 
 
-def _target(output: Path, key: str, stem: str) -> Path:
+def target_of(output: Path, key: str, stem: str) -> Path:
     return safe_target(output, _TEMPLATE, track=key, stem=stem, ext=_ENCODING.extension)
