@@ -73,9 +73,9 @@ def _spleeter(n_stems: int) -> Bundle:
         sample_rate=44_100,
         licence=_SPLEETER_LICENCE[0],
         licence_note=_SPLEETER_LICENCE[1],
-        note="Spleeter, up to 11 kHz, fast; about 20 MB per stem in fp16."
-        if is_on_hub
-        else "Spleeter, up to 11 kHz, fast; about 39 MB per stem.",
+        note="Spleeter, up to 11 kHz, fast; "
+        + ("about 20 MB per stem in fp16" if is_on_hub else "about 39 MB per stem")
+        + "; no hash of the files is known for sure, so they are not checked against one.",
         origin="Deezer, trained on its own catalogue",
         sdr=_SPLEETER_SDR.get(n_stems),
         is_joint=True,

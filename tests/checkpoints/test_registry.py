@@ -12,10 +12,11 @@ from mssgen.errors import UsageError
 from mssgen.recipes.schema import checked_options
 from mssgen.separators.loading import TRUNKS
 
+JOINT = [bundle for bundle in REGISTRY.values() if bundle.is_joint]
 RELEASED = [bundle for bundle in REGISTRY.values() if bundle.options]
 BUNDLES = pytest.mark.parametrize(
     "bundle",
-    [bundle for bundle in REGISTRY.values() if not bundle.options],
+    [bundle for bundle in REGISTRY.values() if not bundle.options and not bundle.is_joint],
     ids=lambda bundle: bundle.name,
 )
 FILE_NAMES = {"separate": r"[0-9a-f]{8}\.safetensors", "codec": r"model\.safetensors|codec\.pth"}
@@ -24,7 +25,7 @@ FILE_NAMES = {"separate": r"[0-9a-f]{8}\.safetensors", "codec": r"model\.safeten
 def test_the_four_models_of_the_demucs_family() -> None:
     separators = [name for name, bundle in REGISTRY.items() if bundle.stage == "separate"]
     assert separators[:4] == ["htdemucs", "htdemucs_ft", "htdemucs_6s", "hdemucs_mmi"]
-    assert separators[4:] == [bundle.name for bundle in RELEASED]
+    assert separators[4:] == [bundle.name for bundle in (*RELEASED, *JOINT)]
     assert all(name == bundle.name for name, bundle in REGISTRY.items())
 
 
@@ -106,6 +107,20 @@ def test_rows_of_released_separators_are_consistent() -> None:
     assert licensed == {"bs_roformer_anvuew", "bs_roformer_anvuew_ft1", "mel_roformer_kim"}
     listed = {(file.size_bytes, file.sha256) for bundle in RELEASED for file in bundle.files}
     assert not listed & set(WARNED)
+
+
+@pytest.mark.parametrize("bundle", JOINT, ids=lambda bundle: bundle.name)
+def test_rows_with_a_file_per_stem_are_consistent(bundle: Bundle) -> None:
+    assert bundle.architecture in FAMILIES
+    assert bundle.origin
+    assert (bundle.page is None) == bool(bundle.repo)
+    assert bundle.page is None or bundle.page.startswith(("https://github.com/", "https://zenodo."))
+    assert bundle.revision is None or re.fullmatch(r"[0-9a-f]{40}", bundle.revision)
+    assert "hash" in bundle.note or "sha256" in bundle.note
+    assert ("non-commercial" in bundle.licence) == (bundle.name == "umxl")
+    if bundle.repo or bundle.architecture == "openunmix":
+        stems = tuple(re.split(r"[.-]", file.name)[0] for file in bundle.files)
+        assert stems == bundle.stems
 
 
 def test_no_two_files_share_a_hash() -> None:
