@@ -105,13 +105,14 @@ def enhance(
         from mssgen.enhancers.loading import load_codec_enhancer, load_enhancer
         from mssgen.jobs import made_by
         from mssgen.jobs.batch import Group
+        from mssgen.jobs.enhancing import check_single
         from mssgen.outputs import plan_outputs
 
         share_heaps()
         machine.use_threads()
         write = files.write_options(tracks)
-        blended = blending.chosen()
         refining = refinement.chosen(seed)
+        blended = blending.chosen(refining, filter(None, (encoder, codec)))
         choose_device(machine.device)  # a wrong name is found before a model is loaded
         hub: dict[str, Any] = {"offline": offline, "progress": messages.has_progress}
         load: Callable[..., CodecEnhancer] = partial(
@@ -145,7 +146,7 @@ def enhance(
             )
             of_stem = _of_stem(choice.tracks, of, files.inputs or [])
             if song is not None:
-                _check_single(of_stem, of)
+                check_single(of_stem, of)
             groups.append(
                 Group(
                     of_stem,
@@ -169,16 +170,6 @@ def enhance(
         return files.run(groups, write, told)
 
 
-def _check_single(tracks: list["Track"], stem: str) -> None:
-    """Raise UsageError for several inputs of one stem: a mixture belongs to one song."""
-    if len(tracks) > 1:
-        named = ", ".join(track.label for track in tracks[:_MAX_NAMES])
-        raise UsageError(
-            f"--mixture belongs to one song, but {len(tracks)} inputs are {stem} stems ({named}): "
-            "give the stems of one song, one file per stem"
-        )
-
-
 def _loaded(
     load: Callable[[], "CodecEnhancer"],
     blend: "Blend",
@@ -188,14 +179,12 @@ def _loaded(
     downmix: bool,
 ) -> "StemEnhancer":
     """An enhancer for the inputs. Raises UsageError if the mixture cannot belong to the track."""
-    from mssgen.audio.reading import open_source
-    from mssgen.enhancers.chain import StemEnhancer, check_mixture
+    from mssgen.enhancers.chain import StemEnhancer
+    from mssgen.jobs.enhancing import check_song
 
     enhancer = StemEnhancer(load(), blend)
     if mixture is not None:
-        # Its warnings are reported when it is enhanced.
-        with open_source(track.path, warn=lambda _: None) as source:
-            check_mixture(source, mixture, enhancer.sample_rate, downmix=downmix)
+        check_song(track, mixture, enhancer, downmix=downmix)
     return enhancer
 
 

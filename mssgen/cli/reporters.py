@@ -16,6 +16,7 @@ from mssgen.cli.words import as_options
 from mssgen.events import (
     Began,
     Done,
+    Enhanced,
     Event,
     Failed,
     Finished,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 AnyEvent = Event | TrainingEvent
 AnyHook = Callable[[AnyEvent], None]
 
+_LEAST_TAKEN_DB, _LEAST_ADDED_DB = 0.05, -90.0
 # Other events go by the names of their classes.
 _JSON_NAMES = {Warned: "warning", Failed: "error"}
 # A training loop ends by itself after a signal: it finishes the step, and saves.
@@ -135,6 +137,8 @@ def _problems(event: AnyEvent) -> None:
 def _common(event: AnyEvent, failures: list[str]) -> str | None:
     """The line for events that look the same on a terminal and off it."""
     match event:
+        case Enhanced():
+            return f"{event.stem}: {_changes(event)}"
         case Written():
             return f"wrote {event.path}"
         case Skipped():
@@ -166,6 +170,14 @@ def _common(event: AnyEvent, failures: list[str]) -> str | None:
         case Finished():
             return f"done after {event.elapsed_s:.0f} s; the last checkpoint is {event.path}"
     return None
+
+
+def _changes(event: Enhanced) -> str:
+    """ "1.2 dB taken away, −28 dB added"; nothing is less than 0.05 dB, and -90 dB."""
+    taken, added = event.taken_away_db, event.added_db
+    less = f"{taken:.1f} dB" if taken >= _LEAST_TAKEN_DB else "nothing"
+    more = f"{added:.0f} dB".replace("-", "−") if added >= _LEAST_ADDED_DB else "nothing"
+    return f"{less} taken away, {more} added"
 
 
 def _summary(scalars: Mapping[str, float]) -> str:
