@@ -32,7 +32,8 @@ larger result counts:
 - `auto`: A = a^2 (1 - r)^2 (Y - X'): all of Y where the rest is far louder, nearly nothing where
   the stem is. a is the agreement of X' and Y, the share of their energies in common, weighted by r,
   in a second: a codec that gets wrong what is known is not trusted with what is missing. In each
-  second |A|^2 is at most an eighth of W.
+  second |A|^2 is at most an eighth of W, or -30 dB of the stem, which costs a stem of 20 dB of
+  SI-SDR 10 lg(1 + 1/10) = 0.4 dB if uncorrelated.
 - `full`: A = sqrt(1 - r) (Y - X'): half of Y where the stem is 5 dB louder than the rest.
 - `fill`: only gaps are filled, bands much quieter than their neighbours suggest. With t = P_X /
   (P_X + Q / 10), A = sqrt((1 - r) (1 - t) max(0, P_Y - 2 P_X) / P_Y) Y: nothing where Y is less
@@ -68,6 +69,7 @@ from mssgen.streams import alongside, in_context
 MODES = ("auto", "fill", "full")
 _LIMITS = {"auto": 1.0, "fill": 1.0, "full": 4.0}
 _OF_ERROR = 1 / 8
+_OF_STEM = 10**-3.0
 _SURE = 2
 _LEVEL_ERROR_DB = 3.0
 _WINDOW_S = 0.046
@@ -226,7 +228,8 @@ class _Blender:
             added = (y - lower) * self.bands.at_bins(weight.square())
         added = self._limited(added, _LIMITS[self.mode] * squared(x).sum(dim=(1, 2)))
         if self.mode == "auto":
-            added = self._limited(added, _OF_ERROR * error)
+            harmless = torch.maximum(_OF_ERROR * error, _OF_STEM * squared(x).sum(dim=(1, 2)))
+            added = self._limited(added, harmless)
         changes = torch.stack([change, change + added])
         return lane.stem + self._waveform(changes, lane.stem.shape[-1])
 
@@ -253,7 +256,9 @@ class _Blender:
     def _limited(self, change: Tensor, allowed: Tensor) -> Tensor:
         """A change [B, C, F, N] of at most the allowed energy [B, N] in any second."""
         gain = gain_within(squared(change).sum(dim=(1, 2)), allowed, self.limit_frames)
-        return change * in_all_windows(gain[:, None], self.limit_frames)[:, None]
+        if self.mode == "auto":
+            gain = in_all_windows(gain[:, None], self.limit_frames)[:, 0]
+        return change * gain[:, None, None]
 
     def _bounded(self, y: Tensor, x: Tensor, mixture: Tensor) -> Tensor:
         """Y with no region louder than in the louder of stem and mixture, [B, C, F, N]."""

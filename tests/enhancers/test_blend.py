@@ -267,8 +267,10 @@ def test_the_command_line(
     sf.write("bass.wav", below, RATE, subtype="FLOAT")
     result = made("--blend", "full", "--mix", 0)
     np.testing.assert_allclose(result[99:-99], below[99:-99], atol=1e-3)
-    results = [made(), made("--blend", "full"), made("--blend", "full", "--mixture", "song.wav")]
+    full = made("--blend", "full")
+    results = [made("--blend", "auto"), full, made("--mixture", "song.wav")]
     assert not any(np.array_equal(*pair) for pair in pairwise(results))
+    np.testing.assert_array_equal(made(), full)  # an encoder that was asked for is heard
     for words, says in (
         ((*base, "--blend", "half"), "auto, fill, full"),
         ((*base, "--mixture", "short.wav"), "0.125 s and bass.wav 1.000 s"),
