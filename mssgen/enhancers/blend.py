@@ -29,7 +29,7 @@ larger result counts:
 
 **Addition.** What Y adds to X' depends on the mode:
 
-- `auto`: A = a^2 (1 - r)^2 (Y - X'): all of Y where the rest is far louder, nearly nothing where
+- `auto`: A = a (1 - r)^2 (Y - X'): all of Y where the rest is far louder, nearly nothing where
   the stem is. a is the agreement of X' and Y, the share of their energies in common, weighted by r,
   in a second: a codec that gets wrong what is known is not trusted with what is missing. In each
   second |A|^2 is at most an eighth of W, or -30 dB of the stem, which costs a stem of 20 dB of
@@ -224,8 +224,8 @@ class _Blender:
         elif self.mode == "full":
             added = (y - lower) * self.bands.at_bins((1 - reliability).sqrt())
         else:
-            weight = self._agreement(reliability, self._regions(lower), given) * (1 - reliability)
-            added = (y - lower) * self.bands.at_bins(weight.square())
+            agreement = self._agreement(reliability, self._regions(lower), given)
+            added = (y - lower) * self.bands.at_bins(agreement * (1 - reliability).square())
         added = self._limited(added, _LIMITS[self.mode] * squared(x).sum(dim=(1, 2)))
         if self.mode == "auto":
             harmless = torch.maximum(_OF_ERROR * error, _OF_STEM * squared(x).sum(dim=(1, 2)))
