@@ -25,6 +25,7 @@ if "torch" not in sys.modules and not _WAIT_POLICY & os.environ.keys():
 if TYPE_CHECKING:
     from mssgen.errors import MssgenError as MssgenError
     from mssgen.jobs.batch import separate_files
+    from mssgen.jobs.enhancing import enhance_files as enhance_files
     from mssgen.pipeline import enhance as enhance
     from mssgen.pipeline import load_enhancer as load_enhancer
     from mssgen.pipeline import load_separator as load_separator
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 _LAZY = {
     "MssgenError": "mssgen.errors",
     "enhance": "mssgen.pipeline",
+    "enhance_files": "mssgen.jobs.enhancing",
     "load_enhancer": "mssgen.pipeline",
     "load_separator": "mssgen.pipeline",
     "separate": "mssgen.pipeline",
@@ -42,6 +44,7 @@ __all__ = [
     "MssgenError",
     "__version__",
     "enhance",
+    "enhance_files",
     "load_enhancer",
     "load_separator",
     "separate",

@@ -43,6 +43,18 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class Enhanced:
+    """A stem of a song is enhanced; what that changed."""
+
+    track: str
+    stem: str
+    taken_away_db: float
+    """How much quieter the stem is without what was taken away, 0 or more."""
+    added_db: float
+    """Level of what was added, against the separated stem; -120 for nothing."""
+
+
+@dataclass(frozen=True)
 class Written:
     """One output file is complete."""
 
@@ -94,7 +106,7 @@ class Done:
     precision: str = ""
 
 
-Event = Loading | Start | Progress | Written | Skipped | Warned | Failed | Done
+Event = Loading | Start | Progress | Enhanced | Written | Skipped | Warned | Failed | Done
 Hook = Callable[[Event], None]
 
 

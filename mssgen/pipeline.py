@@ -14,7 +14,7 @@ for arrays, `mssgen.jobs.batch` for files.
 """
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -35,12 +35,12 @@ from mssgen.checkpoints.registry import shipped_encoders
 from mssgen.checkpoints.resolving import resolve
 from mssgen.devices import choose_device, choose_precision
 from mssgen.enhancers import loading
-from mssgen.enhancers.blend import Blend
+from mssgen.enhancers.blend import Blend, Changes
 from mssgen.enhancers.chain import EnhancedSeparator, StemEnhancer, check_mixture
 from mssgen.enhancers.codec import CodecEnhancer
 from mssgen.enhancers.loading import Refining
 from mssgen.errors import UsageError
-from mssgen.events import Hook, Progress, Warned, ignore
+from mssgen.events import Enhanced, Hook, Progress, Warned, ignore
 from mssgen.memory import tells_of_memory
 from mssgen.outputs import OutputPlan, plan_outputs
 from mssgen.separators.base import Level, Separator, measure_level
@@ -82,7 +82,7 @@ def load_separator(
         model: a name from `mssgen models list`, or the path of a checkpoint.
         encoders: checkpoints of stem encoders, trained on separated stems, that enhance the stems.
         refining: refiners of the encoders' codes; None keeps the codes.
-        blend: how stems and enhanced stems are blended; None is `Blend()`.
+        blend: of stems and enhanced stems; None: see `mssgen.enhancers.loading.default_mode`.
         stems: stems that will be asked for, so that a bag of models loads only what they need.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         precision: "auto", "fp32", "bf16" or "fp16".
@@ -110,7 +110,8 @@ def load_separator(
         if enhancer.stem in enhancers:
             raise UsageError(f"two of the encoders are for the stem {enhancer.stem}; name one")
         enhancers[enhancer.stem] = enhancer
-    return EnhancedSeparator(separator, enhancers, blend or Blend()) if enhancers else separator
+    blend = blend or Blend(loading.default_mode(refining, encoders))
+    return EnhancedSeparator(separator, enhancers, blend) if enhancers else separator
 
 
 def separate(
@@ -171,7 +172,7 @@ def load_enhancer(
     *,
     encoder: str | None = None,
     refining: Refining | None = None,
-    blend: str = "auto",
+    blend: str | None = None,
     mix: float = 1.0,
     device: str = "auto",
     offline: bool = False,
@@ -184,7 +185,7 @@ def load_enhancer(
         encoder: a name from `mssgen models list`, or the path of a checkpoint; None takes the one
             that ships for the stem.
         refining: what rewrites the encoder's codes; None leaves them.
-        blend: "auto", "fill" or "full", see `mssgen.enhancers.blend.Blend`.
+        blend: "auto", "fill", "full" or None, as in `load_separator`.
         mix: from 0, the stem as it was, to 1, the blend.
         device, offline, progress: as in `load_separator`.
 
@@ -193,7 +194,8 @@ def load_enhancer(
             wrong.
         CheckpointError: the checkpoint is out of reach, damaged or untrusted.
     """
-    blended, shipped = Blend(blend, mix), shipped_encoders()  # a wrong word is found first
+    mode = blend or loading.default_mode(refining, () if encoder is None else (encoder,))
+    blended, shipped = Blend(mode, mix), shipped_encoders()  # a wrong word is found first
     if encoder is None and stem is None:
         raise UsageError('say which stem the audio is (`stem="bass"`), or name an `encoder`')
     if encoder is None and stem not in shipped:
@@ -213,7 +215,7 @@ def enhance(
     mixture: Audio | None = None,
     stem: str | None = None,
     encoder: str | None = None,
-    blend: str = "auto",
+    blend: str | None = None,
     mix: float = 1.0,
     enhancer: StemEnhancer | None = None,
     downmix: bool = False,
@@ -259,11 +261,7 @@ def enhance(
 
 
 def _opened(
-    audio: Audio,
-    sample_rate: float | None,
-    stack: ExitStack,
-    *,
-    strict: bool,
+    audio: Audio, sample_rate: float | None, stack: ExitStack, *, strict: bool
 ) -> "AudioSource | _ArraySource":
     if isinstance(audio, str | Path):
         return stack.enter_context(open_source(audio, strict=strict))
@@ -327,13 +325,14 @@ def stream_outputs(
 
     # Two readers of one stream, at most a few segments apart.
     to_separate, original = itertools.tee(mixture_blocks(source.blocks(), info, downmix=downmix))
-    stream = separator.stream
+    stream: Callable[..., Iterator[torch.Tensor]] = separator.stream
+    changes: dict[str, Changes] = {}
+    if isinstance(separator, EnhancedSeparator | StemEnhancer):
+        stream = partial(stream, changes=changes)
     if mixture is not None:
-        assert isinstance(separator, StemEnhancer)
         beside = mixture_blocks(_checked(mixture), mixture.info, downmix=downmix)
-        stream = partial(
-            separator.stream, mixture=_at_model(beside, mixture.info, separator, downmix=downmix)
-        )
+        song = _at_model(beside, mixture.info, separator, downmix=downmix)
+        stream = partial(stream, mixture=song)
     separated = stream(
         _at_model(to_separate, info, separator, downmix=downmix),
         measured.level,
@@ -359,6 +358,8 @@ def stream_outputs(
         yield plan.mix(mixture_block, stem_block.reshape(n_stems, n_channels, -1))
         n_done += mixture_block.shape[-1]
         hook(Progress(source.name, n_done / out_rate, duration_s))
+    for stem, change in changes.items():
+        hook(Enhanced(source.name, stem, change.taken_away_db, change.added_db))
 
 
 def _at_model(

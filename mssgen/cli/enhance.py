@@ -106,14 +106,15 @@ def enhance(
             from mssgen.enhancers.loading import load_codec_enhancer, load_enhancer
             from mssgen.jobs import made_by
             from mssgen.jobs.batch import Group
+            from mssgen.jobs.enhancing import check_single
             from mssgen.jobs.mixtures import MixtureFinder
             from mssgen.outputs import plan_outputs
 
         share_heaps()
         machine.use_threads()
         write, run = files.write_options(tracks), running.chosen()
-        blended = blending.chosen()
         refining = refinement.chosen(seed)
+        blended = blending.chosen(refining, filter(None, (encoder, codec)))
         choose_device(machine.device)  # a wrong name is found before a model is loaded
         hub: dict[str, Any] = {"offline": offline, "progress": messages.has_progress}
         load: Callable[..., CodecEnhancer] = partial(
@@ -144,7 +145,7 @@ def enhance(
             )
             of_stem = _of_stem(choice.tracks, of, files.inputs or [])
             if mixture is not None:
-                _check_single(of_stem, of)
+                check_single(of_stem, of)
             found = {track: mixtures.find(track) for track in of_stem}
             groups.append(
                 Group(
@@ -168,16 +169,6 @@ def enhance(
 
             told = explaining(told, tracks)
         return files.run(groups, write, run, told)
-
-
-def _check_single(tracks: list["Track"], stem: str) -> None:
-    """Raise UsageError for several inputs of one stem: a mixture belongs to one song."""
-    if len(tracks) > 1:
-        named = ", ".join(track.label for track in tracks[:_MAX_NAMES])
-        raise UsageError(
-            f"--mixture belongs to one song, but {len(tracks)} inputs are {stem} stems ({named}): "
-            "give the stems of one song, one file per stem"
-        )
 
 
 def _loaded(load: Callable[[], "CodecEnhancer"], blend: "Blend") -> "StemEnhancer":

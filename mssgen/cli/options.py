@@ -4,7 +4,7 @@ The lists of choices are the library's; tests/cli/test_help.py compares them.
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -265,9 +265,10 @@ class Blending:
         BlendMode | None,
         typer.Option(
             "--blend",
-            help="fill: remove bleed from the stem and fill its gaps from the codec; full: use the "
-            "codec's output alone; auto: fill, only where it is safe.",
-            show_default="auto",
+            help="auto: remove bleed, and use the codec's output where the stem is unreliable; "
+            "fill: remove bleed, and fill gaps from the codec; full: use the codec's output save "
+            "where the stem is reliable.",
+            show_default="auto; full with --refine, or an --encoder or --codec of your own",
         ),
     ] = None
     mix: Annotated[
@@ -281,11 +282,13 @@ class Blending:
         ),
     ] = None
 
-    def chosen(self) -> "Blend":
-        """The blend of these options."""
+    def chosen(self, refining: "Refining | None", models: "Iterable[str]") -> "Blend":
+        """The blend of these options, with the refiners, encoders and codecs asked for."""
         from mssgen.enhancers.blend import Blend
+        from mssgen.enhancers.loading import default_mode
 
-        return Blend(self.blend or "auto", 1.0 if self.mix is None else self.mix)
+        mode = self.blend or default_mode(refining, models)
+        return Blend(mode, 1.0 if self.mix is None else self.mix)
 
 
 @dataclass(frozen=True)

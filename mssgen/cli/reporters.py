@@ -16,6 +16,7 @@ from mssgen.cli.words import as_options
 from mssgen.events import (
     Began,
     Done,
+    Enhanced,
     Event,
     Failed,
     Finished,
@@ -34,6 +35,7 @@ _MAX_FAILURES = 20
 AnyEvent = Event | TrainingEvent
 AnyHook = Callable[[AnyEvent], None]
 
+_LEAST_TAKEN_DB, _LEAST_ADDED_DB = 0.05, -90.0
 # Other events go by the names of their classes.
 _JSON_NAMES = {Warned: "warning", Failed: "error"}
 # From `Began` on, a training loop ends by itself after a signal: it finishes the step, and saves.
@@ -137,6 +139,8 @@ def _problems(event: AnyEvent) -> None:
 def _common(event: AnyEvent, failures: list[str]) -> str | None:
     """The line for events that look the same on a terminal and off it."""
     match event:
+        case Enhanced():
+            return f"{event.stem}: {_changes(event)}"
         case Written():
             return f"wrote {event.path}"
         case Skipped():
@@ -181,6 +185,14 @@ def _summary_of_run(done: Done, failures: list[str]) -> str | None:
     left = f", {done.n_left} not tried" if done.n_left else ""
     counts = f"{done.n_done} done, {done.n_skipped} skipped, {done.n_failed} failed"
     return f"{counts}{failed}{left}{where} ({done.elapsed_s:.1f} s)"
+
+
+def _changes(event: Enhanced) -> str:
+    """ "1.2 dB taken away, −28 dB added"; nothing is less than 0.05 dB, and -90 dB."""
+    taken, added = event.taken_away_db, event.added_db
+    less = f"{taken:.1f} dB" if taken >= _LEAST_TAKEN_DB else "nothing"
+    more = f"{added:.0f} dB".replace("-", "−") if added >= _LEAST_ADDED_DB else "nothing"
+    return f"{less} taken away, {more} added"
 
 
 def _summary(scalars: Mapping[str, float]) -> str:

@@ -196,10 +196,10 @@ def separate(
 
         if not enhance and (blending.blend is not None or blending.mix is not None):
             raise UsageError("--blend and --mix need --enhance: they blend a stem with itself")
-        blended = blending.chosen()
         if refinement.refine is not None and not enhance and not encoder:
             raise UsageError("--refine needs --encoder or --enhance: it regenerates their codes")
         refining = refinement.chosen(None if refinement.refine is None else speed.seed)
+        blended = blending.chosen(refining, encoder or ())
         name = model or "htdemucs"
         hub: dict[str, Any] = {"offline": offline, "progress": messages.has_progress}
         # Wrong words are found before a model is loaded.

@@ -25,7 +25,7 @@ from mssgen.audio.levels import NATURAL, gain_into
 from mssgen.audio.reading import Source
 from mssgen.audio.resampling import fit_length, out_samples, resample
 from mssgen.audio.speakers import pairs_of
-from mssgen.enhancers.blend import Blend, blend_stream
+from mssgen.enhancers.blend import Blend, Changes, attenuated, blend_stream
 from mssgen.enhancers.codec import CodecEnhancer, Enhanced
 from mssgen.enhancers.lanes import Lanes
 from mssgen.errors import UsageError
@@ -84,29 +84,37 @@ class EnhancedSeparator:
         *,
         stems: Sequence[str] | None = None,
         warn: Callable[[str], None] | None = None,
+        changes: dict[str, Changes] | None = None,
     ) -> Iterator[Tensor]:
-        """As `Separator.stream`, some seconds behind the separator."""
+        """As `Separator.stream`, some seconds behind the separator; `changes` gets those of each
+        enhanced stem."""
         stems = self.sources if stems is None else tuple(stems)
         separate = partial(self.separator.stream, level=level, stems=stems, warn=warn)
         if level.is_silent:
             yield from separate(blocks)
             return
         stages = [
-            partial(self._one_stem, stem=stem, index=index, level=level)
+            partial(self._one_stem, stem=stem, index=index, level=level, changes=changes)
             for index, stem in enumerate(stems)
         ]
         for each in in_step(alongside(blocks, separate), *stages):
             yield torch.stack(each, dim=1)
 
     def _one_stem(
-        self, separated: Iterable[tuple[Tensor, Tensor]], *, stem: str, index: int, level: Level
+        self,
+        separated: Iterable[tuple[Tensor, Tensor]],
+        *,
+        stem: str,
+        index: int,
+        level: Level,
+        changes: dict[str, Changes] | None,
     ) -> Iterator[Tensor]:
         """One stem [B, C, T'] of pairs of mixture [B, C, T'] and stems [B, S, C, T'], enhanced."""
         lanes = (Lanes(stems[:, index], mixture) for mixture, stems in separated)
         enhancer = self.enhancers.get(stem)
         if enhancer is None:
             return (lane.stem for lane in lanes)
-        return _blended(enhancer, lanes, level, self.blend, self.sample_rate)
+        return _blended(enhancer, lanes, level, self.blend, self.sample_rate, changes)
 
 
 class StemEnhancer:
@@ -145,6 +153,7 @@ class StemEnhancer:
         stems: Sequence[str] | None = None,
         warn: Callable[[str], None] | None = None,
         mixture: Iterable[Tensor] | None = None,
+        changes: dict[str, Changes] | None = None,
     ) -> Iterator[Tensor]:
         """As `Separator.stream`, with the mixture that the stem was separated from beside it.
 
@@ -155,6 +164,7 @@ class StemEnhancer:
             warn: not used.
             mixture: blocks [B, 2, T'], cut or padded with silence to the length of the stem; None
                 if it is not known.
+            changes: gets those of the stem, under its name.
         """
         self.enhancer.check(stems)
         lanes: Iterable[Lanes] = map(Lanes, blocks)
@@ -166,7 +176,7 @@ class StemEnhancer:
         if level.is_silent:
             enhanced: Iterator[Tensor] = (torch.zeros_like(lane.stem) for lane in lanes)
         else:
-            enhanced = _blended(self.enhancer, lanes, level, self.blend, self.sample_rate)
+            enhanced = _blended(self.enhancer, lanes, level, self.blend, self.sample_rate, changes)
         for block in enhanced:
             yield block[:, None]
 
@@ -177,8 +187,9 @@ def _blended(
     level: Level,
     blend: Blend,
     sample_rate: int,
+    changes: dict[str, Changes] | None,
 ) -> Iterator[Tensor]:
-    """Lanes of stem and mixture to the blend [B, 2, T'].
+    """Lanes of stem and mixture to the blend [B, 2, T']; `changes` gets those of the stem.
 
     Very loud or quiet audio is processed at a natural level and comes back at its own.
     """
@@ -187,7 +198,8 @@ def _blended(
     lanes = (_scaled(lane, gain, level) for lane in lanes)
     made = alongside(lanes, partial(_enhanced, enhancer, natural, sample_rate))
     filled = (_filled_in(lane, each, enhancer, blend) for lane, each in made)
-    for block in blend_stream(filled, blend, sample_rate=sample_rate):
+    changed = None if changes is None else changes.setdefault(enhancer.stem, Changes())
+    for block in blend_stream(filled, blend, sample_rate=sample_rate, changes=changed):
         yield block / gain
 
 
@@ -206,8 +218,8 @@ def _filled_in(lane: Lanes, made: Enhanced, enhancer: CodecEnhancer, blend: Blen
     then, only attenuated, except in the mode that asks for the codec alone.
     """
     is_unsure = lane.mixture is None and enhancer.takes_mixture and blend.mode != "full"
-    enhanced = lane.stem if is_unsure else made.enhanced
-    return lane._replace(enhanced=enhanced, attenuation=made.attenuation)
+    lane = lane._replace(enhanced=made.enhanced, attenuation=made.attenuation)
+    return lane._replace(enhanced=attenuated(lane)) if is_unsure else lane
 
 
 def _enhanced(

@@ -1,12 +1,12 @@
 """Load enhancers: trained stem encoders or a codec's own, with or without refiners."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
 from mssgen.checkpoints.formats import CONFIG, read_config
-from mssgen.checkpoints.registry import REGISTRY
+from mssgen.checkpoints.registry import REGISTRY, shipped_encoders
 from mssgen.checkpoints.resolving import embedded_checkpoint, resolve
 from mssgen.codecs.base import Codec
 from mssgen.codecs.loading import load_codec
@@ -62,6 +62,16 @@ class Refining:
         load = partial(_load_network, codec=codec, stem=stem, offline=offline, progress=progress)
         coarse = load(self.coarse, "coarse") if self.options.mode == "coarse+c2f" else None
         return Refiner(codec, load(self.c2f, "c2f"), coarse=coarse, options=self.options)
+
+
+def default_mode(refining: Refining | None, models: Iterable[str]) -> str:
+    """The mode of the blend in which the models that were asked for are heard.
+
+    "full" with refiners, or with encoders or codecs (names or paths) other than the encoders that
+    ship; those "auto" was made for.
+    """
+    is_own = not set(models) <= set(shipped_encoders().values())
+    return "full" if refining is not None or is_own else "auto"
 
 
 @tells_of_memory("loading the model")
