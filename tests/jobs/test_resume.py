@@ -254,7 +254,7 @@ class TestEnhance:
     def test_what_changes_the_sound_is_named(self, enhance: Any) -> None:
         assert counts(enhance("separated")) == (2, 0, 0)
         for change, option in (
-            (("--blend", "full"), "blend"),
+            (("--blend", "fill"), "blend"),
             (("--mix", "0.5"), "mix"),
             (("--bit-depth", "24"), "bit_depth"),
         ):
