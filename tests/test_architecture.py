@@ -6,6 +6,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,7 @@ def imports(path: Path) -> Iterator[ast.Import | ast.ImportFrom]:
             yield node
 
 
+@cache
 def imported(path: Path) -> set[str]:
     """Full names; `from mssgen.checkpoints import hub` counts as mssgen.checkpoints.hub."""
     names = set()
@@ -88,7 +90,17 @@ def imported(path: Path) -> set[str]:
             module = node.module or ""
             inner = {f"{module}.{alias.name}" for alias in node.names} & set(MODULES)
             names |= inner or {module}
-    return names
+    return names | set(required(path))
+
+
+def required(path: Path) -> Iterator[str]:
+    """Modules of optional packages that a file imports by `require`, or `package` in metrics."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            first = node.args[0] if node.args else None
+            is_import = node.func.id in ("require", "package") and isinstance(first, ast.Constant)
+            if is_import and isinstance(first.value, str):
+                yield first.value
 
 
 def room(module: str) -> str:

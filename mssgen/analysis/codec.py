@@ -196,13 +196,9 @@ def analyze_codec(
 
 def check_packages() -> None:
     """Raise UsageError if a package of the report is not installed."""
-    for module, package in (
-        ("matplotlib", "matplotlib"),
-        ("sklearn", "scikit-learn"),
-        ("jinja2", "jinja2"),
-    ):
+    for module in ("matplotlib", "sklearn", "jinja2"):
         if importlib.util.find_spec(module) is None:
-            raise missing(package, "analysis", "the analysis")
+            raise missing(module, "analysis", "the analysis")
 
 
 def stem_of(track: Track, stem_from: str) -> str:

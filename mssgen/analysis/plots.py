@@ -6,7 +6,7 @@ import numpy as np
 
 from mssgen.analysis.codec import CodecAnalysis, StemAnalysis
 from mssgen.analysis.statistics import dead_share, perplexity, project
-from mssgen.extras import missing
+from mssgen.extras import require
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,10 +32,7 @@ _STYLE: dict[Any, Any] = {
 
 def draw(analysis: CodecAnalysis) -> dict[str, "Figure"]:
     """All plots by name; UsageError if matplotlib or scikit-learn is not installed."""
-    try:
-        import matplotlib
-    except ModuleNotFoundError:
-        raise missing("matplotlib", "analysis", "the analysis") from None
+    matplotlib = require("matplotlib", "analysis", "the analysis")
     with matplotlib.rc_context(_STYLE):
         return {
             "sdr": _sdr(analysis),

@@ -11,7 +11,7 @@ from mssgen.analysis.codec import CodecAnalysis
 from mssgen.analysis.plots import draw
 from mssgen.analysis.tables import write_tables
 from mssgen.audio.encodings import Encoding
-from mssgen.audio.writing import StemWriter
+from mssgen.audio.writing import write_audio
 from mssgen.files import reported, whole_file
 from mssgen.inspection.html import rendered
 from mssgen.leftovers import scratch_folder
@@ -56,21 +56,11 @@ def write_report(analysis: CodecAnalysis, folder: Path) -> Path:
 
 def _write_sounds(analysis: CodecAnalysis, folder: Path) -> dict[str, Path]:
     """Write the held most frequent codes of each stem as float wav, which cannot clip."""
-    paths = {}
-    for name, frequent in analysis.frequent.items():
-        audio = frequent.audio.float().numpy()
-        writer = StemWriter(
-            folder / f"{name}.wav",
-            sample_rate=analysis.codec.sample_rate,
-            n_channels=audio.shape[0],
-            n_samples=audio.shape[1],
-            encoding=Encoding("wav", "32f"),
-            clip="none",
-        )
-        with writer:
-            writer.write(audio)
-            paths[name] = writer.finish()
-    return paths
+    rate, encoding = analysis.codec.sample_rate, Encoding("wav", "32f")
+    return {
+        name: write_audio(folder / f"{name}.wav", frequent.audio.float().numpy(), rate, encoding)
+        for name, frequent in analysis.frequent.items()
+    }
 
 
 def _page(analysis: CodecAnalysis, plots: dict[str, Path], sounds: dict[str, Path]) -> str:

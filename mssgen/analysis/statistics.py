@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mssgen.codecs.base import Codec
-from mssgen.extras import missing
+from mssgen.extras import require
 from mssgen.inspection.decibels import power_db
 
 
@@ -112,14 +112,11 @@ def project(
 
     Raises UsageError if scikit-learn is not installed.
     """
-    try:
-        from sklearn.decomposition import PCA  # type: ignore[import-untyped]
-        from sklearn.manifold import MDS  # type: ignore[import-untyped]
-    except ModuleNotFoundError:
-        raise missing("scikit-learn", "analysis", "the analysis") from None
+    decomposition = require("sklearn.decomposition", "analysis", "the analysis")
+    manifold = require("sklearn.manifold", "analysis", "the analysis")
     if len(points) < 3 or not np.ptp(points, axis=0).any():  # no variance
         return np.zeros((len(points), 2)), ("1st component", "2nd component")
-    pca = PCA(2, random_state=seed)
+    pca = decomposition.PCA(2, random_state=seed)
     plane = pca.fit_transform(points.astype(np.float64))
     if method == "pca":
         first, second = (f"{100 * share:.0f} %" for share in pca.explained_variance_ratio_)
@@ -127,5 +124,5 @@ def project(
     with warnings.catch_warnings():
         # Warns of a new default start, which is given here.
         warnings.simplefilter("ignore", FutureWarning)
-        mds = MDS(2, n_init=1, max_iter=100, random_state=seed)
+        mds = manifold.MDS(2, n_init=1, max_iter=100, random_state=seed)
         return mds.fit_transform(points.astype(np.float64), init=plane), ("1st axis", "2nd axis")

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class _Undrawn(TorchFunctionMode):
@@ -38,6 +40,19 @@ def blueprint() -> Iterator[None]:
     """
     with torch.device("meta"), _Undrawn():
         yield
+
+
+def filled(build: Callable[[], Network], state: Mapping[str, Tensor]) -> Network:
+    """The network that `build` makes, with the weights `state` as float32.
+
+    Nothing is allocated before names and shapes are compared; ValueError where they do not match.
+    """
+    with blueprint():
+        network = build()
+    if problem := misfit(network, state):
+        raise ValueError(problem)
+    network.load_state_dict({key: value.float() for key, value in state.items()}, assign=True)
+    return network
 
 
 def misfit(network: nn.Module, state: Mapping[str, Tensor]) -> str | None:

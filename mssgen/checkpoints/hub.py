@@ -101,7 +101,9 @@ def fetch(
     """
     offline = offline or bool(constants.HF_HUB_OFFLINE)
     path = local_copy = cached(bundle, file, settings)
-    if bundle.is_address and not offline and not _is_commit(bundle.revision):
+    # A commit never moves, unlike a branch or tag.
+    is_commit = re.fullmatch("[0-9a-f]{40}", bundle.revision or "") is not None
+    if bundle.is_address and not offline and not is_commit:
         path = None
     if path is None and offline:
         where = "under HF_HUB_OFFLINE" if constants.HF_HUB_OFFLINE else "offline"
@@ -135,11 +137,6 @@ def fetch(
         f"twice with a wrong hash, {_difference(file, got)}; something between here and the hub "
         "changes it, or it was replaced there"
     )
-
-
-def _is_commit(revision: str | None) -> bool:
-    """Whether `revision` is a commit hash, which never moves, unlike a branch or tag."""
-    return revision is not None and re.fullmatch(r"[0-9a-f]{40}", revision) is not None
 
 
 def _mismatch(bundle: Bundle, file: RemoteFile, path: Path) -> str | None:

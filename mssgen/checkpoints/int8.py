@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from mssgen.errors import CheckpointError
 
@@ -25,17 +26,13 @@ def channel_axis(key: str) -> int:
     return 1 if key.endswith("conv_tr.weight") else 0
 
 
-def quantize_state(
-    state: Mapping[str, "torch.Tensor"], min_values: int = MIN_VALUES
-) -> dict[str, "torch.Tensor"]:
+def quantize_state(state: Mapping[str, Tensor], min_values: int = MIN_VALUES) -> dict[str, Tensor]:
     """The stored form of a floating-point state dict.
 
     Tensors with fewer than `min_values` values are stored as fp16. Raises CheckpointError for NaN
     or infinity.
     """
-    import torch
-
-    stored: dict[str, torch.Tensor] = {}
+    stored: dict[str, Tensor] = {}
     for key, value in state.items():
         if not bool(torch.isfinite(value).all()):
             raise CheckpointError(f"tensor '{key}' contains NaN or infinity: get the weights again")
@@ -46,17 +43,13 @@ def quantize_state(
     return stored
 
 
-def dequantize_state(
-    stored: Mapping[str, "torch.Tensor"], path: Path | None = None
-) -> dict[str, "torch.Tensor"]:
+def dequantize_state(stored: Mapping[str, Tensor], path: Path | None = None) -> dict[str, Tensor]:
     """The inverse of `quantize_state`: int8 tensors become float32, others are unchanged.
 
     `path` is named in error messages.
     """
-    import torch
-
     scales = {key + SCALE for key, value in stored.items() if value.dtype == torch.int8}
-    state: dict[str, torch.Tensor] = {}
+    state: dict[str, Tensor] = {}
     for key, value in stored.items():
         if key in scales:
             continue
@@ -77,13 +70,11 @@ def dequantize_state(
     return state
 
 
-def _quantize(weight: "torch.Tensor", axis: int) -> tuple["torch.Tensor", "torch.Tensor"]:
+def _quantize(weight: Tensor, axis: int) -> tuple[Tensor, Tensor]:
     """(int8 weight, fp16 scale) of a float32 weight; a channel's largest magnitude becomes 127.
 
     Clipping the largest values for finer steps gained only 0.015 dB on HTDemucs.
     """
-    import torch
-
     others = [a for a in range(weight.ndim) if a != axis]
     scale = weight.abs().amax(others, keepdim=True) / _MAX_INT8
     # Quantise with the scale as stored, which is rounded to fp16.

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mssgen.cli import options as given
-from mssgen.cli.info import db, duration
+from mssgen.cli.info import db, duration, loudness
 from mssgen.cli.tables import print_json, print_table
 from mssgen.errors import MssgenError, UsageError
 from mssgen.events import Written
 
 if TYPE_CHECKING:
-    from mssgen.inspection.compare import Comparison, Match, Side
+    from mssgen.inspection.compare import Comparison, Match
     from mssgen.inspection.spectrograms import SpectrogramPair
 
 
@@ -112,7 +112,7 @@ def _print(comparison: "Comparison", spectrograms: "SpectrogramPair") -> None:
                 ("samples", lambda side: str(side.n_samples)),
                 ("peak", lambda side: db(side.peak_db)),
                 ("RMS", lambda side: db(side.rms_db)),
-                ("loudness", _loudness),
+                ("loudness", lambda side: loudness(side.loudness_lufs)),
             )
         ],
     )
@@ -152,14 +152,6 @@ def _print(comparison: "Comparison", spectrograms: "SpectrogramPair") -> None:
             for band, row in reversed(list(zip(bands, table, strict=True)))
         ],
         is_numeric=True,
-    )
-
-
-def _loudness(side: "Side") -> str:
-    return (
-        "n/a (silence, or shorter than 0.4 s)"
-        if side.loudness_lufs is None
-        else f"{side.loudness_lufs:.1f} LUFS"
     )
 
 

@@ -32,9 +32,7 @@ def evaluate(
             help="Folder of mixtures.", metavar="DIR", show_default="those beside the references"
         ),
     ] = None,
-    output: Annotated[
-        str, typer.Option("--output", "-o", help="Folder to write to.", metavar="DIR")
-    ] = "evaluation",
+    output: given.FolderName = "evaluation",
     metrics: Annotated[
         list[str] | None,
         typer.Option(

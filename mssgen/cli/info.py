@@ -75,7 +75,7 @@ def _sound_rows(found: "SoundInfo") -> list[tuple[str, str]]:
         ("bit depth", bits),
         ("peak", f"{db(found.peak_db)}, true peak {db(found.true_peak_db)}"),
         ("RMS", db(found.rms_db)),
-        ("loudness", _loudness(found)),
+        ("loudness", loudness(found.loudness_lufs, found.loudness_range_lu)),
         ("DC", ", ".join(f"{mean:+.1e}" for mean in found.dc)),
         ("silence", f"{100 * found.silence_share:.1f} % of the time (below -60 dB)"),
         ("clipping", f"{found.n_clipped} samples" if found.n_clipped else "none"),
@@ -93,11 +93,11 @@ def _speakers(found: "SoundInfo") -> str:
     return {None: "", True: " (both identical)", False: " (stereo)"}[found.is_mono]
 
 
-def _loudness(found: "SoundInfo") -> str:
-    if found.loudness_lufs is None:
+def loudness(lufs: float | None, range_lu: float | None = None) -> str:
+    """Integrated loudness, and the loudness range if there is one."""
+    if lufs is None:
         return "n/a (silence, or shorter than 0.4 s)"
-    spread = "" if found.loudness_range_lu is None else f", range {found.loudness_range_lu:.1f} LU"
-    return f"{found.loudness_lufs:.1f} LUFS{spread}"
+    return f"{lufs:.1f} LUFS" + ("" if range_lu is None else f", range {range_lu:.1f} LU")
 
 
 def _bandwidth(found: "SoundInfo") -> str:

@@ -13,6 +13,7 @@ import typer
 
 from mssgen.checkpoints.bundles import Bundle
 from mssgen.checkpoints.registry import REGISTRY, lookup
+from mssgen.cli import options as given
 from mssgen.cli.convert import convert
 from mssgen.cli.groups import App
 from mssgen.cli.publish import export, push
@@ -22,11 +23,10 @@ from mssgen.errors import CheckpointError, MssgenError, UsageError
 app = App(help="List, inspect, download, verify, convert and publish models.")
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A name from `mssgen models list`.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
 @app.command("list")
-def list_models(as_json: Json = False) -> None:
+def list_models(as_json: given.Json = False) -> None:
     """List models: stage, stems, size, published SDR, location and licence."""
     rows: list[dict[str, Any]] = [
         {
@@ -61,7 +61,7 @@ def list_models(as_json: Json = False) -> None:
 
 
 @app.command()
-def info(name: Name, as_json: Json = False) -> None:
+def info(name: Name, as_json: given.Json = False) -> None:
     """Show a model's files, hashes and licence.
 
     Prints every known statement about the licence, even where they contradict each other.
@@ -127,7 +127,7 @@ def pull(
             "--original", help="Also download the published files of models that come with mssgen."
         ),
     ] = False,
-    as_json: Json = False,
+    as_json: given.Json = False,
 ) -> None:
     """Download models for offline use."""
     from mssgen.checkpoints.resolving import SCHEME, embedded_checkpoint, parse_address, resolve
@@ -182,7 +182,7 @@ def verify(
         list[str] | None,
         typer.Argument(metavar="NAME", help="Names of models.", show_default="all on this machine"),
     ] = None,
-    as_json: Json = False,
+    as_json: given.Json = False,
 ) -> None:
     """Verify the hashes of local files.
 
@@ -209,7 +209,7 @@ def verify(
 
 
 @app.command()
-def path(name: Name, as_json: Json = False) -> None:
+def path(name: Name, as_json: given.Json = False) -> None:
     """Print the paths of a model's files, one per line.
 
     Fails if the model is not on this machine.
@@ -242,8 +242,8 @@ def quantize(
             metavar="FILE",
         ),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace TARGET.")] = False,
-    as_json: Json = False,
+    overwrite: given.Overwrite = False,
+    as_json: given.Json = False,
 ) -> None:
     """Convert a checkpoint's weights to int8.
 

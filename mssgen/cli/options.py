@@ -113,14 +113,13 @@ Codec = Annotated[
     str, typer.Option("--codec", "-c", help=f"The codec: {_MODEL_HELP}.", metavar="CODEC")
 ]
 Offline = Annotated[bool, typer.Option("--offline", help="Never download anything.")]
-Jobs = Annotated[
-    int | None,
-    typer.Option(
-        "--jobs", "-j", help="Number of processes.", metavar="N", show_default="one per core"
-    ),
-]
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print JSON, one object per line, for programs.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Folder = Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.", metavar="DIR")]
+FolderName = Annotated[
+    str, typer.Option("--output", "-o", help="Folder to write to.", metavar="DIR")
 ]
 
 

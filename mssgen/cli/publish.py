@@ -9,18 +9,14 @@ from typing import Annotated, Literal
 
 import typer
 
+from mssgen.cli import options as given
 from mssgen.cli.console import warn
-from mssgen.cli.options import Offline
 from mssgen.cli.words import as_options
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The --output of `mssgen train`.")],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="Folder to write to.")
-    ],
+    output: given.Folder,
     checkpoint: Annotated[
         str,
         typer.Option(
@@ -31,11 +27,9 @@ def export(
         Literal["fp32", "fp16", "int8"],
         typer.Option(help="Number format of the weights; int8 takes a quarter of the space."),
     ] = "fp32",
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an existing checkpoint in DIR.")
-    ] = False,
-    offline: Offline = False,
-    as_json: Json = False,
+    overwrite: given.Overwrite = False,
+    offline: given.Offline = False,
+    as_json: given.Json = False,
 ) -> None:
     """Turn a training run into a checkpoint.
 
@@ -85,7 +79,7 @@ def push(
     offline: Annotated[
         bool, typer.Option("--offline", help="With --dry-run: never download anything.")
     ] = False,
-    as_json: Json = False,
+    as_json: given.Json = False,
 ) -> None:
     """Upload a checkpoint to the Hugging Face Hub, with a model card.
 

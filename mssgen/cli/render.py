@@ -21,9 +21,7 @@ def render(
             metavar="RECIPE",
         ),
     ],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder to write to.", metavar="DIR")
-    ],
+    output: given.Folder,
     packages: Annotated[
         Path | None,
         typer.Option(
@@ -51,12 +49,9 @@ def render(
     resume. Exit codes: 0 done, 1 a track or package failed, 2 wrong usage, 130 interrupted.
     """
     with messages.session() as hook:
-        from mssgen.extras import missing
+        from mssgen.extras import require
 
-        try:
-            from mssgen.rendering.render import render_library
-        except ModuleNotFoundError as error:
-            raise missing(str(error.name), "data", "rendering data") from None
+        render_library = require("mssgen.rendering.render", "data", "rendering data").render_library
         from mssgen.rendering.fetch import default_cache
         from mssgen.rendering.recipe import load_recipe
 

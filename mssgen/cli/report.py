@@ -19,9 +19,7 @@ def report(
         str,
         typer.Argument(help="The --output of `mssgen evaluate`.", metavar="DIR"),
     ],
-    output: Annotated[
-        str, typer.Option("--output", "-o", help="Folder to write to.", metavar="DIR")
-    ] = "report",
+    output: given.FolderName = "report",
     max_tracks: Annotated[
         int | None,
         typer.Option(
@@ -62,9 +60,7 @@ def report(
             help="Tracks processed at a time.", metavar="N", show_default="one per core, at most 4"
         ),
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an existing report.")
-    ] = False,
+    overwrite: given.Overwrite = False,
     messages: given.Messages = given.Messages(),
 ) -> int:
     """Make a web page of an evaluation: synchronized players, pictures and numbers.

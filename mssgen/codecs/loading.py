@@ -158,9 +158,7 @@ def save_codec(codec: Codec, folder: Path | str) -> None:
         CheckpointError: the folder cannot be written.
     """
     folder = Path(folder)
-    state = {
-        key: value.detach().cpu().float().contiguous() for key, value in codec.state_dict().items()
-    }
+    state = {key: value.float() for key, value in codec.state_dict().items()}
     vars(codec).pop("codec_id", None)  # cached, maybe from before the last training step
     description = {
         "architecture": codec.architecture,

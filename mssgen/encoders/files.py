@@ -7,7 +7,7 @@ config.json   {"format_version": 1, "architecture": "stem_encoder", "options": {
 from dataclasses import asdict
 from pathlib import Path
 
-from mssgen.checkpoints.blueprints import blueprint, misfit
+from mssgen.checkpoints.blueprints import filled
 from mssgen.checkpoints.folders import write_checkpoint
 from mssgen.checkpoints.formats import (
     CONFIG,
@@ -48,14 +48,11 @@ def save_stem_encoder(encoder: StemEncoder, folder: Path, *, codec_name: str = "
         "sample_rate": codec.sample_rate,
         "n_codebooks": encoder.n_codebooks,
     }
-    weights = {
-        key: value.detach().cpu().contiguous() for key, value in encoder.state_dict().items()
-    }
     with reported(folder, CheckpointError):
         folder.mkdir(parents=True, exist_ok=True)
         if not codec_name:
             save_codec(codec, folder / EMBEDDED_CODEC)
-        write_checkpoint(folder, weights, config)
+        write_checkpoint(folder, encoder.state_dict(), config)
 
 
 def load_stem_encoder(
@@ -98,11 +95,7 @@ def load_stem_encoder(
         )
         if options.n_layers > len(state):  # each has tensors; do not build what cannot fit
             raise ValueError(f"there are no {options.n_layers} layers")
-        with blueprint():
-            encoder = StemEncoder(codec, options)
-        if problem := misfit(encoder, state):
-            raise ValueError(problem)
-        encoder.load_state_dict({key: value.float() for key, value in state.items()}, assign=True)
+        encoder = filled(lambda: StemEncoder(codec, options), state)
     except CheckpointError:
         raise
     except (MssgenError, KeyError, TypeError, ValueError, RuntimeError) as error:

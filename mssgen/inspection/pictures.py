@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mssgen.errors import AudioError
-from mssgen.extras import missing
+from mssgen.extras import require
 from mssgen.files import reported, whole_file
 from mssgen.inspection.spectrograms import SpectrogramPair, mel_ticks
 
@@ -23,10 +23,7 @@ _DIFFERENCE_DB = 24.0
 
 def check_packages() -> None:
     """Raise UsageError if matplotlib is not installed."""
-    try:
-        import matplotlib  # noqa: F401
-    except ModuleNotFoundError:
-        raise missing("matplotlib", "evaluate", "drawing a comparison") from None
+    require("matplotlib", "evaluate", "drawing a comparison")
 
 
 def draw_comparison(spectrograms: SpectrogramPair, name_a: str, name_b: str, path: Path) -> Path:

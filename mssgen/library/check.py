@@ -12,7 +12,6 @@ from mssgen.checkpoints.registry import STEMS
 from mssgen.errors import AudioError, MssgenError
 from mssgen.library.stems import MIXTURE, Library, StemFile, TrackStems, to_channels
 
-FAULTS = ("damaged", "lacks", "silent", "clipped", "length", "sum")
 Fault = Literal["damaged", "lacks", "silent", "clipped", "length", "sum"]
 _BLOCK_S = 1.0
 _ACTIVE_DB = -60.0

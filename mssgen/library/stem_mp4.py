@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mssgen.errors import AudioError, UsageError
-from mssgen.extras import missing
+from mssgen.extras import require
 
 SUFFIX = ".stem.mp4"
 STREAMS = ("mixture", "drums", "bass", "other", "vocals")
@@ -83,12 +83,9 @@ class StemStream:
 def _stempeg(path: Path) -> Any:
     """The stempeg package, to read `path`; UsageError if it or ffmpeg is missing."""
     try:
-        import stempeg  # type: ignore[import-untyped]
-    except ImportError as error:
-        raise missing("stempeg", "train", f"reading {path}") from error
+        return require("stempeg", "train", f"reading {path}")
     except RuntimeError as error:  # stempeg looks for them when imported
         raise UsageError(f"{path} needs ffmpeg and ffprobe: install them") from error
-    return stempeg
 
 
 def _damaged(path: Path) -> AudioError:

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mssgen.checkpoints.blueprints import blueprint, misfit
+from mssgen.checkpoints.blueprints import filled
 from mssgen.checkpoints.folders import new_folder, write_checkpoint
 from mssgen.checkpoints.formats import (
     CONFIG,
@@ -105,10 +105,7 @@ def save_refiner(
         CheckpointError: the folder cannot be written, contains anything else, or contains a
             checkpoint and `overwrite` is False.
     """
-    state = {
-        key: value.detach().cpu().float().contiguous()
-        for key, value in network.state_dict().items()
-    }
+    state = {key: value.float() for key, value in network.state_dict().items()}
     config: dict[str, Any] = {
         "architecture": ARCHITECTURE,
         "options": asdict(network.options),
@@ -226,7 +223,7 @@ def _read_folder(folder: Path) -> MaskedTransformer:
     try:
         given = checked_options(MaskedTransformerOptions, config["options"], str(folder / CONFIG))
         options = MaskedTransformerOptions(**given)
-        return _built(options, {key: value.float() for key, value in state.items()}, codec_id)
+        return _built(options, state, codec_id)
     except CheckpointError:
         raise
     except (MssgenError, TypeError, ValueError, RuntimeError) as error:
@@ -248,9 +245,4 @@ def _built(
     """Network with the weights `state`; ValueError if they do not fit the options."""
     if options.n_layers > len(state):  # each has tensors; do not build what cannot fit
         raise ValueError(f"there are no {options.n_layers} layers")
-    with blueprint():
-        network = MaskedTransformer(options, codec_id)
-    if problem := misfit(network, state):
-        raise ValueError(problem)
-    network.load_state_dict({key: value.float() for key, value in state.items()}, assign=True)
-    return network
+    return filled(lambda: MaskedTransformer(options, codec_id), state)

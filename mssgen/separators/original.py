@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mssgen.checkpoints.blueprints import blueprint, misfit
+from mssgen.checkpoints.blueprints import filled
 from mssgen.errors import CheckpointError
-from mssgen.extras import missing
+from mssgen.extras import require
 
 # In torch's messages about tensors whose shapes do not match.
 _SHAPES = re.compile(r"size|shape|dimension|channel|group|pad|invalid for input", re.IGNORECASE)
@@ -44,27 +44,19 @@ class OriginalNetwork:
         dtype: torch.dtype = torch.float32,
         segment_s: float | None = None,
     ) -> None:
-        try:
-            from demucs.hdemucs import HDemucs
-            from demucs.htdemucs import HTDemucs
-        except ModuleNotFoundError as error:
-            raise missing(error.name or "demucs", "demucs", "this model") from None
-
-        kind = {"hdemucs": HDemucs, "htdemucs": HTDemucs}[architecture]
+        build = {
+            "hdemucs": require("demucs.hdemucs", "demucs", "this model").HDemucs,
+            "htdemucs": require("demucs.htdemucs", "demucs", "this model").HTDemucs,
+        }[architecture]
         # Both affect the initial weights only, which do not exist on the meta device.
         unused = {"rescale": 0, "emb_smooth": False}
         try:
-            with blueprint():
-                self.network = kind(**{**options, **unused})
-            problem = misfit(self.network, state)
+            self.network = filled(lambda: build(**{**options, **unused}), state)
         except (TypeError, ValueError, RuntimeError, AssertionError, ArithmeticError) as error:
-            problem = _first_line(error)
-        if problem is not None:
             raise CheckpointError(
-                f"the checkpoint does not fit {architecture}: {problem}; get the file again"
-            )
-        weights = {key: tensor.float() for key, tensor in state.items()}
-        self.network.load_state_dict(weights, assign=True)
+                f"the checkpoint does not fit {architecture}: {_first_line(error)}; get the file "
+                "again"
+            ) from None
         self.architecture = architecture
         self.device, self.dtype = torch.device(device), dtype
         self.network.to(self.device).eval()

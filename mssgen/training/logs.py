@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mssgen.audio.encodings import Encoding
-from mssgen.audio.writing import StemWriter
+from mssgen.audio.writing import write_audio
 from mssgen.errors import MssgenError
 from mssgen.extras import install
 from mssgen.files import reported, whole_file
@@ -60,7 +60,8 @@ class RunLog:
         sounds = {name: sound.detach().float().cpu() for name, sound in sounds.items()}
         try:
             for name, sound in sounds.items():
-                _write_wav(folder / f"{name}.wav", sound, sample_rate)
+                target = folder / f"{name}.wav"
+                write_audio(target, sound.numpy(), sample_rate, Encoding("wav", "32f"))
         except MssgenError as error:  # invalid audio early on must not end the training
             return self._warn(f"no sounds of step {step}: {error}")
         if self._board is not None:
@@ -116,19 +117,6 @@ def spectrogram_db(sound: Tensor) -> Tensor:
     )
     magnitude = 2 * bins.abs() / window.sum()
     return (20 * magnitude.clamp_min(1e-8).log10()).clamp(_FLOOR_DB, 0.0)
-
-
-def _write_wav(target: Path, sound: Tensor, sample_rate: int) -> None:
-    with StemWriter(
-        target,
-        sample_rate=sample_rate,
-        n_channels=sound.shape[0],
-        n_samples=sound.shape[1],
-        encoding=Encoding("wav", "32f"),
-        clip="none",
-    ) as writer:
-        writer.write(sound.numpy())
-        writer.finish()
 
 
 def _truncate(path: Path, step: int) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mssgen.devices import choose_device
 from mssgen.errors import UsageError
-from mssgen.extras import missing
+from mssgen.extras import require
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -34,10 +34,7 @@ def open_fabric(device: str, n_devices: int, precision: str) -> "Fabric":
 
     Raises UsageError if the device or the extra `train` is missing.
     """
-    try:
-        from lightning_fabric import Fabric
-    except ImportError:
-        raise missing("lightning-fabric", "train", "training") from None
+    lightning = require("lightning_fabric", "train", "training")
     # It logs every process that joins; the hook receives their number.
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     chosen = choose_device(device)
@@ -50,12 +47,12 @@ def open_fabric(device: str, n_devices: int, precision: str) -> "Fabric":
         raise UsageError(f"`n_devices={n_devices}` is out of range; this machine has {n_present}")
     is_one = n_devices * n_nodes == 1
     devices: Any = [chosen.index] if is_one and chosen.index is not None else n_devices
-    fabric = Fabric(
+    fabric: Fabric = lightning.Fabric(
         accelerator=chosen.type,
         devices=devices,
         num_nodes=n_nodes,
         strategy="auto" if is_one else "ddp",
-        precision=precision,  # type: ignore[arg-type]
+        precision=precision,
     )
     fabric.launch()
     return fabric

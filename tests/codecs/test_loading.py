@@ -372,7 +372,7 @@ KEY = "encoder.model.0.conv.conv.bias"
         (_options(codebook_size=17), r"cluster_size' has the shape \[16\], not \[17\]"),
         (_options(n_lstm_layers=2), "'encoder.model.7.lstm.weight_ih_l1' is missing"),
         (_options(n_lstm_layers=0), "belongs to no layer|is missing"),
-        (_options(ratios=[4, "2"]), r"ratios = \[4, '2'\], which must be a whole number"),
+        (_options(ratios=[4, "2"]), r"ratios\[1\] = '2', which must be a whole number"),
         (_options(ratios=[2] * 100_000), "ratios .* a list of 12 or less"),
         (_options(n_codebooks=10**9), "n_codebooks = 1000000000, which must be 256 or less"),
         (_options(n_bands=2**20), "n_bands = 1048576, which must be 1, 2, 4"),

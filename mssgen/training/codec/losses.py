@@ -14,14 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mssgen.codecs.networks.stem_spectrum import Spectrum, to_log
-from mssgen.extras import missing
+from mssgen.extras import require
 
-try:
-    import auraloss.freq
-    import librosa.filters
-except ModuleNotFoundError as error:
-    raise missing(str(error.name), "train", "training a codec") from None
-
+_AURALOSS = require("auraloss.freq", "train", "training a codec")
+_FILTERS = require("librosa.filters", "train", "training a codec")
 _FLOOR = 1e-5
 
 # Between two audio signals.
@@ -81,9 +77,7 @@ def _mel_filters(sample_rate: int, window: int, n_mels: int, device: torch.devic
     with warnings.catch_warnings():
         # Short windows have fewer bins than bands; empty bands are removed.
         warnings.filterwarnings("ignore", "Empty filters")
-        filters = librosa.filters.mel(
-            sr=sample_rate, n_fft=window, n_mels=n_mels, htk=True, norm=None
-        )
+        filters = _FILTERS.mel(sr=sample_rate, n_fft=window, n_mels=n_mels, htk=True, norm=None)
     return torch.from_numpy(filters[filters.any(axis=1)]).to(device)
 
 
@@ -159,7 +153,7 @@ def _spectrum(
 
 @lru_cache(maxsize=8)
 def _stft_distance(windows: tuple[int, ...]) -> nn.Module:
-    return auraloss.freq.MultiResolutionSTFTLoss(
+    return _AURALOSS.MultiResolutionSTFTLoss(
         fft_sizes=windows,
         hop_sizes=[window // 4 for window in windows],
         win_lengths=windows,
