@@ -16,7 +16,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-# "max 100000", or microseconds of CPU time per period: a limit that Docker can set.
+# "max 100000", or microseconds of CPU time per period: the limit of a container.
 _CONTAINER_LIMIT = Path("/sys/fs/cgroup/cpu.max")
 _MIN_INTERVAL_S = 0.3  # the kernel counts in steps of 10 ms
 

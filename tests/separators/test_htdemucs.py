@@ -155,6 +155,7 @@ def test_a_lone_segment_gets_the_free_threads(
 ) -> None:
     options = {**TINY_OPTIONS, "segment": Fraction(1, 8)}
     network = build_network(checkpoint_of(DemucsHTDemucs(**options), options))
+    assert isinstance(network, HTDemucs)
     segment = normalised(music)[..., : network.segment_samples]
     used: list[int] = []
     forward = network._forward
