@@ -212,7 +212,7 @@ def test_another_codec_can_be_named(here: Path, program: Program) -> None:
         (["--set", "train.stepz=1"], "has no 'stepz'; did you mean steps"),
         (["--set", "data.segment=1"], "has no 'segment'; did you mean segment_s"),
         (["--set", "data.input=separated"], "--pairs"),
-        (["--precision", "bf17"], "precision = 'bf17' must be one of"),
+        (["--precision", "bf17"], "train.precision = 'bf17' is unknown; use one of"),
         (["--seed", "-1"], "train.seed = -1 is out of range"),
         (["--device", "tpu"], "--device tpu is unknown"),
         (["--devices", "0"], "--devices 0 is out of range"),
