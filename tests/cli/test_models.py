@@ -29,7 +29,7 @@ def models(
 ) -> Callable[..., Result]:
     """Run a command in this process, with an empty hub cache: (exit code, stdout, stderr)."""
     monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.setenv("COLUMNS", "40")  # a pipe has lines of any length
 
     def call(*arguments: str) -> Result:
         code = run(lambda: app(list(arguments), standalone_mode=False), verbose=False)
