@@ -42,7 +42,7 @@ _PLAIN = frozenset((
     "overwrite", "packages", "pairs", "precision", "private", "ratings", "recipe",
     "references", "refine", "refiner", "residual", "resume", "sample_rate", "seconds", "seed",
     "set", "shard", "shifts", "steps", "stem", "strength", "strict", "table", "temperature",
-    "template", "n_codebooks", "two_stems", "without",
+    "template", "n_codebooks", "two_stems", "watch", "without",
 ))
 # fmt: on
 _PARAMETER = re.compile(r"`(\w+)(?:=(\"[^\"`]*\"|'[^'`]*'|[^`\s]*))?`")
