@@ -144,7 +144,8 @@ def _lines(descriptor: int, worker: Worker) -> Iterator[bytes]:
     lock the thread would hold when Python ends.
     """
     queue = Queue[bytes | None](1)
-    Thread(target=_read, args=(descriptor, queue), daemon=True).start()
+    # The thread may outlive the descriptor, whose number may then be another file's.
+    Thread(target=_read, args=(os.dup(descriptor), queue), daemon=True).start()
     while not worker.is_over:
         try:
             line = queue.get(timeout=_NAP_S)
@@ -166,6 +167,7 @@ def _read(descriptor: int, queue: Queue[bytes | None]) -> None:
                 queue.put(rest)
                 rest = b""
         queue.put(rest)
-    except OSError:  # closed, as by a terminal that is gone
+    except OSError:  # as from a terminal that is gone
         pass
+    os.close(descriptor)
     queue.put(None)

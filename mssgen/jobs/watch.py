@@ -13,7 +13,7 @@ from mssgen.events import Hook, Warned, ignore
 from mssgen.files import reported
 from mssgen.inputs.tracks import Track, tracks_in
 from mssgen.jobs.claims import is_claimed
-from mssgen.jobs.manifest import InputFile, Manifest
+from mssgen.jobs.manifest import InputFile
 from mssgen.jobs.options import WriteOptions
 from mssgen.jobs.song_record import SEPARATE, SongRecord
 from mssgen.jobs.worker import Worker
@@ -66,7 +66,8 @@ def watch_folder(
             if str(error) != trouble:
                 hook(Warned("", str(error)))
             found, trouble = [], str(error)
-        due = arrivals.due(found)
+        if due := arrivals.due(found):
+            worker.manifest(output_dir).refresh()
         todo = [track for track in due if not _is_given_up(worker, track, output_dir, options)]
         of_others = worker.round(todo, output_dir, options) if todo else set()
         arrivals.settle(track for track in due if track.label not in of_others)
@@ -122,8 +123,7 @@ class Arrivals:
 
 def _is_given_up(worker: Worker, track: Track, output_dir: Path, options: WriteOptions) -> bool:
     """Whether a song failed before; reports that, and records it where its workers could not."""
-    manifest: Manifest = worker.manifest(output_dir)
-    manifest.refresh()
+    manifest = worker.manifest(output_dir)
     known = manifest.attempts(SEPARATE, InputFile(track.path))
     if known is None or worker.is_over:
         return False
