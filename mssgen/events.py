@@ -98,7 +98,7 @@ class Done:
     n_failed: int
     elapsed_s: float
     n_left: int = 0
-    """Number of songs that were not tried, because the run stops at the first failure."""
+    """Number of songs that were not tried, because the run was stopped, or stops at a failure."""
     audio_s: float = 0.0
     """Seconds of audio in the songs that are done."""
     device: str = ""

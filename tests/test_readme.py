@@ -32,6 +32,7 @@ NOT_RUN = (
     "models pull",
     "models quantize",
     "models path",
+    "mssgen worker",
     "--device cuda",
     "--device mps",
 )

@@ -21,10 +21,12 @@ from mssgen.cli.report import report
 from mssgen.cli.separate import separate
 from mssgen.cli.status import status
 from mssgen.cli.train import app as train_app
+from mssgen.cli.worker import worker
 
 app = App(name="mssgen", help="Separate a song into stems, then make the stems sound better.")
 app.command("separate")(separate)
 app.command("enhance")(enhance)
+app.command("worker")(worker)
 app.command("evaluate")(evaluate)
 app.command("report")(report)
 app.command("compare")(compare)

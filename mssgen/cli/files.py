@@ -53,12 +53,19 @@ def check_folder(output: str) -> None:
 
 
 @dataclass(frozen=True)
-class Files:
-    """Inputs and outputs of `separate` and `enhance`."""
+class Inputs:
+    """The inputs of `separate` and `enhance`."""
 
-    PANEL: ClassVar = "Output files"
+    PANEL: ClassVar = given.INPUT_PANEL
     inputs: given.Inputs = None
     list_file: given.ListFile = None
+
+
+@dataclass(frozen=True)
+class Writing:
+    """How songs are read, and stems written."""
+
+    PANEL: ClassVar = "Output files"
     strict: given.Strict = False
     downmix: Annotated[
         bool,
@@ -98,6 +105,33 @@ class Files:
     sample_rate: given.SampleRate = None
     clip: given.Clip = "rescale"
 
+    def check(self) -> None:
+        """Raise UsageError for options that contradict each other, or a folder that is none."""
+        if self.raw and self.container not in (None, "raw"):
+            raise UsageError(f"--raw and --format {self.container} contradict each other; use one")
+        if not self.output:
+            raise UsageError("--output is empty; name a folder, or - for standard output")
+        check_folder(self.output)
+
+    def written(self, existing: str) -> "WriteOptions":
+        """How to write; `existing` is one of `mssgen.jobs.decisions.EXISTING`."""
+        from mssgen.jobs.options import WriteOptions
+
+        return WriteOptions(
+            template=self.template,
+            container="raw" if self.raw else self.container,
+            bit_depth=self.bit_depth,
+            sample_rate=self.sample_rate,
+            clip=self.clip,
+            downmix=self.downmix,
+            existing=existing,
+        )
+
+
+@dataclass(frozen=True)
+class Files(Writing, Inputs):
+    """Inputs and outputs of `separate` and `enhance`."""
+
     @property
     def to_stdout(self) -> bool:
         return self.output == "-"
@@ -116,26 +150,12 @@ class Files:
             output_dir=folder,
             skip_outputs=skip_outputs,
         )
-        if self.raw and self.container not in (None, "raw"):
-            raise UsageError(f"--raw and --format {self.container} contradict each other; use one")
-        if not self.output:
-            raise UsageError("--output is empty; name a folder, or - for standard output")
-        check_folder(self.output)
+        self.check()
         return tracks
 
     def write_options(self, tracks: list["Track"]) -> "WriteOptions":
         """How to write; UsageError where options contradict each other."""
-        from mssgen.jobs.options import WriteOptions
-
-        return WriteOptions(
-            template=self.template,
-            container="raw" if self.raw else self.container,
-            bit_depth=self.bit_depth,
-            sample_rate=self.sample_rate,
-            clip=self.clip,
-            downmix=self.downmix,
-            existing=existing(self.inputs, tracks, self.overwrite, self.skip_existing),
-        )
+        return self.written(existing(self.inputs, tracks, self.overwrite, self.skip_existing))
 
     def check_stdout(self, tracks: list["Track"], plan: "OutputPlan") -> None:
         """Raise UsageError for what standard output cannot take."""

@@ -6,7 +6,7 @@ The lists of choices are the library's; tests/cli/test_help.py compares them.
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -170,18 +170,10 @@ class Messages:
 
 
 @dataclass(frozen=True)
-class Run:
-    """How a list of inputs is worked through; see `mssgen.jobs.options.RunOptions`."""
+class Failures:
+    """What follows a failure, and who counts; see `mssgen.jobs.options.RunOptions`."""
 
     PANEL: ClassVar = "Long lists"
-    shard: Annotated[
-        str | None,
-        typer.Option(
-            help="Work on part I of N of the inputs, about equal in bytes; one machine per part, "
-            "all into one output folder.",
-            metavar="I/N",
-        ),
-    ] = None
     fail_fast: Annotated[
         bool, typer.Option("--fail-fast", help="Stop at the first input that fails.")
     ] = False
@@ -194,7 +186,6 @@ class Run:
             min=0,
         ),
     ] = 0
-
     metrics: Annotated[
         Path | None,
         typer.Option(help="Keep counts of the run in FILE, as Prometheus text.", metavar="FILE"),
@@ -209,11 +200,31 @@ class Run:
         return Metered(hook, self.metrics)
 
     def chosen(self) -> "RunOptions":
+        """These options for the library."""
+        from mssgen.jobs.options import RunOptions
+
+        return RunOptions(fail_fast=self.fail_fast, n_retries=self.retries)
+
+
+@dataclass(frozen=True)
+class Run(Failures):
+    """How a list of inputs is worked through; see `mssgen.jobs.options.RunOptions`."""
+
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            help="Work on part I of N of the inputs, about equal in bytes; one machine per part, "
+            "all into one output folder.",
+            metavar="I/N",
+        ),
+    ] = None
+
+    def chosen(self) -> "RunOptions":
         """These options for the library; UsageError for a part that is none."""
-        from mssgen.jobs.options import RunOptions, Shard
+        from mssgen.jobs.options import Shard
 
         shard = None if self.shard is None else Shard.parse(self.shard)
-        return RunOptions(shard, self.fail_fast, self.retries)
+        return replace(super().chosen(), shard=shard)
 
 
 @dataclass(frozen=True)

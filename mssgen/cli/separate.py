@@ -1,7 +1,7 @@
 """`mssgen separate`: from words on the command line to one call of `separate_groups`."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -12,6 +12,7 @@ from mssgen.cli.files import Files
 from mssgen.errors import UsageError
 
 if TYPE_CHECKING:
+    from mssgen.jobs.batch import Group
     from mssgen.outputs import OutputPlan
     from mssgen.separators.base import Separator
 
@@ -133,28 +134,34 @@ class Speed(given.SeparatorMachine):
         return int(self.batch_size)
 
 
-def separate(
-    files: Files = Files(output="separated"),
-    stems: Stems = Stems(),
-    model: given.Model = None,
-    accept_unlicensed: given.AcceptUnlicensed = False,
+@dataclass(frozen=True)
+class Networks:
+    """Which networks separate and enhance."""
+
+    PANEL: ClassVar = "Enhancement"
+    model: given.Model = None
+    accept_unlicensed: given.AcceptUnlicensed = False
     enhance: Annotated[
         bool,
         typer.Option(
             "--enhance",
             help="Enhance the stems afterwards, with --encoder or the built-in encoders.",
-            rich_help_panel="Enhancement",
         ),
-    ] = False,
+    ] = False
     encoder: Annotated[
         list[str] | None,
         typer.Option(
             help="With --enhance: a trained encoder for one stem; repeatable. Without: an encoder "
             "trained on mixtures, which separates its stem instead of --model.",
             metavar="CHECKPOINT",
-            rich_help_panel="Enhancement",
         ),
-    ] = None,
+    ] = None
+
+
+def separate(
+    files: Files = Files(output="separated"),
+    stems: Stems = Stems(),
+    networks: Networks = Networks(),
     blending: given.Blending = given.Blending(),
     refinement: given.Refinement = given.Refinement(),
     speed: Speed = Speed(),
@@ -169,115 +176,130 @@ def separate(
     """
     with messages.session(to_stdout=files.to_stdout) as hook:
         tracks = files.tracks()
-        n_segments = speed.n_segments()
-
         with messages.starting():
-            from mssgen.checkpoints.registry import REGISTRY, lookup
-            from mssgen.checkpoints.resolving import resolve
-            from mssgen.devices import choose_device, choose_precision, share_heaps
-            from mssgen.enhancers.chain import EnhancedSeparator
-            from mssgen.enhancers.loading import load_enhancer
-            from mssgen.jobs import made_by
-            from mssgen.jobs.batch import Group
-            from mssgen.pipeline import load_separator
-            from mssgen.separators.demucs import SeparationOptions
+            write, run = files.write_options(tracks), running.chosen()
+        group = chosen(stems, networks, blending, refinement, speed, offline, messages)
+        files.check_stdout(tracks, group.plan)
+        return files.run([replace(group, tracks=tracks)], write, run, running.metered(hook))
 
-        share_heaps()
-        write, run = files.write_options(tracks), running.chosen()
-        cut = SeparationOptions(
-            speed.overlap,
-            speed.shifts,
-            speed.seed,
-            n_segments,
-            speed.high_frequencies,
-            speed.wiener_iterations,
-        )
-        speed.use_threads()
 
-        if not enhance and (blending.blend is not None or blending.mix is not None):
-            raise UsageError("--blend and --mix need --enhance: they blend a stem with itself")
-        if refinement.refine is not None and not enhance and not encoder:
-            raise UsageError("--refine needs --encoder or --enhance: it regenerates their codes")
-        refining = refinement.chosen(None if refinement.refine is None else speed.seed)
-        blended = blending.chosen(refining, encoder or ())
-        name = model or "htdemucs"
-        hub: dict[str, Any] = {"offline": offline, "progress": messages.has_progress}
-        # Wrong words are found before a model is loaded.
-        choose_precision(speed.precision, choose_device(speed.device))
-        made: dict[str, Any] | None = None
-        load: Callable[..., Separator]
-        # The outputs are planned, and existing files looked at, before a model is loaded, as far
-        # as its files say which stems it has.
-        if encoder and not enhance:
-            if model is not None:
-                raise UsageError(
-                    "--model and --encoder each name a separator; use one, or add --enhance to "
-                    "enhance the model's stems with the encoder"
+def chosen(
+    stems: Stems,
+    networks: Networks,
+    blending: given.Blending,
+    refinement: given.Refinement,
+    speed: Speed,
+    offline: bool,
+    messages: given.Messages,
+) -> "Group":
+    """The separator and the outputs of these options, for songs that are still to be added.
+
+    Raises UsageError where they contradict each other, and what finding a model raises.
+    """
+    model, enhance, encoder = networks.model, networks.enhance, networks.encoder
+    n_segments = speed.n_segments()
+
+    with messages.starting():
+        from mssgen.checkpoints.registry import REGISTRY, lookup
+        from mssgen.checkpoints.resolving import resolve
+        from mssgen.devices import choose_device, choose_precision, share_heaps
+        from mssgen.enhancers.chain import EnhancedSeparator
+        from mssgen.enhancers.loading import load_enhancer
+        from mssgen.jobs import made_by
+        from mssgen.jobs.batch import Group
+        from mssgen.pipeline import load_separator
+        from mssgen.separators.demucs import SeparationOptions
+
+    share_heaps()
+    cut = SeparationOptions(
+        speed.overlap,
+        speed.shifts,
+        speed.seed,
+        n_segments,
+        speed.high_frequencies,
+        speed.wiener_iterations,
+    )
+    speed.use_threads()
+
+    if not enhance and (blending.blend is not None or blending.mix is not None):
+        raise UsageError("--blend and --mix need --enhance: they blend a stem with itself")
+    if refinement.refine is not None and not enhance and not encoder:
+        raise UsageError("--refine needs --encoder or --enhance: it regenerates their codes")
+    refining = refinement.chosen(None if refinement.refine is None else speed.seed)
+    blended = blending.chosen(refining, encoder or ())
+    name = model or "htdemucs"
+    hub: dict[str, Any] = {"offline": offline, "progress": messages.has_progress}
+    # Wrong words are found before a model is loaded.
+    choose_precision(speed.precision, choose_device(speed.device))
+    made: dict[str, Any] | None = None
+    load: Callable[..., Separator]
+    # The outputs are planned, and existing files looked at, before a model is loaded, as far
+    # as its files say which stems it has.
+    if encoder and not enhance:
+        if model is not None:
+            raise UsageError(
+                "--model and --encoder each name a separator; use one, or add --enhance to "
+                "enhance the model's stems with the encoder"
+            )
+        if len(encoder) > 1:
+            raise UsageError("several --encoder need --enhance: one separates one stem")
+        load = partial(load_enhancer, encoder[0], hears="mixture", refining=refining)
+        of = made_by.stem_of_encoder(encoder[0], **hub)
+        plan = stems.plan([of]) if of else None
+        if of:
+            made = {of: made_by.of_enhancer(encoder[0], of, refining=refining, **hub)}
+    else:
+        # Of a bag of models only those are loaded that the stems need.
+        plan = stems.plan(lookup(name, "separate").stems) if name in REGISTRY else None
+        if enhance and not encoder and plan is not None:  # refused before a download
+            encoder = _shipped(plan.stems)
+        found = resolve(name, wanted_stems=plan.stems if plan else None, stage="separate", **hub)
+        if plan is None and (known := made_by.stems_of_separator(found)):
+            plan = stems.plan(known)
+        if enhance and not encoder:
+            if plan is None:  # only the loaded model knows its stems
+                plain = load_separator(
+                    name,
+                    device=speed.device,
+                    precision=speed.precision,
+                    accept_unlicensed=networks.accept_unlicensed,
+                    **hub,
                 )
-            if len(encoder) > 1:
-                raise UsageError("several --encoder need --enhance: one separates one stem")
-            load = partial(load_enhancer, encoder[0], hears="mixture", refining=refining)
-            of = made_by.stem_of_encoder(encoder[0], **hub)
-            plan = stems.plan([of]) if of else None
-            if of:
-                made = {of: made_by.of_enhancer(encoder[0], of, refining=refining, **hub)}
-        else:
-            # Of a bag of models only those are loaded that the stems need.
-            plan = stems.plan(lookup(name, "separate").stems) if name in REGISTRY else None
-            if enhance and not encoder and plan is not None:  # refused before a download
-                encoder = _shipped(plan.stems)
-            found = resolve(
-                name, wanted_stems=plan.stems if plan else None, stage="separate", **hub
-            )
-            if plan is None and (known := made_by.stems_of_separator(found)):
-                plan = stems.plan(known)
-            if enhance and not encoder:
-                if plan is None:  # only the loaded model knows its stems
-                    plain = load_separator(
-                        name,
-                        device=speed.device,
-                        precision=speed.precision,
-                        accept_unlicensed=accept_unlicensed,
-                        **hub,
+                plan = stems.plan(plain.sources)
+            encoder = _shipped(plan.stems)
+        if plan is not None:
+            made = made_by.of_separator(found, plan.stems, cut, speed.precision)
+            for each in encoder or ():
+                of = made_by.stem_of_encoder(each, **hub)
+                if of in made:
+                    made[of] |= made_by.of_enhancer(
+                        each, of, blend=blended, refining=refining, **hub
                     )
-                    plan = stems.plan(plain.sources)
-                encoder = _shipped(plan.stems)
-            if plan is not None:
-                made = made_by.of_separator(found, plan.stems, cut, speed.precision)
-                for each in encoder or ():
-                    of = made_by.stem_of_encoder(each, **hub)
-                    if of in made:
-                        made[of] |= made_by.of_enhancer(
-                            each, of, blend=blended, refining=refining, **hub
-                        )
-            load = partial(
-                load_separator,
-                name,
-                encoders=encoder or (),
-                refining=refining,
-                blend=blended,
-                stems=plan.stems if plan else None,
-                precision=speed.precision,
-                options=cut,
-                accept_unlicensed=accept_unlicensed,
-            )
-        load = partial(load, device=speed.device, **hub)
-        if plan is None:
-            separator = load()
-            plan = stems.plan(separator.sources)
-            load = partial(_same, separator)
-        files.check_stdout(tracks, plan)
-
-        def checked() -> "Separator":
-            separator = load()
-            if isinstance(separator, EnhancedSeparator):
-                separator.check(plan.stems)
-            return separator
-
-        shown = name if enhance or not encoder else encoder[0]
-        return files.run(
-            [Group(tracks, checked, plan, made, shown)], write, run, running.metered(hook)
+        load = partial(
+            load_separator,
+            name,
+            encoders=encoder or (),
+            refining=refining,
+            blend=blended,
+            stems=plan.stems if plan else None,
+            precision=speed.precision,
+            options=cut,
+            accept_unlicensed=networks.accept_unlicensed,
         )
+    load = partial(load, device=speed.device, **hub)
+    if plan is None:
+        separator = load()
+        plan = stems.plan(separator.sources)
+        load = partial(_same, separator)
+
+    def checked() -> "Separator":
+        separator = load()
+        if isinstance(separator, EnhancedSeparator):
+            separator.check(plan.stems)
+        return separator
+
+    shown = name if enhance or not encoder else encoder[0]
+    return Group((), checked, plan, made, shown)
 
 
 def _same(separator: "Separator") -> "Separator":

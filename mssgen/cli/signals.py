@@ -6,6 +6,8 @@ Therefore the signal is also recorded, and `check` raises the exception again.
 
 import signal
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 _RETRY_S = 0.05
@@ -29,6 +31,25 @@ def install() -> None:
     for number in _NUMBERS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _handle)
+
+
+@contextmanager
+def first_sigterm() -> Iterator[Callable[[], bool]]:
+    """Yields a function that says whether SIGTERM came; in the block only a second one ends the
+    program."""
+    has_come = False
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal has_come
+        if has_come:
+            _handle(number, frame)
+        has_come = True
+
+    before = signal.signal(signal.SIGTERM, handle)
+    try:
+        yield lambda: has_come
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def exit_code() -> int | None:

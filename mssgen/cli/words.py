@@ -43,7 +43,8 @@ _PLAIN = frozenset((
     "overwrite", "packages", "pairs", "precision", "private", "ratings", "recipe",
     "references", "refine", "refiner", "residual", "resume", "sample_rate", "seconds", "seed",
     "set", "shard", "shifts", "steps", "stem", "strength", "strict", "table", "temperature",
-    "template", "high_frequencies", "n_codebooks", "two_stems", "wiener_iterations", "without",
+    "template", "high_frequencies", "n_codebooks", "two_stems", "watch", "wiener_iterations",
+    "without",
 ))
 # fmt: on
 _PARAMETER = re.compile(r"`(\w+)(?:=(\"[^\"`]*\"|'[^'`]*'|[^`\s]*))?`")

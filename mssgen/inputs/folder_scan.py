@@ -111,6 +111,9 @@ class FolderScan:
     """Whether to enter folders that mssgen wrote."""
     is_output: bool = False
     """Whether `root` is the output folder of this call."""
+    opens_files: bool = True
+    """Whether to look into files: into videos for a sound track, which takes a moment for each, and
+    into files without a suffix."""
     left_out: LeftOut = field(default_factory=LeftOut)
     songs: list[Path] = field(default_factory=list)
     unreadable: list[Path] = field(default_factory=list)
@@ -205,7 +208,8 @@ class FolderScan:
         """Add a file to `songs` or `left_out`, or ignore it."""
         suffix = suffix_of(path.name)
         if suffix not in self.extensions:
-            if not suffix and ".wav" in self.extensions and _starts_like_sound(path, kind):
+            can_tell = self.opens_files and not suffix and ".wav" in self.extensions
+            if can_tell and _starts_like_sound(path, kind):
                 one, many = "sound file without a suffix", "sound files without a suffix"
                 self.left_out.add(path, one, many)
         elif is_hidden(path.name):
@@ -217,7 +221,7 @@ class FolderScan:
         elif suffix in VIDEO_EXTENSIONS and shutil.which("ffmpeg") is None:
             one, many = "video, which needs ffmpeg", "videos, which need ffmpeg"
             self.left_out.add(path, one, many)
-        elif suffix in _MAYBE_VIDEO and ffmpeg.is_silent_film(path):
+        elif self.opens_files and suffix in _MAYBE_VIDEO and ffmpeg.is_silent_film(path):
             self.left_out.add(path, "video without sound", "videos without sound")
         else:
             self.songs.append(path)

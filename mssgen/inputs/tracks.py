@@ -117,6 +117,19 @@ def find_tracks(
     return list(tracks.values())
 
 
+def tracks_in(folder: Path, output_dir: Path) -> list[Track]:
+    """The songs in a folder as `find_tracks` finds them, without a warning; perhaps none.
+
+    No file is opened, so that it can be called every few seconds. Raises AudioError if the folder
+    cannot be read.
+    """
+    excluded = output_dir.resolve()
+    scan = FolderScan(folder, EXTENSIONS, excluded=excluded, with_outputs=False, opens_files=False)
+    if folder in scan.run().unreadable:
+        raise AudioError(f"{folder} cannot be read; check that it exists, and its permissions")
+    return _songs(scan)
+
+
 def _excluded(folder: Path, output_dir: Path | None) -> Path | None:
     excluded = output_dir.resolve() if output_dir is not None else None
     if excluded is not None and folder.resolve().is_relative_to(excluded):
@@ -128,9 +141,8 @@ def _in_folder(scan: FolderScan) -> list[Track]:
     """Tracks for the songs and the unreadable folders; AudioError if there are no songs."""
     root = scan.root
     if scan.songs:
-        songs = [Track(str(path), _name(path.relative_to(root))) for path in scan.songs]
         # A name that no song beside it has.
-        return songs + [
+        return _songs(scan) + [
             Track(str(path), f"{path.relative_to(root).as_posix()} (folder)")
             for path in scan.unreadable
         ]
@@ -144,5 +156,6 @@ def _in_folder(scan: FolderScan) -> list[Track]:
     raise AudioError(f"{root} holds no {kind}{left_out}; name a folder that does, or a file")
 
 
-def _name(path: Path) -> str:
-    return path.with_suffix("").as_posix()
+def _songs(scan: FolderScan) -> list[Track]:
+    names = (path.relative_to(scan.root).with_suffix("").as_posix() for path in scan.songs)
+    return [Track(str(path), name) for path, name in zip(scan.songs, names, strict=True)]

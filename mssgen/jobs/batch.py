@@ -108,11 +108,18 @@ def separate_groups(
     options: WriteOptions | None = None,
     strict: bool = False,
     run: RunOptions | None = None,
+    manifest: Manifest | None = None,
+    stop: Callable[[], bool] = lambda: False,
     hook: Hook = ignore,
 ) -> Done:
-    """As `separate_files`, with one separator per group; the counts cover all groups."""
+    """As `separate_files`, with one separator per group; the counts cover all groups.
+
+    `manifest` is that of `output_dir`, from a caller who keeps it for several runs; None reads it.
+    `stop` is asked before each song whether the run ends there.
+    """
     options, run = options or WriteOptions(), run or RunOptions()
-    manifest = Manifest(output_dir) if options.has_manifest else None
+    if manifest is None and options.has_manifest:
+        manifest = Manifest(output_dir)
     songs = [(group, track) for group in groups for track in group.tracks]
     mine = run.mine([track for _, track in songs], Path(output_dir))
     decisions = decide(
@@ -134,6 +141,8 @@ def separate_groups(
     # Not standard input: signals do not reach a thread that waits for it.
     with ReadAhead(jobs, opened_by, lambda job: job.track.path != STDIN) as ahead:
         for index, job in enumerate(jobs):  # grows by the songs to try again
+            if stop():
+                break
             again = partial(_again, jobs, job)
             with (
                 tally.attempt(job.track, job.record, again) as told,

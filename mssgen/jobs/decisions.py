@@ -17,10 +17,10 @@ from mssgen.inputs.lists import STDIN
 from mssgen.inputs.tracks import Track
 from mssgen.jobs.manifest import Entry, InputFile, Manifest
 
-EXISTING = ("refuse", "resume", "skip", "overwrite")
+EXISTING = ("refuse", "resume", "skip", "update", "overwrite")
 """Handling of existing outputs: "refuse" refuses the song; "resume" keeps outputs that the manifest
-records as made from the same input with the same options, and refuses others; "skip" keeps all;
-"overwrite" replaces all."""
+records as made from the same input with the same options, and refuses others; "update" replaces
+these others; "skip" keeps all; "overwrite" replaces all."""
 _OF_TRACK = ("track", "parent", "path")
 Made = Mapping[str, Mapping[str, Any] | None]
 """By output: all that determines its samples, see `manifest.Output.made`; None if unknown."""
@@ -115,6 +115,9 @@ class Rule:
                 known = self.manifest.made(path) if self.manifest is not None else None
             except MssgenError as error:
                 return Decision(refusal=str(error))
+            if objection and self.existing == "update":
+                missing[name] = path
+                continue
             if self.existing == "refuse" or objection:
                 why = objection or "was made from this file with these options"
                 return Decision(

@@ -144,6 +144,16 @@ class Made:
     output: Output
 
 
+@dataclass(frozen=True)
+class Attempts:
+    """What a manifest says of an input that no run has completed."""
+
+    last: Entry
+    """"failed", or "running"."""
+    n_unfinished: int
+    """Number of runs that started it and did not record an end: killed, except one that goes on."""
+
+
 class Manifest:
     """The manifest of one output folder, which may not exist yet.
 
@@ -154,14 +164,22 @@ class Manifest:
         self.folder = Path(folder)
         self.path = self.folder / MANIFEST
         self._known: dict[str, list[Made]] = {}
+        self._attempts: dict[tuple[str, str], Attempts] = {}  # by job and path of the input
         self._n_read = 0  # bytes
         self._reading = Lock()  # songs are opened in a thread
         self.refresh()
 
     def refresh(self) -> None:
-        """Read the lines that were appended since, by any process; raises as the constructor."""
+        """Read the lines that were appended since, by any process; raises as the constructor.
+
+        A file that is shorter than before is another one, and is read from its start.
+        """
         with self._reading:
-            entries, self._n_read = _read(self.path, self._n_read)
+            before = self._n_read
+            entries, self._n_read = _read(self.path, before)
+            if self._n_read < before:
+                self._known.clear()
+                self._attempts.clear()
             for entry in entries:
                 self._learn(entry)
 
@@ -197,6 +215,15 @@ class Manifest:
         found = InputFile(target).sha256 if target.is_file() else ""
         return next((made for made in reversed(known) if made.output.sha256 == found), None)
 
+    def attempts(self, job: str, source: InputFile) -> Attempts | None:
+        """Attempts at an input in its present state; None if there are none, or one completed it.
+
+        `job` is that of the entries' `about`. An input with a new modification time is a new one.
+        """
+        known, stamp = self._attempts.get((job, source.path)), source.stamp
+        is_same = known is not None and stamp is not None and _is_untouched(known.last, stamp)
+        return known if is_same else None
+
     def objection(
         self, target: Path, source: InputFile, options: Mapping[str, Any], made: Mapping[str, Any]
     ) -> str:
@@ -223,7 +250,23 @@ class Manifest:
 
     def _learn(self, entry: Entry) -> None:
         for output in entry.outputs:
-            self._known.setdefault(output.path, []).append(Made(entry, output))
+            earlier = self._known.setdefault(output.path, [])
+            if entry.state == "done":  # the file is this one, whatever was there before
+                earlier.clear()
+            earlier.append(Made(entry, output))
+        if entry.source is None or entry.state == "writing":
+            return
+        key = str(entry.about.get("job")), entry.source.path
+        known = self._attempts.pop(key, None)
+        if entry.state != "done":
+            is_same = known is not None and _is_untouched(known.last, entry.source)
+            before = known.n_unfinished if known is not None and is_same else 0
+            self._attempts[key] = Attempts(entry, before + 1 if entry.state == "running" else 0)
+
+
+def _is_untouched(entry: Entry, stamp: Stamp) -> bool:
+    source = entry.source
+    return source is not None and (source.size, source.mtime_ns) == (stamp.size, stamp.mtime_ns)
 
 
 def read_entries(path: Path) -> list[Entry]:
@@ -235,14 +278,18 @@ def read_entries(path: Path) -> list[Entry]:
 
 
 def _read(path: Path, start: int) -> tuple[list[Entry], int]:
-    """The entries from byte `start` on, and the byte after the last complete line."""
+    """The entries from byte `start` on, and the byte after the last complete line.
+
+    All entries if the file is shorter than `start`.
+    """
     try:
         is_link = path.is_symlink()
         with path.open("rb") as file:
+            start = start if start <= os.fstat(file.fileno()).st_size else 0
             file.seek(start)
             data = file.read()
     except (FileNotFoundError, NotADirectoryError):
-        data, is_link = b"", path.is_symlink()
+        start, data, is_link = 0, b"", path.is_symlink()
     except OSError as error:
         raise AudioError(
             f"{path} cannot be read ({error.strerror or error}); move it away, or choose another "

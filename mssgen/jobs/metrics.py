@@ -50,6 +50,7 @@ class Metered:
                 self._current_s = 0.0
             case Done():
                 self._n_done, self._audio_s, self._n_queued = event.n_done, event.audio_s, 0
+                self._current_s = 0.0  # a worker goes on
             case Progress() if time.monotonic() - self._written > _EVERY_S:
                 pass
             case _:

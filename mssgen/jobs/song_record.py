@@ -135,6 +135,9 @@ class SongRecord:
     def failed(self, message: str) -> None:
         """Record that the song failed, if the output folder exists."""
         if self._manifest is not None and self._manifest.folder.is_dir():
+            if self._entry.source is None:  # it failed before it was opened
+                with suppress(MssgenError):
+                    self.opened()
             with suppress(MssgenError):
                 self._close("failed", message)
 
