@@ -126,7 +126,7 @@ def read_config(path: Path, stage: str = "separate") -> dict[str, Any]:
         raise CheckpointError(f"{path} {wrong_stage(found, stage)}")
     if not isinstance(config.get("options"), dict):
         raise CheckpointError(f"{path} has no options for the model's constructor")
-    config["options"] = _plain(path, config["options"])
+    config["options"] = _plain_options(path, config["options"])
     return config
 
 
@@ -270,8 +270,15 @@ def _options(path: Path, args: Any, kwargs: Any) -> dict[str, Any]:
     names = ("sources", "audio_channels", "channels")
     if not isinstance(args, list) or not isinstance(kwargs, dict) or len(args) > len(names):
         raise CheckpointError(f"{path} has damaged constructor arguments: get the file again")
-    options: dict[str, Any] = _plain(path, {**dict(zip(names, args, strict=False)), **kwargs})
-    return options
+    return _plain_options(path, {**dict(zip(names, args, strict=False)), **kwargs})
+
+
+def _plain_options(path: Path, options: dict[str, Any]) -> dict[str, Any]:
+    """Options with plain values; together they are no fraction, whatever they are called."""
+    values = _plain(path, list(options.values()))
+    if not all(isinstance(name, str) for name in options):
+        raise CheckpointError(f"{path} has an option without a name: get the file again")
+    return dict(zip(options, values, strict=True))
 
 
 def _plain(path: Path, value: Any, depth: int = 0) -> Any:

@@ -95,10 +95,11 @@ def check_unet(options: UNetOptions) -> None:
     Segments of published networks have at most 44 s at 44.1 kHz and 48 channels.
     """
     n_samples = int(options.segment * options.samplerate)
-    if n_samples < 1 or n_samples > _MAX_SEGMENT_SAMPLES:
+    # The spectrogram mirrors up to 5/8 of a window beyond the ends.
+    if not max(1, options.nfft * 5 // 8) <= n_samples <= _MAX_SEGMENT_SAMPLES:
         raise CheckpointError(
-            f"a segment of {n_samples} samples (options segment and samplerate) is out of range: "
-            "get the file again"
+            f"a segment of {n_samples} samples (options segment and samplerate) is out of range "
+            f"for an nfft of {options.nfft}: get the file again"
         )
     if n_samples * options.channels > _MAX_SEGMENT_VALUES:
         raise CheckpointError(
