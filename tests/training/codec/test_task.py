@@ -458,8 +458,8 @@ def test_overfits_a_short_excerpt_of_real_music() -> None:
     [
         ({"time": -1.0}, r"loss\.time = -1\.0 is out of range; use 0 or more"),
         ({"time": 0, "mel": 0}, "needs a distance"),
-        ({"mel_form": "bark"}, "mel_form = 'bark' must be one of 'encodec'"),
-        ({"gan": "wasserstein"}, "gan = 'wasserstein' must be one of 'hinge'"),
+        ({"mel_form": "bark"}, "mel_form = 'bark' is unknown; use one of encodec"),
+        ({"gan": "wasserstein"}, "gan = 'wasserstein' is unknown; use one of hinge"),
         ({"discriminator_share": 2.0}, "use 0 to 1"),
         ({"n_mels": [1, 2]}, "as many as"),
         ({"discriminator": {"kinds": "stft"}}, "no 'kinds'"),
@@ -479,7 +479,7 @@ def test_wrong_losses_are_refused(section: dict[str, object], message: str) -> N
         ("loss.dropout_levels=[64]", "32 codebooks"),
         (
             "loss.discriminator.kind=wavelet",
-            "kind = 'wavelet' must be one of 'stft'",
+            "kind = 'wavelet' is unknown; use one of stft",
         ),
     ],
 )

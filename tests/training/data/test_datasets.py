@@ -456,7 +456,7 @@ def test_both_datasets_at_once(folder: Path) -> None:
             {"segment_s": 0.0},
             r"data\.segment_s = 0\.0 is .* more than 0, 3600 or less",
         ),
-        ({"segment_s": float("nan")}, r"data\.segment_s = nan"),
+        ({"segment_s": float("nan")}, r"segment_s = nan"),
         ({"start_step_s": -1.0}, r"data\.start_step_s"),
         ({"n_tries": 0}, r"data\.n_tries = 0 is out of range; use 1 or more"),
         ({"n_valid_tracks": -1}, r"data\.n_valid_tracks"),
