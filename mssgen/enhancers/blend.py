@@ -21,8 +21,9 @@ lowers the bands that are louder by d dB. That removes bleed and adds no codec a
 without them, a band is lowered to 3 dB above P_Y. The change D = X' - X is limited twice, and the
 larger result counts:
 
-- in each region to |D|^2 <= W, and to the share d^2 / (d^2 + (3 dB r)^2) of itself: levels that
-  encoders predict are off by 3 dB or so, hence small d count only where the stem is unreliable;
+- in each region to |D|^2 <= W, and to the share d^2 / (d^2 + (16 dB r)^2) of itself: half of a
+  change of 8 dB counts where the stem is as loud as the rest, and less of a smaller one, since
+  encoders miss levels by 3 dB or so, and a stem may be separated better than W says;
 - in each second to an eighth of its W with an equal share of that for every band, so quiet bands,
   in which bleed is audible at little energy, may be removed entirely. If the separator's error is
   W and D does not correlate with it, that costs 10 lg(1 + 1/8) = 0.5 dB of SI-SDR.
@@ -71,7 +72,7 @@ _LIMITS = {"auto": 1.0, "fill": 1.0, "full": 4.0}
 _OF_ERROR = 1 / 8
 _OF_STEM = 10**-3.0
 _SURE = 2
-_LEVEL_ERROR_DB = 3.0
+_DOUBT_DB = 16.0
 _WINDOW_S = 0.046
 _REGION_FRAMES = 5
 _LIMIT_S = 1.0
@@ -243,7 +244,7 @@ class _Blender:
         """The change [B, C, F, N] that lowers X, limited by reliability and by the error [B, N]."""
         removed, left = self._regions(change), self._regions(x + change)
         lowered_db = 10 * ((there + _NOTHING) / (left + _NOTHING)).log10().clamp_min(0)
-        doubt_db = (_LEVEL_ERROR_DB * reliability).clamp_min(_NOTHING)
+        doubt_db = (_DOUBT_DB * reliability).clamp_min(_NOTHING)
         in_region = torch.minimum(
             _gain(removed, (1 - reliability) * there), _share(lowered_db**2, doubt_db**2)
         )
