@@ -28,6 +28,7 @@ from mssgen.checkpoints.formats import (
     wrong_stage,
 )
 from mssgen.checkpoints.pickles import read_pickle
+from mssgen.checkpoints.registry import REGISTRY
 from mssgen.checkpoints.resolving import resolve
 from mssgen.codecs.base import Codec
 from mssgen.codecs.layouts import infer_options, to_native
@@ -317,7 +318,7 @@ def _check_counts(path: Path, options: dict[str, Any], n_tensors: int) -> None:
 
 def is_codec_name(name: object) -> bool:
     """Whether a checkpoint may refer to its codec by `name`: one of the registry, not a path."""
-    return isinstance(name, str) and name.replace("-", "_").isidentifier()
+    return isinstance(name, str) and name in REGISTRY and REGISTRY[name].stage == "codec"
 
 
 def _check_id(path: Path, codec: Codec, expected: Any) -> None:

@@ -369,6 +369,7 @@ def _set(key: str, value: object, folder: Path) -> None:
         (lambda folder: _set("encoder", "frozen", folder), None),
         (lambda folder: _set("colour", 1, folder), None),
         (lambda folder: _set("codec", "../elsewhere", folder), "does not name its codec"),
+        (lambda folder: _set("codec", "x", folder), "does not name its codec"),
         (lambda folder: _set("architecture", "seanet", folder), "holds a codec"),
         (lambda folder: _set("format_version", 2, folder), "format_version"),
     ],
