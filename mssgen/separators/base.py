@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mssgen.audio.levels import LoudLevel
+from mssgen.errors import UsageError
 from mssgen.separators.offset import RestLevel
 
 # Music keeps far more of its level in mono; only nearly cancelling channels fall below this share.
@@ -80,6 +81,16 @@ class Separator(Protocol):
     ) -> Iterator[Tensor]:
         """Separate blocks [B, C, T'] into blocks [B, S, C, T'] of `stems` (None: all)."""
         ...
+
+
+def chosen_stems(separator: Separator, stems: Sequence[str] | None) -> tuple[str, ...]:
+    """The stems to output, in this order; all for None. UsageError for one not in `sources`."""
+    chosen = separator.sources if stems is None else tuple(stems)
+    if unknown := [stem for stem in chosen if stem not in separator.sources]:
+        raise UsageError(
+            f"{separator.name} has no stem '{unknown[0]}', only {', '.join(separator.sources)}"
+        )
+    return chosen
 
 
 def measure_level(blocks: Iterable[Tensor]) -> Level:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from mssgen.errors import CheckpointError, UsageError
-from mssgen.separators.base import Level, Network, measure_level
+from mssgen.separators.base import Level, Network, chosen_stems, measure_level
 from mssgen.separators.batches import BatchRunner
 from mssgen.separators.htdemucs.network import HTDemucs
 from mssgen.separators.wiener import MAX_ITERATIONS
@@ -160,11 +160,7 @@ class DemucsSeparator(BatchRunner):
             UsageError: a stem is not in `sources`.
             OutOfMemoryError: memory is too small for a single segment.
         """
-        stems = self.sources if stems is None else tuple(stems)
-        if unknown := [stem for stem in stems if stem not in self.sources]:
-            raise UsageError(
-                f"{self.name} has no stem '{unknown[0]}', only {', '.join(self.sources)}"
-            )
+        stems = chosen_stems(self, stems)
         if level.is_silent:
             for block in blocks:
                 yield block.new_zeros(len(block), len(stems), *block.shape[1:])

@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mssgen.errors import UsageError
 from mssgen.separators import wiener
-from mssgen.separators.base import Level, measure_level
+from mssgen.separators.base import Level, chosen_stems, measure_level
 from mssgen.separators.batches import BatchRunner
 from mssgen.separators.spleeter.network import Spleeter
 from mssgen.streams import SlidingReader
@@ -81,7 +80,7 @@ class SpleeterSeparator(BatchRunner):
             UsageError: a stem is not in `sources`.
             OutOfMemoryError: memory is too small for a single block.
         """
-        order = [self._index(stem) for stem in (self.sources if stems is None else stems)]
+        order = [self.sources.index(stem) for stem in chosen_stems(self, stems)]
         if level.is_silent:
             for block in blocks:
                 yield block.new_zeros(len(block), len(order), *block.shape[1:])
@@ -142,8 +141,3 @@ class SpleeterSeparator(BatchRunner):
             above[:, -1] = float(config.high_frequencies == "mixture")
         stems = torch.cat([shares, above], dim=-1) * mixture[:, None]
         return wiener.refine(stems, mixture, config.wiener_iterations, eps=_EPS_WIENER)
-
-    def _index(self, stem: str) -> int:
-        if stem not in self.sources:
-            raise UsageError(f"{self.name} has no stem '{stem}', only {', '.join(self.sources)}")
-        return self.sources.index(stem)
